@@ -1,0 +1,153 @@
+"""Quality of a model on fixed batches: perplexity, accuracy, closeness to the dense model.
+
+All sums are in float64, all log-probabilities in float32 or wider, whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compression.evaluation.damage import ClassTally, Cosine, Divergence
+from compression.evaluation.types import (
+    CLASSIFICATION,
+    FEATURES,
+    GENERATION,
+    Batch,
+    Evaluable,
+    EvaluationData,
+    real_tokens,
+)
+
+Progress = Callable[[int, int], None]
+
+METRICS: dict[str, tuple[str, ...]] = {
+    GENERATION: ("perplexity",),
+    CLASSIFICATION: ("accuracy",),
+    FEATURES: ("embedding_cosine",),
+}
+"""The metrics that each task knows, the first being the one that headlines a report."""
+
+LOWER_IS_BETTER = frozenset({"perplexity", "loss", "mean_kl"})
+
+
+class UnknownMetric(ValueError):
+    """A metric was asked for that the task does not have."""
+
+
+class _Perplexity:
+    """exp of the mean negative log-likelihood over every predicted token, padding left out."""
+
+    def __init__(self) -> None:
+        self.nll = 0.0
+        self.tokens = 0
+
+    def add(self, output: Tensor, batch: Batch) -> None:
+        loss, tokens = next_token_nll(output, batch)
+        self.nll += loss
+        self.tokens += tokens
+
+    def result(self) -> dict[str, Any]:
+        if self.tokens == 0:
+            return {"loss": None, "perplexity": None}
+        loss = self.nll / self.tokens
+        return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else None}
+
+
+def next_token_nll(logits: Tensor, batch: Batch) -> tuple[float, int]:
+    """Sum of negative log-likelihoods (nats) of each next token of ``logits`` [b, s, v], and their number."""
+    real = real_tokens(batch)
+    predicted = (real[:, :-1] & real[:, 1:]).to(logits.device)
+    targets = batch["input_ids"][:, 1:].to(logits.device)
+    total = 0.0
+    for row in range(logits.shape[0]):  # one sequence at a time: float32 log-probabilities are vocabulary-sized
+        scores = logits[row, :-1].float()
+        losses = functional.cross_entropy(scores, targets[row], reduction="none")
+        total += float(losses[predicted[row]].double().sum())
+    return total, int(predicted.sum())
+
+
+def evaluate(
+    model: Evaluable,
+    data: EvaluationData,
+    metrics: Sequence[str],
+    *,
+    reference: Evaluable | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Judge ``model`` on ``data``; with ``reference`` (the dense model) also say how far it moved.
+
+    Returns plain JSON: ``metrics`` {name: number | None}, ``counts``, for classifiers ``classes`` and
+    ``predictions``, and ``divergence`` (None without a reference). A number that is not finite is given as
+    None, so that the report stays valid JSON. ``progress`` hears of finished batches.
+
+    Raises UnknownMetric.
+    """
+    check_metrics(data.task, metrics)
+    perplexity = _Perplexity() if data.task == GENERATION else None
+    classes = ClassTally(data.labels or ()) if data.task == CLASSIFICATION else None
+    cosine = Cosine() if data.task == FEATURES else None
+    divergence = Divergence() if data.task in (GENERATION, CLASSIFICATION) else None
+    counts = {"batches": len(data.batches), "sequences": 0, "tokens": 0}
+    with torch.inference_mode():
+        expected = None if reference is None else reference.outputs(data.batches)
+        for number, (batch, output) in enumerate(zip(data.batches, model.outputs(data.batches), strict=True)):
+            counts["sequences"] += int(batch["input_ids"].shape[0])
+            counts["tokens"] += int(real_tokens(batch).sum())
+            if perplexity is not None:
+                perplexity.add(output, batch)
+            if classes is not None:
+                classes.add(output, batch)
+            if expected is not None:
+                other = next(expected)
+                if divergence is not None:
+                    divergence.add(other, output, batch)
+                if cosine is not None:
+                    cosine.add(other, output, batch)
+            if progress is not None:
+                progress(number + 1, len(data.batches))
+    return _collect(perplexity, classes, cosine, divergence, counts, reference is not None)
+
+
+def check_metrics(task: str, metrics: Sequence[str]) -> None:
+    """Raises UnknownMetric when ``task`` does not know one of ``metrics``."""
+    known = METRICS.get(task, ())
+    for metric in metrics:
+        if metric not in known:
+            raise UnknownMetric(f"metric {metric!r} is unknown for {task}; known: {', '.join(known)}")
+
+
+def _collect(
+    perplexity: _Perplexity | None,
+    classes: ClassTally | None,
+    cosine: Cosine | None,
+    divergence: Divergence | None,
+    counts: dict[str, int],
+    compared: bool,
+) -> dict[str, Any]:
+    result: dict[str, Any] = {"metrics": {}, "counts": counts, "divergence": None}
+    if perplexity is not None:
+        result["metrics"].update(perplexity.result())
+        counts["predicted_tokens"] = perplexity.tokens
+    if classes is not None:
+        tally = classes.result()
+        result["metrics"].update(tally.pop("metrics"))
+        result.update(tally)
+    if cosine is not None:
+        similarity = cosine.result() if compared else None
+        result["metrics"]["embedding_cosine"] = similarity["mean"] if similarity else 1.0
+        result["divergence"] = similarity and {"embedding_cosine": similarity}
+    if divergence is not None and compared:
+        result["divergence"] = divergence.result()
+    result["metrics"] = {name: finite(value) for name, value in result["metrics"].items()}
+    return result
+
+
+def finite(value: float | None) -> float | None:
+    """``value``, or None when it is missing, infinite or not a number."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,78 @@
+"""What evaluation asks of its neighbours: batches, models that answer batch by batch, sources of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+"""Model inputs by name, all int64: ``input_ids`` [b, s]; ``attention_mask`` [b, s] (absent = all ones);
+``token_type_ids`` [b, s] (optional); ``labels`` [b] (classification only: class numbers)."""
+
+GENERATION = "text-generation"
+CLASSIFICATION = "text-classification"
+FEATURES = "feature-extraction"
+
+
+class EvaluationData(Protocol):
+    """Fixed batches to judge a model on. ``labels`` names the classes, in the order of their numbers."""
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def batches(self) -> Sequence[Batch]: ...
+
+    @property
+    def labels(self) -> Sequence[str] | None: ...
+
+
+class Evaluable(Protocol):
+    """A model that answers batches in order, one output a batch.
+
+    text-generation: logits [b, s, vocabulary]; text-classification: logits [b, classes];
+    feature-extraction: last hidden state [b, s, hidden].
+    """
+
+    def outputs(self, batches: Sequence[Batch]) -> Iterator[Tensor]: ...
+
+
+class TensorSource(Protocol):
+    """Named tensors that are read one at a time."""
+
+    def names(self) -> Sequence[str]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def dtype(self, name: str) -> torch.dtype: ...
+
+    def tensor(self, name: str) -> Tensor: ...
+
+
+class Site(Protocol):
+    """One prunable weight: its tensor name, the layer it is in, its kind (``q``, ``up``, ...)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def layer(self) -> int: ...
+
+    @property
+    def kind(self) -> str: ...
+
+
+def model_inputs(batch: Batch, device: str | torch.device = "cpu") -> Batch:
+    """The part of a batch that the model's ``forward`` takes, on ``device`` (labels are left out)."""
+    return {name: value.to(device) for name, value in batch.items() if name != "labels"}
+
+
+def real_tokens(batch: Batch) -> Tensor:
+    """Bool [b, s]: True where a token is text, False where it is padding."""
+    mask = batch.get("attention_mask")
+    if mask is None:
+        return torch.ones_like(batch["input_ids"], dtype=torch.bool)
+    return mask.bool()

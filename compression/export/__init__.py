@@ -1,0 +1,1 @@
+"""Formats out: deterministic safetensors, config, tokenizer, masks, model card, manifest, verification."""

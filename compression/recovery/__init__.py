@@ -1,0 +1,1 @@
+"""How quality is bought back after pruning; one file a method."""

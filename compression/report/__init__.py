@@ -1,0 +1,1 @@
+"""The report of a job: JSON with a versioned schema, and one self-contained HTML page. Free of torch."""
