@@ -2,13 +2,15 @@
 
 ``point("after_claim")`` does nothing unless the environment arms it:
 
-- ``SECATEUR_FAULT=name[:action[:hit]]``: at the ``hit``-th passing (1 when left out) of point ``name`` in this process do ``action``:
-  ``kill`` (SIGKILL to a process group, the default), ``stop`` (SIGSTOP to it), ``raise`` (raise `FaultInjected`).
-- ``SECATEUR_FAULT_ONCE=path``: the file is made when the fault fires; while it exists nothing fires again, in any process.
+- ``SECATEUR_FAULT=name[:action[:hit]]``: at the ``hit``-th passing (1 when left out) of the point ``name`` in
+  this process, do ``action``: ``kill`` (SIGKILL to a process group, the default), ``stop`` (SIGSTOP to it) or
+  ``raise`` (raise `FaultInjected`).
+- ``SECATEUR_FAULT_ONCE=path``: the file is made when the fault fires; while it exists nothing fires again, in
+  any process.
 - ``SECATEUR_FAULT_GROUP=pgid``: the process group that gets the signal; the own one when left out.
 - ``SECATEUR_FAULT_ARMED_BY=other``: passings count only after this process has passed the point ``other``.
 
-The points are listed in `POINTS`; a misspelt one in the environment is an error, not a test that tests nothing.
+The points are `POINTS`; a misspelt one in the environment is an error, not a test that tests nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ POINTS: Final = (
 )
 MARKS: Final = ("before_publish",)
 ACTIONS: Final = ("kill", "stop", "raise")
-VARIABLES: Final = ("SECATEUR_FAULT", "SECATEUR_FAULT_ONCE", "SECATEUR_FAULT_GROUP", "SECATEUR_FAULT_ARMED_BY")
+VARIABLES: Final = tuple(f"SECATEUR_FAULT{suffix}" for suffix in ("", "_ONCE", "_GROUP", "_ARMED_BY"))
 
 
 class FaultInjected(Exception):
@@ -80,7 +82,7 @@ class _Fault:
         group = self.group or own
         os.killpg(group, signal.SIGKILL if self.action == "kill" else signal.SIGSTOP)
         if self.action == "kill" and group != own:
-            # The group's death ends this process through its parent-death signal; nothing may happen in between.
+            # The group's death ends this process by its parent-death signal; nothing may happen in between.
             time.sleep(60)
 
 
@@ -90,7 +92,7 @@ def _from_environment() -> _Fault | None:
         return None
     name, action, hit = [*setting.split(":"), "", ""][:3]
     if name not in POINTS or (action or "kill") not in ACTIONS:
-        raise ValueError(f"SECATEUR_FAULT: unknown point or action in {setting!r}; points: {', '.join(POINTS)}")
+        raise ValueError(f"SECATEUR_FAULT: unknown point or action in {setting!r}; points: {POINTS}")
     armed_by = os.environ.get("SECATEUR_FAULT_ARMED_BY") or None
     if armed_by is not None and armed_by not in POINTS + MARKS:
         raise ValueError(f"SECATEUR_FAULT_ARMED_BY: unknown point {armed_by!r}")
@@ -114,13 +116,13 @@ def armed() -> bool:
 
 
 def point(name: str) -> None:
-    """Pass the named point: a no-op unless the environment arms it (raises `FaultInjected` for the action ``raise``)."""
+    """Pass the named point: nothing unless it is armed (`FaultInjected` for the action ``raise``)."""
     if _fault is not None and _fault.pass_by(name):
         _fault.fire()
 
 
 def environment() -> dict[str, str]:
-    """The variables a runner needs so that its points hit this process's group; empty unless a fault is armed."""
+    """What a runner needs so that its points hit this process's group; empty unless a fault is armed."""
     if _fault is None:
         return {}
     kept = {key: os.environ[key] for key in VARIABLES if key in os.environ}
