@@ -1,0 +1,60 @@
+"""The device a job runs on: choosing it, its precision rules and what makes its results repeatable."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+from compression.errors import CompressionError
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+
+
+class DeviceUnavailable(CompressionError):
+    """The job asks for a device that this machine does not have."""
+
+    code = "device_unavailable"
+
+
+def prepare_device(name: str, threads: int) -> torch.device:
+    """Set threads and determinism for this process and give the device.
+
+    `name` is "cpu", "cuda" or "cuda:N". Raises DeviceUnavailable when CUDA is asked for and absent.
+    """
+    device = torch.device(name)
+    if device.type == "cuda":
+        # cuBLAS needs a fixed workspace for repeatable sums; it is read when the first handle is made.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if not torch.cuda.is_available():
+            raise DeviceUnavailable(f"device {name!r} is asked for, but this machine offers no CUDA device")
+    elif device.type != "cpu":
+        raise DeviceUnavailable(f"device {name!r} is not supported; use 'cpu' or 'cuda'")
+    torch.set_num_threads(max(1, threads))
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def compute_dtype(stored: str | torch.dtype) -> torch.dtype:
+    """The dtype a model of this storage dtype is computed in: float16 becomes float32, others stay."""
+    dtype = DTYPES[stored] if isinstance(stored, str) else stored
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def describe_device(device: torch.device) -> dict[str, str | int]:
+    """Name and software of the device, as the report states them."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = platform.processor() or platform.machine()
+    return {"type": device.type, "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -1,0 +1,66 @@
+"""What masks have in common: zeros first, exact counts, ties by position."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+# Zeros are scored below everything, so that removing them comes first: it costs nothing.
+ZERO_SCORE = -1.0
+
+
+class Granularity(Protocol):
+    """A named way to remove; `pattern` says how a job writes it."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    pattern: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A granularity as a job writes it: "unstructured", "layer", or "n:m" with `keep` of `group` kept."""
+
+    kind: str
+    keep: int = 0
+    group: int = 0
+
+
+def parse_granularity(text: str) -> Pattern:
+    """ "2:4" -> Pattern("n:m", 2, 4); "unstructured" and "layer" as they are; ValueError for anything else."""
+    if text in ("unstructured", "layer"):
+        return Pattern(text)
+    match = re.fullmatch(r"(\d{1,2}):(\d{1,2})", text)
+    if match is None or not 1 <= int(match[1]) < int(match[2]) <= 32:
+        raise ValueError(f"granularity {text!r} is neither 'unstructured', 'layer' nor n:m with 1 <= n < m <= 32")
+    return Pattern("n:m", int(match[1]), int(match[2]))
+
+
+def zeros_first(scores: Tensor, weight: Tensor) -> Tensor:
+    """Scores float32 [out, in] (>= 0) with those of weights that are already zero set below all others."""
+    return scores.masked_fill(weight == 0, ZERO_SCORE)
+
+
+def smallest(scores: Tensor, counts: Tensor) -> Tensor:
+    """Bool [groups, size]: True at the `counts[g]` smallest scores of each row of [groups, size].
+
+    `counts`: int64 [groups], 0 <= count <= size. Among equal scores the first by position are taken. Exact.
+    """
+    result = torch.zeros_like(scores, dtype=torch.bool)
+    busy = counts > 0
+    if not bool(busy.any()):
+        return result
+    if scores.shape[0] == 1:
+        threshold = scores.kthvalue(int(counts[0]), dim=1, keepdim=True).values
+    else:
+        ordered = scores.sort(dim=1).values
+        threshold = ordered.gather(1, (counts - 1).clamp_min(0).unsqueeze(1))
+    below = scores < threshold
+    equal = scores == threshold
+    missing = counts - below.sum(1)
+    below |= equal & (equal.cumsum(1) <= missing.unsqueeze(1))
+    return below & busy.unsqueeze(1)

@@ -1,0 +1,343 @@
+"""Datasets as token batches: calibration, evaluation and recovery, with nothing shared between them unnoticed.
+
+Language models see documents joined by the end-of-text token and cut into sequences of equal length. Encoders see
+one document a row, with their special tokens, padded to the longest row of the batch and with an attention mask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compression.errors import DatasetInsufficient, DatasetInvalid
+from compression.loading.dataset_files import Document, iter_documents
+from compression.loading.text import TextEncoder
+
+Batch = dict[str, Tensor]
+GENERATION = "text-generation"
+CLASSIFICATION = "text-classification"
+
+# A token of any tokenizer we know stands for fewer characters on average; so many are read per wanted token.
+CHARACTERS_PER_TOKEN = 12
+# A batch of logits stays below this many bytes where a single sequence allows it.
+LOGITS_BYTES = 256 << 20
+HELD_OUT = 5
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Token rows of one use of a dataset, as batches. `labels` names the classes of a classifier."""
+
+    task: str
+    batches: tuple[Batch, ...]
+    labels: tuple[str, ...] | None
+    documents: int
+    sequences: int
+    tokens: int
+    digest: str
+    texts: frozenset[bytes] = field(repr=False, default=frozenset())
+
+    def facts(self) -> dict[str, Any]:
+        """What the report says of it: how much there was and the hash of its token ids."""
+        return {
+            "documents": self.documents,
+            "sequences": self.sequences,
+            "tokens": self.tokens,
+            "sha256": self.digest,
+        }
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Samples to learn from, addressed by number: `batch(indices)` depends on nothing but its indices."""
+
+    rows: tuple[Tensor, ...]
+    labels: tuple[int, ...] | None
+    pad: int | None
+    documents: int
+    texts: frozenset[bytes] = field(repr=False, default=frozenset())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """input_ids int64 [b, s]; for encoders attention_mask [b, s]; for classifiers labels [b]."""
+        labels = None if self.labels is None else [self.labels[index] for index in indices]
+        return collate([self.rows[index] for index in indices], labels, self.pad)
+
+    def facts(self) -> dict[str, Any]:
+        """What the report says of it."""
+        return {
+            "documents": self.documents,
+            "sequences": len(self.rows),
+            "tokens": sum(row.numel() for row in self.rows),
+            "sha256": _digest(self.rows, self.labels),
+        }
+
+
+def text_key(text: str) -> bytes:
+    """Identity of a text whatever its white space: the first 16 bytes of its sha256."""
+    return hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def collate(rows: Sequence[Tensor], labels: Sequence[int] | None, pad: int | None) -> Batch:
+    """Rows of token ids as one batch, padded on the right with `pad` and masked when `pad` is not None."""
+    width = max(row.numel() for row in rows)
+    ids = torch.full((len(rows), width), pad or 0, dtype=torch.int64)
+    mask = torch.zeros((len(rows), width), dtype=torch.int64)
+    for number, row in enumerate(rows):
+        ids[number, : row.numel()] = row
+        mask[number, : row.numel()] = 1
+    batch = {"input_ids": ids}
+    if pad is not None:
+        batch["attention_mask"] = mask
+    if labels is not None:
+        batch["labels"] = torch.tensor(list(labels), dtype=torch.int64)
+    return batch
+
+
+class Corpus:
+    """The documents of one dataset file and their division into a held-out fifth and the rest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._threshold: bytes | None = None
+
+    def documents(self, part: str = "all") -> Iterator[Document]:
+        """Documents in file order: "all", "held-out" (a fifth of the distinct texts, by hash) or "rest"."""
+        if part == "all":
+            yield from iter_documents(self.path)
+            return
+        threshold = self.threshold()
+        for document in iter_documents(self.path):
+            if (text_key(document.text) <= threshold) == (part == "held-out"):
+                yield document
+
+    def threshold(self) -> bytes:
+        """Largest text key of the held-out fifth; DatasetInvalid when there is nothing to divide."""
+        if self._threshold is None:
+            keys = sorted({text_key(document.text) for document in iter_documents(self.path)})
+            if len(keys) < 2:
+                raise DatasetInsufficient(
+                    "a dataset with a single document cannot be divided into a part to calibrate on and a part to "
+                    "evaluate on; give evaluation.dataset another dataset"
+                )
+            self._threshold = keys[max(1, len(keys) // HELD_OUT) - 1]
+        return self._threshold
+
+    def sample(self, part: str, seed: int, characters: int) -> list[Document]:
+        """Documents chosen by a seeded hash of text and position, in that order, until `characters` are reached.
+
+        One pass and bounded memory whatever the size of the file.
+        """
+        heap: list[tuple[int, int, Document]] = []
+        held = 0
+        prefix = str(seed).encode() + b":"
+        for number, document in enumerate(self.documents(part)):
+            rank = int.from_bytes(hashlib.sha256(prefix + text_key(document.text)).digest()[:8], "big")
+            heapq.heappush(heap, (-rank, -number, document))
+            held += len(document.text)
+            while held - len(heap[0][2].text) >= characters:
+                held -= len(heapq.heappop(heap)[2].text)
+        return [document for _, _, document in sorted(heap, key=lambda item: (-item[0], -item[1]))]
+
+
+def joined_rows(documents: Iterable[Document], encoder: TextEncoder, length: int, limit: int | None) -> Rows:
+    """Rows of `length` tokens from documents joined by end-of-text; at most `limit` rows.
+
+    The last, shorter row is kept (from two tokens on) when the documents end before the limit.
+    """
+    rows: list[Tensor] = []
+    buffer: list[int] = []
+    keys: set[bytes] = set()
+    count = 0
+    for document, ids in encoder.stream(documents, special=False):
+        count += 1
+        keys.add(text_key(document.text))
+        if buffer or rows:
+            buffer.append(encoder.end)
+        buffer.extend(ids)
+        while len(buffer) >= length:
+            rows.append(torch.tensor(buffer[:length], dtype=torch.int64))
+            del buffer[:length]
+            if limit is not None and len(rows) == limit:
+                return Rows(rows, None, count, keys)
+    if len(buffer) >= 2:
+        rows.append(torch.tensor(buffer, dtype=torch.int64))
+    return Rows(rows, None, count, keys)
+
+
+def document_rows(
+    documents: Iterable[Document],
+    encoder: TextEncoder,
+    length: int,
+    limit: int | None,
+    label: Callable[[Any], int] | None,
+) -> Rows:
+    """One row a document, cut to `length` tokens; with `label` also its class number."""
+    rows: list[Tensor] = []
+    labels: list[int] = []
+    keys: set[bytes] = set()
+    for document, ids in encoder.stream(documents, special=True, length=length):
+        if not ids:
+            continue
+        rows.append(torch.tensor(ids, dtype=torch.int64))
+        keys.add(text_key(document.text))
+        if label is not None:
+            labels.append(label(document.label))
+        if limit is not None and len(rows) == limit:
+            break
+    return Rows(rows, labels if label is not None else None, len(rows), keys)
+
+
+@dataclass
+class Rows:
+    """Token rows, their class numbers, how many documents they come from and the keys of those texts."""
+
+    rows: list[Tensor]
+    labels: list[int] | None
+    documents: int
+    keys: set[bytes]
+
+
+class DataPlan:
+    """Reads the datasets of a job for one model and gives them as batches.
+
+    `config` is the admitted configuration, `folder` holds the tokenizer, `task` as in the admission,
+    `datasets` maps dataset ids to files. With `holdout`, whatever reads the evaluation's dataset for another
+    purpose gets only the documents that evaluation does not.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        task: str,
+        datasets: Mapping[str, Path],
+        *,
+        evaluation_dataset: str | None = None,
+        holdout: bool = False,
+    ) -> None:
+        self.config = config
+        self.task = task
+        self.encoder = TextEncoder(folder, config)
+        self._corpora = {name: Corpus(path) for name, path in datasets.items()}
+        self._evaluated = evaluation_dataset if holdout else None
+
+    def _corpus(self, dataset: str) -> Corpus:
+        if dataset not in self._corpora:
+            raise DatasetInvalid(f"dataset {dataset!r} is not among the files of this job")
+        return self._corpora[dataset]
+
+    def calibration(self, dataset: str, samples: int, length: int, seed: int, batch_size: int) -> Sequences:
+        """`samples` rows of `length` tokens (for encoders: documents up to that length), chosen by `seed`.
+
+        A dataset that is too small gives fewer rows; the facts say how many. Raises DatasetInvalid for none.
+        """
+        rows = self._sampled(dataset, samples, length, seed, labelled=False)
+        if self.task == GENERATION and len(rows.rows) > 1 and rows.rows[-1].numel() < length:
+            rows.rows.pop()
+        return self._sequences(rows, batch_size, dataset, "calibration")
+
+    def _sampled(self, dataset: str, samples: int, length: int, seed: int, labelled: bool) -> Rows:
+        part = "rest" if dataset == self._evaluated else "all"
+        wanted = samples * length * CHARACTERS_PER_TOKEN
+        corpus = self._corpus(dataset)
+        if self.task == GENERATION:
+            return joined_rows(corpus.sample(part, seed, wanted), self.encoder, length, samples)
+        label = self._label if labelled else None
+        return document_rows(corpus.sample(part, seed, wanted), self.encoder, length, samples, label)
+
+    def evaluation(self, dataset: str, samples: int | None, length: int, batch_size: int = 8) -> Sequences:
+        """The first `samples` rows (None: all) of the dataset, or of its held-out fifth, in file order."""
+        part = "held-out" if dataset == self._evaluated else "all"
+        documents = self._corpus(dataset).documents(part)
+        if self.task == GENERATION:
+            rows = joined_rows(documents, self.encoder, length, samples)
+            one = length * int(self.config.get("vocab_size", 1)) * 4
+            batch_size = max(1, min(batch_size, LOGITS_BYTES // one))
+        else:
+            label = self._label if self.task == CLASSIFICATION else None
+            rows = document_rows(documents, self.encoder, length, samples, label)
+        return self._sequences(rows, batch_size, dataset, "evaluation")
+
+    def training(self, dataset: str, rows: int, length: int, seed: int) -> TrainingRows:
+        """Up to `rows` rows to learn from, in an order chosen by `seed`; labels are not used."""
+        sampled = self._sampled(dataset, rows, length, seed, labelled=False)
+        if self.task == GENERATION and len(sampled.rows) > 1 and sampled.rows[-1].numel() < length:
+            sampled.rows.pop()
+        if not sampled.rows:
+            raise DatasetInsufficient(f"dataset {dataset!r} has no text to recover on")
+        random.Random(seed).shuffle(sampled.rows)
+        pad = None if self.task == GENERATION else self.encoder.pad
+        return TrainingRows(tuple(sampled.rows), None, pad, sampled.documents, frozenset(sampled.keys))
+
+    def _sequences(self, rows: Rows, batch_size: int, dataset: str, use: str) -> Sequences:
+        if not rows.rows:
+            raise DatasetInsufficient(f"dataset {dataset!r} has no text that could be used for {use}")
+        pad = None if self.task == GENERATION else self.encoder.pad
+        batches = [
+            collate(rows.rows[start:stop], rows.labels[start:stop] if rows.labels is not None else None, pad)
+            for start, stop in _spans([row.numel() for row in rows.rows], batch_size, pad is None)
+        ]
+        return Sequences(
+            task=self.task,
+            batches=tuple(batches),
+            labels=self.class_names() if self.task == CLASSIFICATION else None,
+            documents=rows.documents,
+            sequences=len(rows.rows),
+            tokens=sum(row.numel() for row in rows.rows),
+            digest=_digest(rows.rows, rows.labels),
+            texts=frozenset(rows.keys),
+        )
+
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the model's head, in the order of their numbers."""
+        names = {int(key): str(value) for key, value in dict(self.config.get("id2label") or {}).items()}
+        count = max(names, default=int(self.config.get("num_labels") or 2) - 1) + 1
+        return tuple(names.get(number, f"LABEL_{number}") for number in range(count))
+
+    def _label(self, label: Any) -> int:
+        names = self.class_names()
+        if isinstance(label, int) and 0 <= label < len(names):
+            return label
+        if isinstance(label, str):
+            if label in names:
+                return names.index(label)
+            if label.isdigit() and int(label) < len(names):
+                return int(label)
+        shown = "no label" if label is None else f"label {label!r}"
+        raise DatasetInvalid(f"a document has {shown}, but the model's classes are {', '.join(names)}")
+
+
+def _spans(sizes: Sequence[int], batch_size: int, equal: bool) -> Iterator[tuple[int, int]]:
+    """(start, stop) of batches of at most `batch_size` rows; with `equal`, rows of a batch have one length."""
+    start = 0
+    for stop in range(1, len(sizes) + 1):
+        full = stop - start == batch_size
+        if stop == len(sizes) or full or (equal and sizes[stop] != sizes[start]):
+            yield start, stop
+            start = stop
+
+
+def _digest(rows: Sequence[Tensor], labels: Sequence[int] | None) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row.numel().to_bytes(8, "little"))
+        digest.update(row.numpy().tobytes())
+    if labels is not None:
+        digest.update(torch.tensor(list(labels), dtype=torch.int64).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def overlap(first: Sequences | TrainingRows, second: Sequences | TrainingRows) -> int:
+    """How many texts (white space apart) two uses of data share."""
+    return len(first.texts & second.texts)

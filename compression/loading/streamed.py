@@ -1,0 +1,332 @@
+"""A transformers model that is never whole in memory: its blocks are loaded, run and dropped one after another.
+
+The model's own classes do all the work. A skeleton of the whole model is built without storage; embeddings, final
+norm and head get their weights; the blocks are replaced by ports. Running the skeleton's own forward once a batch
+tells every port what the model gives its block (masks, rotary tables, positions), so nothing here knows how a
+family prepares those. Afterwards each block is loaded in turn and applied to the carried hidden states, and the
+skeleton's own forward, with the last hidden states let in at the first port, gives logits or features.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compression.device import DTYPES, compute_dtype
+from compression.errors import CompressionError
+from compression.loading.weights import TensorMissing, WeightReader
+
+Batch = dict[str, Tensor]
+
+# Architecture -> (module of transformers, names of the block lists to look for). Nothing else may be instantiated.
+ARCHITECTURES: dict[str, tuple[str, str]] = {
+    "LlamaForCausalLM": ("transformers.models.llama.modeling_llama", "model.layers"),
+    "MistralForCausalLM": ("transformers.models.mistral.modeling_mistral", "model.layers"),
+    "Qwen2ForCausalLM": ("transformers.models.qwen2.modeling_qwen2", "model.layers"),
+    "BertModel": ("transformers.models.bert.modeling_bert", "encoder.layer"),
+    "BertForSequenceClassification": ("transformers.models.bert.modeling_bert", "bert.encoder.layer"),
+}
+
+
+class ArchitectureUnsupported(CompressionError):
+    """The engine has no streamed form of this architecture."""
+
+    code = "architecture_unknown"
+
+
+class _Captured(BaseException):
+    """Ends a forward once the last port has heard what it needs; no error, so nothing may catch it."""
+
+
+class _Port(nn.Module):
+    """Stands where a block was; hands what it is given to `tap(index, hidden, args, kwargs)`."""
+
+    def __init__(self, index: int, template: nn.Module) -> None:
+        super().__init__()
+        self.index = index
+        self.tap: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor] | None = None
+        # A model's forward may read attributes of its blocks; a list keeps the template out of the module tree.
+        self._template = [template]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_template"][0], name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        assert self.tap is not None
+        return self.tap(self.index, hidden_states, args, kwargs)
+
+
+@dataclass
+class Block:
+    """One loaded block: `module` runs it; `names` maps its parameters to the names of the stored tensors."""
+
+    index: int
+    source: int
+    module: nn.Module
+    names: dict[str, str]
+
+    def parameter(self, stored: str) -> nn.Parameter:
+        """The parameter whose stored tensor has this name; KeyError otherwise."""
+        for name, other in self.names.items():
+            if other == stored:
+                return self.module.get_parameter(name)
+        raise KeyError(stored)
+
+    def linears(self) -> dict[str, nn.Module]:
+        """Modules that hold a stored `.weight`, by the stored name of that weight."""
+        return {
+            stored: self.module.get_submodule(name.removesuffix(".weight"))
+            for name, stored in self.names.items()
+            if name.endswith(".weight")
+        }
+
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass
+class States:
+    """The batches under way: `hidden[k]` is [b, s, hidden] of batch k; `calls[k][i]` what block i is called with."""
+
+    batches: list[Batch]
+    hidden: list[Tensor]
+    calls: list[list[Call]]
+
+    def real(self, number: int) -> Tensor | None:
+        """Bool [b, s] of batch `number`: True where a token is text; None when nothing is padding."""
+        mask = self.batches[number].get("attention_mask")
+        return None if mask is None else mask.bool()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class StreamedModel:
+    """A model on disk that answers batches block by block; see the module's text.
+
+    `config` is the (admitted) configuration, read from `folder` when it is not given. `dtype` is the dtype weights
+    are rounded to and computed in: by default that of the configuration, float32 for float16. `overlay` lays
+    finished blocks over the stored ones; `keep_layers` lists the source layers that the model still has, in order.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any] | None = None,
+        family: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        *,
+        overlay: Path | Sequence[Path] | None = None,
+        keep_layers: Sequence[int] | None = None,
+    ) -> None:
+        settings = dict(config) if config is not None else read_config(folder)
+        self.folder = folder
+        self.device = torch.device(device)
+        self.dtype = dtype or compute_dtype(str(settings.get("dtype", "float32")))
+        self.architecture = str((settings.get("architectures") or ["?"])[0])
+        if self.architecture not in ARCHITECTURES:
+            raise ArchitectureUnsupported(f"architecture {self.architecture!r} cannot be run by the engine")
+        self.family = family or str(settings.get("model_type"))
+        self.reader = WeightReader(folder, overlay)
+        self.kept = list(range(int(settings["num_hidden_layers"]))) if keep_layers is None else list(keep_layers)
+        module, self._list_name = ARCHITECTURES[self.architecture]
+        model_class = getattr(importlib.import_module(module), self.architecture)
+        self.config = model_class.config_class.from_dict(trimmed_config(settings, self.kept))
+        with torch.device("meta"):
+            self.skeleton: nn.Module = model_class(self.config)
+        self.skeleton.eval()
+        self._templates = list(self.skeleton.get_submodule(self._list_name).children())
+        self._ports = [_Port(index, template) for index, template in enumerate(self._templates)]
+        self._replace_blocks()
+        self._materialise()
+        self._shared: dict[tuple[Any, ...], list[Tensor]] = {}
+
+    @property
+    def layers(self) -> int:
+        """How many blocks the model has."""
+        return len(self._ports)
+
+    def _replace_blocks(self) -> None:
+        parent, _, name = self._list_name.rpartition(".")
+        setattr(self.skeleton.get_submodule(parent), name, nn.ModuleList(self._ports))
+
+    def _materialise(self) -> None:
+        """Give embeddings, norms, head and computed buffers their values; everything outside the blocks."""
+        for owner_name, module in self.skeleton.named_modules():
+            computed = {name for name, buffer in module._buffers.items() if buffer is not None}
+            if computed:
+                module.to_empty(device=self.device, recurse=False)
+                self.skeleton._init_weights(module)  # type: ignore[operator]
+            for name, parameter in list(module._parameters.items()):
+                if parameter is not None:
+                    full = f"{owner_name}.{name}" if owner_name else name
+                    module._parameters[name] = self._parameter(self._outer_name(full))
+
+    def _outer_name(self, name: str) -> str:
+        """The stored name of a tensor outside the blocks; a tied head is read from the embeddings."""
+        tied = dict(getattr(self.skeleton, "_tied_weights_keys", None) or {})
+        if getattr(self.config, "tie_word_embeddings", False) and name in tied:
+            name = tied[name]
+        stored = self.reader.stored_name(name)
+        if stored is None:
+            raise TensorMissing(f"the model's files have no tensor {name!r}, which {self.architecture} needs")
+        return stored
+
+    def _parameter(self, stored: str) -> nn.Parameter:
+        # `copy` keeps the file's pages out of what runs: a loaded tensor may be a view of the file.
+        value = self.reader.tensor(stored).to(device=self.device, dtype=self.dtype, copy=True)
+        return nn.Parameter(value, requires_grad=False)
+
+    def block_names(self, index: int) -> dict[str, str]:
+        """Parameter name within block `index` -> name of the stored tensor (of the source layer)."""
+        names = {}
+        for name, _ in self._templates[index].named_parameters():
+            full = f"{self._list_name}.{self.kept[index]}.{name}"
+            stored = self.reader.stored_name(full)
+            if stored is None:
+                raise TensorMissing(f"the model's files have no tensor {full!r}, which {self.architecture} needs")
+            names[name] = stored
+        return names
+
+    def load_block(self, index: int) -> Block:
+        """Load block `index` (of the kept ones) from the files, in evaluation mode, without gradients."""
+        names = self.block_names(index)
+        module = copy.deepcopy(self._templates[index], {id(self.config): self.config})
+        for name, stored in names.items():
+            owner, _, leaf = name.rpartition(".")
+            module.get_submodule(owner)._parameters[leaf] = self._parameter(stored)
+        return Block(index, self.kept[index], module.eval(), names)
+
+    def _forward(self, batch: Batch) -> Any:
+        inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}
+        if self._list_name == "model.layers":
+            inputs["use_cache"] = False
+        return self.skeleton(**inputs)
+
+    def _share(self, value: Any) -> Any:
+        """The tensor itself, or an equal one that was met before: batches of one shape share their masks."""
+        if isinstance(value, Tensor):
+            known = self._shared.setdefault((tuple(value.shape), value.dtype), [])
+            for other in known[-2:]:
+                if other is value or torch.equal(other, value):
+                    return other
+            known.append(value)
+            return value
+        if isinstance(value, tuple):
+            return tuple(self._share(item) for item in value)
+        return value
+
+    @torch.no_grad()
+    def start(self, batches: Sequence[Batch]) -> States:
+        """Embed the batches and note what every block will be called with."""
+        states = States(list(batches), [], [])
+        self._shared = {}
+        for batch in states.batches:
+            calls: list[Call] = []
+            first: list[Tensor] = []
+
+            def capture(
+                index: int,
+                hidden: Tensor,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                calls: list[Call] = calls,
+                first: list[Tensor] = first,
+            ) -> Tensor:
+                if index == 0:
+                    first.append(hidden)
+                calls.append((self._share(args), {name: self._share(item) for name, item in kwargs.items()}))
+                if index == self.layers - 1:
+                    raise _Captured
+                return hidden
+
+            self._tap(capture)
+            try:
+                self._forward(batch)
+            except _Captured:
+                states.hidden.append(first[0])
+                states.calls.append(calls)
+        self._shared = {}
+        return states
+
+    def _tap(self, tap: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor] | None) -> None:
+        for port in self._ports:
+            port.tap = tap
+
+    @torch.no_grad()
+    def run_batch(self, block: Block, states: States, number: int) -> Tensor:
+        """Output [b, s, hidden] of a block for one batch; the states stay as they are."""
+        args, kwargs = states.calls[number][block.index]
+        output = block.module(states.hidden[number], *args, **kwargs)
+        hidden: Tensor = output[0] if isinstance(output, tuple) else output
+        return hidden
+
+    def run_block(self, block: Block, states: States) -> None:
+        """Carry the hidden states of every batch through a block."""
+        for number in range(len(states)):
+            states.hidden[number] = self.run_batch(block, states, number)
+
+    @torch.no_grad()
+    def finish(self, states: States) -> Iterator[Tensor]:
+        """Logits [b, s, vocabulary] or [b, classes], or the last hidden state [b, s, hidden] of headless models."""
+        for number, batch in enumerate(states.batches):
+
+            def inject(
+                index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], number: int = number
+            ) -> Tensor:
+                return states.hidden[number] if index == 0 else hidden
+
+            self._tap(inject)
+            output = self._forward(batch)
+            logits = getattr(output, "logits", None)
+            yield output.last_hidden_state if logits is None else logits
+
+    def outputs(
+        self, batches: Sequence[Batch], progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Tensor]:
+        """Answers to the batches in order, one output a batch; `progress` hears of finished blocks."""
+        states = self.start(batches)
+        for index in range(self.layers):
+            self.run_block(self.load_block(index), states)
+            if progress is not None:
+                progress(index + 1, self.layers)
+        yield from self.finish(states)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder; a dtype that it leaves out is that of the first stored tensor."""
+    settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not settings.get("dtype"):
+        reader = WeightReader(folder)
+        stored = str(reader.dtype(reader.names()[0])).removeprefix("torch.")
+        settings["dtype"] = settings.pop("torch_dtype", None) or stored
+    return settings
+
+
+def trimmed_config(settings: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """The configuration of a model that has only these source layers: their number, and lists per layer cut."""
+    layers = int(settings["num_hidden_layers"])
+    result = dict(settings)
+    if list(kept) == list(range(layers)):
+        return result
+    if result.get("layer_types"):
+        result["layer_types"] = [result["layer_types"][index] for index in kept]
+    result["num_hidden_layers"] = len(kept)
+    return result
+
+
+def storage_dtype(settings: Mapping[str, Any]) -> torch.dtype:
+    """The dtype that the configuration says its weights are stored in."""
+    return DTYPES[str(settings.get("dtype", "float32"))]

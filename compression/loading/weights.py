@@ -1,0 +1,107 @@
+"""Reading weights one tensor at a time, from one safetensors file or many, with finished blocks laid over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from compression.device import DTYPES
+from compression.errors import CompressionError
+
+BASE_PREFIXES = ("model.", "bert.")
+
+
+class TensorMissing(CompressionError):
+    """A tensor that the model's family needs is not in its files."""
+
+    code = "tensor_missing"
+
+
+class WeightReader:
+    """The tensors of a folder's `*.safetensors` files by name (a `TensorSource` for evaluation and export).
+
+    `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that the
+    folder itself does not have (packed masks of checkpoints) are ignored. Nothing is read before it is asked for.
+    """
+
+    def __init__(self, folder: Path, overlay: Path | Sequence[Path] | None = None) -> None:
+        self.folder = folder
+        self._open: dict[Path, Any] = {}
+        self._where: dict[str, Path] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            self._where.update(dict.fromkeys(self._file(path).keys(), path))
+        self._own = dict(self._where)
+        for path in _overlay_files(overlay):
+            self.lay_over(path)
+
+    def _file(self, path: Path) -> Any:
+        if path not in self._open:
+            self._open[path] = safe_open(path, framework="pt", device="cpu")
+        return self._open[path]
+
+    def lay_over(self, path: Path) -> None:
+        """Let the tensors of one more file stand in for those of the same name."""
+        self._where.update({name: path for name in self._file(path).keys() if name in self._own})  # noqa: SIM118
+
+    def names(self) -> list[str]:
+        """Names of all tensors as they are stored, sorted."""
+        return sorted(self._where)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def _slice(self, name: str) -> Any:
+        if name not in self._where:
+            raise TensorMissing(f"the model's files have no tensor {name!r}")
+        return self._file(self._where[name]).get_slice(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from the header alone."""
+        return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Storage dtype of a tensor, from the header alone."""
+        code = self._slice(name).get_dtype()
+        return DTYPES[code] if code in DTYPES else self.tensor(name).dtype
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor as stored, read-only by convention (it may be a view of the file); TensorMissing."""
+        if name not in self._where:
+            raise TensorMissing(f"the model's files have no tensor {name!r}")
+        tensor: Tensor = self._file(self._where[name]).get_tensor(name)
+        return tensor
+
+    def stored_name(self, name: str) -> str | None:
+        """The stored name of a module's tensor: as it is, or with or without the base model's prefix."""
+        if name in self._where:
+            return name
+        for prefix in BASE_PREFIXES:
+            if prefix + name in self._where:
+                return prefix + name
+            if name.startswith(prefix) and name.removeprefix(prefix) in self._where:
+                return name.removeprefix(prefix)
+        return None
+
+    def rows(self, name: str, limit: int = 1 << 22) -> Iterator[tuple[int, Tensor]]:
+        """A tensor in runs of whole rows of at most `limit` elements: (first row, rows)."""
+        tensor = self.tensor(name)
+        if tensor.dim() == 0:
+            yield 0, tensor.reshape(1)
+            return
+        width = max(1, tensor[:1].numel())
+        step = max(1, limit // width)
+        for start in range(0, tensor.shape[0], step):
+            yield start, tensor[start : start + step]
+
+
+def _overlay_files(overlay: Path | Sequence[Path] | None) -> list[Path]:
+    if overlay is None:
+        return []
+    if isinstance(overlay, Path):
+        return sorted(overlay.glob("*.safetensors")) if overlay.is_dir() else [overlay]
+    return list(overlay)
