@@ -20,6 +20,9 @@ from typing import Any, Final
 
 from workers import kernel
 
+PARENT_VARIABLE: Final = "SECATEUR_SUPERVISOR"
+"""In a runner's environment: the pid of the supervisor with which it must end."""
+
 _MEMORY_SLACK: Final = 1 << 30
 _DEVICE_FILES: Final = ("null", "zero", "full", "random", "urandom")
 # Where credentials usually lie on the machine of a person or in a container.
