@@ -106,7 +106,10 @@ class ClassTally:
         self.predicted += logits.float().argmax(-1).tolist()
 
     def result(self) -> dict[str, Any]:
-        """``metrics`` (accuracy, loss), ``classes`` [{label, examples, correct, predicted}], ``predictions``."""
+        """``metrics`` (accuracy, loss), ``classes``, ``predictions`` and ``truth`` (class numbers).
+
+        ``classes`` is a list of {label, examples, correct, predicted}.
+        """
         total = len(self.truth)
         right = sum(a == b for a, b in zip(self.truth, self.predicted, strict=True))
         classes = []
@@ -133,7 +136,7 @@ def compare_classes(dense: dict[str, Any], other: dict[str, Any]) -> dict[str, A
     """What changed between two results of ``quality.evaluate`` on the same labelled batches.
 
     Returns ``flipped`` (examples whose predicted class changed), ``right_to_wrong``, ``wrong_to_right``,
-    ``examples`` (positions of flipped ones, the first 50), and ``classes`` with the accuracy before and after.
+    ``examples`` (positions of flipped ones, the first 50) and ``classes`` with the accuracy before and after.
     """
     rows = list(zip(dense["truth"], dense["predictions"], other["predictions"], strict=True))
     flipped = [number for number, (_, a, b) in enumerate(rows) if a != b]
@@ -150,7 +153,9 @@ def compare_classes(dense: dict[str, Any], other: dict[str, Any]) -> dict[str, A
         "flipped": len(flipped),
         "right_to_wrong": sum(t == a != b for t, a, b in rows),
         "wrong_to_right": sum(t == b != a for t, a, b in rows),
-        "examples": [{"position": n, "truth": rows[n][0], "dense": rows[n][1], "pruned": rows[n][2]}
-                     for n in flipped[:50]],
+        "examples": [
+            {"position": n, "truth": rows[n][0], "dense": rows[n][1], "pruned": rows[n][2]}
+            for n in flipped[:50]
+        ],
         "classes": classes,
     }

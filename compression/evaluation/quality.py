@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compression.errors import CompressionError
 from compression.evaluation.damage import ClassTally, Cosine, Divergence
 from compression.evaluation.types import (
     CLASSIFICATION,
@@ -36,8 +37,10 @@ METRICS: dict[str, tuple[str, ...]] = {
 LOWER_IS_BETTER = frozenset({"perplexity", "loss", "mean_kl"})
 
 
-class UnknownMetric(ValueError):
+class UnknownMetric(CompressionError):
     """A metric was asked for that the task does not have."""
+
+    code = "metric_unknown"
 
 
 class _Perplexity:
@@ -65,7 +68,9 @@ def next_token_nll(logits: Tensor, batch: Batch) -> tuple[float, int]:
     predicted = (real[:, :-1] & real[:, 1:]).to(logits.device)
     targets = batch["input_ids"][:, 1:].to(logits.device)
     total = 0.0
-    for row in range(logits.shape[0]):  # one sequence at a time: float32 log-probabilities are vocabulary-sized
+    for row in range(
+        logits.shape[0]
+    ):  # one sequence at a time: float32 log-probabilities are vocabulary-sized
         scores = logits[row, :-1].float()
         losses = functional.cross_entropy(scores, targets[row], reduction="none")
         total += float(losses[predicted[row]].double().sum())

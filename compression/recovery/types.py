@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,8 @@ class Store(Protocol):
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
 
     def has(self, name: str) -> bool: ...
+
+    def discard(self, names: Iterable[str]) -> None: ...
 
 
 class Observer(Protocol):
@@ -63,7 +65,6 @@ class RecoveryContext:
     observer: Observer
     device: str = "cpu"
     sites: Sequence[str] = ()
-    hook: Callable[[str], None] = field(default=lambda name: None)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""Models through the stock ``transformers`` classes, as a user of the artifact loads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from compression.evaluation.types import CLASSIFICATION, FEATURES, GENERATION, Batch, model_inputs
+
+_CLASSES = {
+    GENERATION: "AutoModelForCausalLM",
+    CLASSIFICATION: "AutoModelForSequenceClassification",
+    FEATURES: "AutoModel",
+}
+
+
+def loader_name(task: str) -> str:
+    """The ``transformers`` class that loads a model of ``task``."""
+    return _CLASSES[task]
+
+
+def load(folder: Path, task: str, *, dtype: torch.dtype | None = None, device: str = "cpu") -> nn.Module:
+    """Load ``folder`` in its own dtype (or ``dtype``), in evaluation mode, on ``device``.
+
+    Weights stored in float16 are computed with in float32, as everywhere in the engine.
+    Nothing is downloaded and no code of the folder is run. Raises OSError or ValueError of the loader.
+    """
+    return load_with_info(folder, task, dtype=dtype, device=device)[0]
+
+
+def load_with_info(
+    folder: Path, task: str, *, dtype: torch.dtype | None = None, device: str = "cpu"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """As ``load``, with the loader's account: ``missing_keys``, ``unexpected_keys``, ``mismatched_keys``."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    cls = getattr(transformers, _CLASSES[task])
+    model, info = cls.from_pretrained(
+        str(folder),
+        dtype=dtype if dtype is not None else "auto",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if dtype is None and next(model.parameters()).dtype == torch.float16:
+        model = model.float()
+    model = model.to(device).eval()
+    return model, {name: sorted(map(str, keys)) for name, keys in info.items() if name.endswith("_keys")}
+
+
+def answer(model: nn.Module, batch: Batch, task: str) -> Tensor:
+    """The output that the task is judged by: logits, or the last hidden state of a headless encoder."""
+    inputs = model_inputs(batch, next(model.parameters()).device)
+    if task == GENERATION:
+        inputs["use_cache"] = False  # type: ignore[assignment]
+    output = model(**inputs)
+    found: Tensor = output.last_hidden_state if task == FEATURES else output.logits
+    return found

@@ -1,0 +1,61 @@
+"""What a recovery minimises."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compression.evaluation import stock
+from compression.evaluation.types import CLASSIFICATION, FEATURES, GENERATION, Batch, real_tokens
+from compression.recovery.training import Loss
+
+
+def kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Mean over rows of KL(teacher || student), in nats, times the square of ``temperature``; logits [n, c].
+
+    (Hinton, Vinyals, Dean 2015, arXiv 1503.02531.)
+    """
+    target = functional.log_softmax(teacher.float() / temperature, -1)
+    guess = functional.log_softmax(student.float() / temperature, -1)
+    divergence = (target.exp() * (target - guess)).sum(-1)
+    return divergence.mean() * temperature**2
+
+
+def distillation(student: nn.Module, teacher: nn.Module, task: str, temperature: float) -> Loss:
+    """Distance to the teacher: KL on the logits of real tokens, or mean squared error of hidden states."""
+
+    def loss(batch: Batch) -> Tensor:
+        answer = stock.answer(student, batch, task)
+        # detached and not under inference_mode: the loss saves the target for the backward pass
+        target = _quietly(teacher, batch, task)
+        if task == CLASSIFICATION:
+            return kl(target, answer, temperature)
+        real = real_tokens(batch).to(answer.device)
+        if task == FEATURES:
+            return functional.mse_loss(answer[real].float(), target[real].float())
+        return kl(target[real], answer[real], temperature)
+
+    return loss
+
+
+def _quietly(model: nn.Module, batch: Batch, task: str) -> Tensor:
+    with torch.no_grad():
+        return stock.answer(model, batch, task)
+
+
+def task_loss(student: nn.Module, task: str) -> Loss:
+    """Cross-entropy of the next token, or of the label."""
+
+    def loss(batch: Batch) -> Tensor:
+        answer = stock.answer(student, batch, task).float()
+        if task == CLASSIFICATION:
+            return functional.cross_entropy(answer, batch["labels"].to(answer.device))
+        real = real_tokens(batch)
+        keep = (real[:, :-1] & real[:, 1:]).to(answer.device)
+        targets = batch["input_ids"].to(answer.device)[:, 1:]
+        return functional.cross_entropy(answer[:, :-1][keep], targets[keep])
+
+    if task not in (GENERATION, CLASSIFICATION):
+        raise ValueError(f"{task} has no loss of its own")
+    return loss
