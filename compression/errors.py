@@ -17,6 +17,7 @@
       DatasetInsufficient           found while running: too little text for what is asked
       WeightsNotFinite              NaN or infinity among the weights
       CheckpointInvalid             a checkpoint of this job does not fit
+      RecoveryImpossible            the recovery cannot be done with this model or data
       RecoveryDiverged              the loss of a recovery became NaN or infinite
       ArtifactVerificationFailed    the reloaded artifact does not give the evaluated outputs
 
@@ -167,6 +168,12 @@ class CheckpointInvalid(CompressionError):
     """A checkpoint of this job is damaged or belongs to another specification."""
 
     code = "checkpoint_invalid"
+
+
+class RecoveryImpossible(CompressionError):
+    """The recovery that is asked for cannot be done with this model or data; says what to ask for instead."""
+
+    code = "recovery_impossible"
 
 
 class RecoveryDiverged(CompressionError):
