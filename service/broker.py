@@ -34,8 +34,8 @@ _FOLDERS: Final = ("data_folder_in", "data_folder_out", "processed_folder", "con
 def transport(url: str) -> tuple[str, dict[str, Any]]:
     """The broker URL and transport options that Celery gets for a URL of the settings.
 
-    ``redis://``, ``rediss://`` and ``redis+socket://`` pass as they are; ``filesystem:///folder`` (the fallback
-    of the embedded service) names the folder in the URL and makes it.
+    ``redis://``, ``rediss://`` and ``redis+socket://`` pass as they are; ``filesystem:///folder`` (the
+    fallback of the embedded service) names the folder in the URL and makes it.
     """
     if not url.startswith("filesystem:"):
         # A bell is acknowledged as soon as it is taken, so the visibility timeout never comes to bear.
@@ -142,7 +142,7 @@ def warning(url: str) -> str | None:
     if not url:
         return "no broker is configured: jobs start only when a worker's sweeper finds them"
     if url.startswith("filesystem:"):
-        return "the broker is the file system fallback: jobs start with some seconds of delay, without priorities"
+        return "the broker is the file system fallback: jobs start with some delay and without priorities"
     return None
 
 

