@@ -1,0 +1,1 @@
+"""Artifacts: what jobs published."""

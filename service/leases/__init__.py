@@ -1,0 +1,1 @@
+"""Leases: how workers take jobs, keep them and are fenced off."""

@@ -1,0 +1,1 @@
+"""Requests remembered by their idempotency key."""
