@@ -10,7 +10,7 @@ with Client() as client:
             "calibration": {"dataset": text.id},
         })
     job = client.wait(job.id).raise_for_state()
-    client.download(job.artifact_id, "./smaller")
+    client.download(job.artifact, "./smaller")
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class Job:
     specification: Json
     error: Problem | None
     summary: Json
-    artifact_id: str | None
+    artifact: str | None
     created_at: str | None
     started_at: str | None
     finished_at: str | None
@@ -168,7 +168,7 @@ class Job:
             specification=data.get("specification") or {},
             error=Problem.from_json(data.get("error")),
             summary=result.get("summary") or {},
-            artifact_id=_identifier(result.get("artifact")),
+            artifact=_identifier(result.get("artifact")),
             created_at=data.get("created_at"),
             started_at=data.get("started_at"),
             finished_at=data.get("finished_at"),
