@@ -164,6 +164,7 @@ class StreamedModel:
 
     def _materialise(self) -> None:
         """Give embeddings, norms, head and computed buffers their values; everything outside the blocks."""
+        loaded: dict[str, nn.Parameter] = {}
         for owner_name, module in self.skeleton.named_modules():
             computed = {name for name, buffer in module._buffers.items() if buffer is not None}
             if computed:
@@ -171,15 +172,21 @@ class StreamedModel:
                 self.skeleton._init_weights(module)  # type: ignore[operator]
             for name, parameter in list(module._parameters.items()):
                 if parameter is not None:
-                    full = f"{owner_name}.{name}" if owner_name else name
-                    module._parameters[name] = self._parameter(self._outer_name(full))
+                    stored = self._outer_name(f"{owner_name}.{name}" if owner_name else name)
+                    if stored not in loaded:
+                        loaded[stored] = self._parameter(stored)
+                    module._parameters[name] = loaded[stored]
 
     def _outer_name(self, name: str) -> str:
-        """The stored name of a tensor outside the blocks; a tied head is read from the embeddings."""
-        tied = dict(getattr(self.skeleton, "_tied_weights_keys", None) or {})
-        if getattr(self.config, "tie_word_embeddings", False) and name in tied:
-            name = tied[name]
+        """The stored name of a tensor outside the blocks.
+
+        As in the stock loader, what is tied is read from its partner only where it is not stored itself.
+        """
         stored = self.reader.stored_name(name)
+        if stored is None and getattr(self.config, "tie_word_embeddings", False):
+            tied = dict(getattr(self.skeleton, "_tied_weights_keys", None) or {})
+            tied |= {source: target for target, source in tied.items()}
+            stored = self.reader.stored_name(tied[name]) if name in tied else None
         if stored is None:
             raise TensorMissing(f"the model's files have no tensor {name!r}, which {self.architecture} needs")
         return stored
