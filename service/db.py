@@ -24,9 +24,10 @@ SECOND: Final = 1_000_000
 
 BUSY_TIMEOUT_MS: Final = 30_000
 _READ_ONLY: Final = "secateur_read_only"
+_DEFECTS: Final = ("no such", "readonly database", "syntax error", "has no column")
 
 
-class now(FunctionElement[int]):  # noqa: N801 - reads as the SQL function that it is
+class now(FunctionElement[int]):
     """Microseconds since 1970 by the clock of the database, at the moment the row is looked at.
 
     On SQLite the clock has a resolution of one millisecond.
@@ -46,7 +47,7 @@ def _now_sqlite(element: now, compiler: SQLCompiler, **options: Any) -> str:
 
 @compiles(now, "postgresql")
 def _now_postgresql(element: now, compiler: SQLCompiler, **options: Any) -> str:
-    # clock_timestamp, not now(): a statement that waited for a row lock must not judge leases by an old clock.
+    # clock_timestamp, not now(): a statement that waited for a lock must not judge leases by an old time.
     return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
 
 
@@ -114,9 +115,9 @@ def _is_full(error: DBAPIError) -> bool:
 
 
 def _is_defect(error: DBAPIError) -> bool:
-    """SQLite reports wrong statements as operational errors too; those are not for the caller to try again."""
+    """SQLite reports wrong statements as operational errors too; trying again does not help there."""
     message = str(error.orig).lower()
-    return any(words in message for words in ("no such", "readonly database", "syntax error", "has no column"))
+    return any(words in message for words in _DEFECTS)
 
 
 class Database:
@@ -143,7 +144,7 @@ class Database:
 
         Raises:
             DatabaseUnavailable: the database does not answer, stayed locked, or chose this transaction as the
-                victim of a deadlock; nothing was written, except that a commit whose answer was lost may stand.
+                victim of a deadlock. Nothing was written, unless only the answer to the commit was lost.
             StorageFull: the database has no space left.
         """
         with self._transaction(self.engine) as session:
@@ -151,7 +152,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One reading transaction: sees one state of the database, never waits for writers, refuses writes."""
+        """One reading transaction: sees one state of the database, waits for no writer, refuses writes."""
         with self._transaction(self._reading) as session:
             yield session
 

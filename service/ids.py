@@ -36,7 +36,7 @@ def _tick() -> int:
 
 
 def uuid7() -> int:
-    """A UUID of version 7 (RFC 9562, method 3: the sub-millisecond clock in `rand_a`) as a 128-bit integer."""
+    """A UUID of version 7 (RFC 9562, method 3: the sub-millisecond clock in `rand_a`), 128 bits."""
     tick = _tick()
     milliseconds, fraction = tick >> 12, tick & 0xFFF
     return (milliseconds << 80) | (0x7 << 76) | (fraction << 64) | (0b10 << 62) | secrets.randbits(62)

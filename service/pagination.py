@@ -1,4 +1,4 @@
-"""Keyset pages: `?limit&after`, answered as `{"data", "has_more", "next"}`. No totals: they cost a full scan."""
+"""Keyset pages: `?limit&after`, answered as `{"data", "has_more", "next"}`. No totals: they scan."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def paginate(
     limit: int = DEFAULT_LIMIT,
     newest_first: bool = True,
 ) -> Page[Row]:
-    """Rows of `statement` behind the key `after`, at most `limit` (1 to 100), ordered by the unique column `key`.
+    """Rows of `statement` behind the key `after`, at most `limit` (1 to 100), in the order of the unique `key`.
 
     A page is stable: rows added meanwhile are newer than `after` and never shift it. An `after` that names no
     row is a position like any other, so deleting the last row of a page breaks nothing.

@@ -1,4 +1,4 @@
-"""Blobs: immutable files named by the SHA-256 of their content, on a local disk or in an S3-compatible store."""
+"""Blobs: immutable files named by the SHA-256 of their content, on a local disk or in an S3 store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_blobs(settings: Settings) -> BlobStore:
     if parts.scheme == "file":
         return LocalBlobs(Path(unquote(parts.path)))
     if parts.scheme == "s3":
-        from service.blobs.s3 import S3Blobs, s3_store  # noqa: PLC0415 - only those who use S3 load its client
+        from service.blobs.s3 import S3Blobs, s3_store
 
         return S3Blobs(s3_store(settings), spool=settings.work_dir / "spool")
     raise ValueError(f"blob_url must start with file:// or s3://, not {parts.scheme}://")

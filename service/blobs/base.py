@@ -45,7 +45,7 @@ class BlobWriter(Protocol):
 
 
 class BlobStore(Protocol):
-    """Content-addressed storage. Safe for any number of threads and processes; equal content is stored once."""
+    """Content-addressed storage. Safe for any number of threads and processes; equal content is one blob."""
 
     def writer(self) -> BlobWriter:
         """A writer for a new blob."""
@@ -72,7 +72,7 @@ class BlobStore(Protocol):
         """Digest of every blob, and seconds since it was last stored."""
 
     def sweep(self, minimum_age: float) -> int:
-        """Removes what interrupted writers left behind `minimum_age` seconds ago or earlier; returns how many."""
+        """Removes what interrupted writers left behind `minimum_age` seconds ago or earlier; how many."""
 
     def check(self) -> None:
         """Raises `Unavailable` or `StorageFull` unless the store can be written to."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,19 +13,8 @@ from typing import Self
 
 from service import faults
 from service.blobs.base import CHUNK_BYTES, Blob, checked, file_chunks
-from service.errors import BlobMissing, ServiceError, StorageFull, Unavailable
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@contextmanager
-def _space() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFull("no space is left to store files") from error
-        raise
+from service.blobs.spool import Spool, space
+from service.errors import BlobMissing, ServiceError, Unavailable
 
 
 def _sync_folder(path: Path) -> None:
@@ -165,61 +151,41 @@ class LocalBlobs:
 
 
 class LocalWriter:
-    """Writes into staging while hashing; `commit` syncs the file, renames it into place and syncs the folder."""
+    """Writes into staging while hashing; `commit` syncs the file, renames it and syncs the folder."""
 
     def __init__(self, store: LocalBlobs) -> None:
         self._store = store
-        self._digest = hashlib.sha256()
-        self._bytes = 0
-        self._path = store.root / "staging" / secrets.token_hex(16)
-        with _space():
-            self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._open = True
+        self._spool = Spool(store.root / "staging")
 
     def write(self, data: bytes) -> None:
         """Appends bytes."""
-        view = memoryview(data)
-        self._digest.update(view)
-        self._bytes += len(view)
-        try:
-            with _space():
-                while view:
-                    view = view[os.write(self._handle, view) :]
-        except BaseException:
-            self.abort()
-            raise
+        self._spool.write(data)
 
     def commit(self) -> Blob:
         """Publishes the blob. On any error before the rename, nothing stays behind."""
-        sha256 = self._digest.hexdigest()
-        target = self._store.path(sha256)
+        blob, spool = self._spool.content(), self._spool
+        target = self._store.path(blob.sha256)
         try:
-            with _space():
-                os.fsync(self._handle)
-                os.fchmod(self._handle, 0o444)
+            with space():
+                os.fsync(spool.handle)
+                os.fchmod(spool.handle, 0o444)
                 faults.point("after_fsync")
                 _make_folder(target.parent, self._store.root)
-                with self._store.locked(sha256):
-                    # Also over an equal blob: it gets a new age, so no collector deletes it before its row exists.
-                    os.utime(self._handle)
-                    os.replace(self._path, target)
-                self._close()
+                with self._store.locked(blob.sha256):
+                    # Over an equal blob too: the new age keeps collectors away until a row refers to it.
+                    os.utime(spool.handle)
+                    os.replace(spool.path, target)
+                spool.close()
                 faults.point("after_rename")
                 _sync_folder(target.parent)
         except BaseException:
             self.abort()
             raise
-        return Blob(sha256, self._bytes)
+        return blob
 
     def abort(self) -> None:
         """Removes the staged file."""
-        if self._open:
-            self._close()
-            self._path.unlink(missing_ok=True)
-
-    def _close(self) -> None:
-        self._open = False
-        os.close(self._handle)
+        self._spool.discard()
 
     def __enter__(self) -> Self:
         return self

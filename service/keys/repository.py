@@ -78,7 +78,7 @@ class Callers:
         return row if row is not None and secrets.matches(secret, row.digest) else None
 
     def touch(self, key_id: str) -> None:
-        """Notes that the key was used, to the minute. Needs a writing transaction; skip it when it is not due."""
+        """Notes that the key was used, to the minute. Needs a writing transaction; skip it if not due."""
         due = or_(
             ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now() - microseconds(_LAST_USED_RESOLUTION)
         )

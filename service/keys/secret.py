@@ -1,7 +1,8 @@
 """The form of API keys: `sec_`, 43 random base62 characters (256 bits), and 6 of CRC-32.
 
-The checksum lets secret scanners and this service tell a mistyped key from an unknown one without a look-up. Keys
-have full entropy, so a plain keyed hash protects them: there is nothing to guess that a slow hash would slow down.
+The checksum lets secret scanners and this service tell a mistyped key from an unknown one without a
+look-up. Keys have full entropy, so a plain keyed hash protects them: there is nothing to guess that a slow
+hash would slow down.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""SQL of the lease protocol: how workers take jobs, keep them, finish them, and are fenced off (system scope).
+"""SQL of the lease protocol: how workers take, keep and finish jobs, and are fenced off (system scope).
 
-A lease is a job's id and epoch. A worker's write names both, and hits a row only as long as the job runs under
-that epoch. When it hits none, somebody else has the job or it has ended: `LeaseLost` is raised, and the worker
-must stop its runner and delete what it staged. All times are by the clock of the database.
+A lease is a job's id and epoch. A worker's write names both, and hits a row only as long as the job runs
+under that epoch. When it hits none, somebody else has the job or it has ended: `LeaseLost` is raised, and
+the worker must stop its runner and delete what it staged. All times are by the clock of the database.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Leases:
     def claim(self, job_id: str, owner: str, seconds: float) -> Lease | None:
         """Takes a queued job, or one whose lease has run out.
 
-        None says that there is nothing to do: the job is unknown, has ended, belongs to a live worker, is not due
-        yet, or ended just now because it was to be cancelled or its attempts are used up.
+        None says that there is nothing to do: the job is unknown, has ended, belongs to a live worker, is
+        not due yet, or ended just now because it was to be cancelled or its attempts are used up.
         """
         job = self._ledger.lock(job_id)
         if job is None or not self._claimable(job):
@@ -240,8 +240,8 @@ class Leases:
         return State(job.state)
 
     def expire_leases(self, limit: int = 100) -> Sequence[ExpiredLease]:
-        """Takes back leases that have run out: the jobs are queued again, or end when they were to be cancelled
-        or have no attempts left. Sweepers working at the same time do not wait for each other."""
+        """Takes back leases that have run out: the jobs are queued again, or end when they were to be
+        cancelled or have no attempts left. Sweepers working at the same time do not wait for each other."""
         overdue = (
             select(Job.id)
             .where(Job.state == State.RUNNING, Job.lease_until < now())

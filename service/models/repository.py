@@ -33,7 +33,8 @@ class Models:
         facts: Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Model:
-        """A new model with its files. `facts` are columns that admission found: `format`, `architecture`, ..."""
+        """A new model with its files. `facts` are columns that admission found: `format`, `architecture`,
+        ..."""
         values = {
             **(facts or {}),
             "id": ids.new_id(ids.MODEL),

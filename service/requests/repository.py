@@ -33,8 +33,8 @@ class Requests:
     def begin(self, key: str, fingerprint: str) -> StoredRequest | None:
         """Takes `key` for this request: None if it is the first one, else what is stored of the earlier one.
 
-        Inside one transaction with the work itself, so a request that fails leaves its key free; a second request
-        at the same time waits here for the end of the first.
+        Inside one transaction with the work itself, so a request that fails leaves its key free; a second
+        request at the same time waits here for the end of the first.
         """
         values = {
             "tenant_id": self._tenant_id,

@@ -32,9 +32,9 @@ def _batches(digests: Iterable[str]) -> Iterator[list[str]]:
 def collect_garbage(database: Database, blobs: BlobStore, minimum_age: float = 24 * 3600.0) -> Collected:
     """Deletes blobs that no row refers to and that were last stored `minimum_age` seconds ago or earlier.
 
-    A blob is stored before the row that refers to it is committed; the age covers the time between. Storing equal
-    content again makes a blob young again, and the store compares the age once more when it deletes, so a blob
-    that is being used again right now stays. Any number of collectors may run at the same time.
+    A blob is stored before the row that refers to it is committed; the age covers the time between. Storing
+    equal content again makes a blob young again, and the store compares the age once more when it deletes,
+    so a blob that is being used again right now stays. Any number of collectors may run at the same time.
     """
     seen = deleted = 0
     old = (sha256 for sha256, age in blobs.iterate() if age >= minimum_age)

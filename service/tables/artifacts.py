@@ -11,7 +11,7 @@ from service.tables.base import Base, tenant_key
 
 
 class Artifact(Base):
-    """What a job published. Its files are rows of `files` with `owner_id = id`. A job publishes once at most."""
+    """What a job published. Its files are rows of `files` with `owner_id = id`. One a job at most."""
 
     __tablename__ = "artifacts"
     __table_args__ = (Index(None, "tenant_id", "id"),)

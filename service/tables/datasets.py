@@ -11,7 +11,7 @@ from service.tables.base import Base, tenant_key
 
 
 class Dataset(Base):
-    """A dataset for calibration, recovery or evaluation. Its files are rows of `files` with `owner_id = id`."""
+    """Data for calibration, recovery or evaluation. Its files are rows of `files` with `owner_id = id`."""
 
     __tablename__ = "datasets"
     __table_args__ = (Index(None, "tenant_id", "id"),)

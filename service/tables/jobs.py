@@ -12,10 +12,11 @@ from service.tables.base import Base, one_of, tenant_key
 
 
 class Job(Base):
-    """A compression to be carried out. Written only by `service.jobs.repository` and `service.leases.repository`.
+    """A compression to be carried out. Written only by `service.jobs.repository` and
+    `service.leases.repository`.
 
-    `specification` is resolved, `requested` is as sent. `epoch` counts the claims: a worker may write as long as
-    the job runs under the epoch it was given. `last_sequence` is the number of the newest event.
+    `specification` is resolved, `requested` is as sent. `epoch` counts the claims: a worker may write as
+    long as the job runs under the epoch it was given. `last_sequence` is the number of the newest event.
     """
 
     __tablename__ = "jobs"

@@ -24,7 +24,7 @@ class Uploads:
         self._tenant_id = tenant_id
 
     def create(self, *, files: Sequence[dict[str, Any]], part_bytes: int, ttl_seconds: float) -> Upload:
-        """Opens an upload of `files` (`{"path", "bytes", "sha256": str | None}`), in parts of `part_bytes`."""
+        """Opens an upload of `files` (`{"path", "bytes", "sha256": str | None}`), by `part_bytes`."""
         statement = insert(Upload).values(
             id=ids.new_id(ids.UPLOAD),
             tenant_id=self._tenant_id,
