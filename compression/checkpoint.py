@@ -154,7 +154,7 @@ class Store:
         tensors: dict[str, torch.Tensor] = {}
         if self.path(name).exists():
             with safe_open(self.path(name), framework="pt", device="cpu") as stream:
-                tensors = {key: stream.get_tensor(key).clone() for key in stream.keys()}  # noqa: SIM118
+                tensors = {key: stream.get_tensor(key).clone() for key in stream.keys()}
         return tensors, data
 
     def discard(self, names: Iterable[str]) -> None:

@@ -43,7 +43,10 @@ class LayerChoice:
 
 
 def boundary_states(
-    model: StreamedModel, batches: Sequence[dict[str, Tensor]], listener: Listener, limit: int = BOUNDARY_TOKENS
+    model: StreamedModel,
+    batches: Sequence[dict[str, Tensor]],
+    listener: Listener,
+    limit: int = BOUNDARY_TOKENS,
 ) -> list[Tensor]:
     """Hidden states of a sample of tokens before each layer and after the last: layers + 1 times [tokens, hidden].
 

@@ -121,14 +121,18 @@ class WeightPruner:
         """Number of weights each site loses; kept as step `allocation`."""
         if not self.store.has("allocation"):
             self.store.save("allocation", None, {"counts": self._counts()})
-        self.counts = {str(name): int(count) for name, count in self.store.data("allocation")["counts"].items()}
+        self.counts = {
+            str(name): int(count) for name, count in self.store.data("allocation")["counts"].items()
+        }
         return self.counts
 
     def _counts(self) -> dict[str, int]:
         sizes = {site.name: site.size for site in self.sites}
         pattern = self.settings.pattern
         if pattern.kind == "n:m":
-            return {name: size // pattern.group * (pattern.group - pattern.keep) for name, size in sizes.items()}
+            return {
+                name: size // pattern.group * (pattern.group - pattern.keep) for name, size in sizes.items()
+            }
         allocation = allocations[self.settings.allocation]
         stream: Callable[[], Iterator[tuple[str, Tensor]]] | None = None
         if allocation.needs_scores:
@@ -208,7 +212,13 @@ class WeightPruner:
         model.run_block(model.load_block(index), states)
 
     def _prune_block(
-        self, model: StreamedModel, states: States | None, positions: Sequence[Tensor], index: int, *, last: bool
+        self,
+        model: StreamedModel,
+        states: States | None,
+        positions: Sequence[Tensor],
+        index: int,
+        *,
+        last: bool,
     ) -> None:
         block = model.load_block(index)
         sites = self.of_layer(index)
@@ -251,7 +261,9 @@ class WeightPruner:
             "sparsity": zeros / site.size,
             "weight_error": weight_error(dense, pruned),
             "reconstruction_error": (
-                reconstruction_error(collector.sample(site.name), dense, pruned) if collector is not None else None
+                reconstruction_error(collector.sample(site.name), dense, pruned)
+                if collector is not None
+                else None
             ),
         }
         return mask, pruned, fact

@@ -45,7 +45,9 @@ class Collector:
     tokens in float32. `batch(number)` must be called before each batch is run.
     """
 
-    def __init__(self, block: Block, sites: Sequence[str], states: States, positions: Sequence[Tensor]) -> None:
+    def __init__(
+        self, block: Block, sites: Sequence[str], states: States, positions: Sequence[Tensor]
+    ) -> None:
         linears = block.linears()
         self._modules: dict[str, nn.Module] = {site: linears[site] for site in sites}
         self._states = states

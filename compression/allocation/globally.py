@@ -22,7 +22,9 @@ class Global:
     """The smallest scores of the whole model go, wherever they are, down to the minimum density of each site."""
 
     name = "global"
-    summary = "One threshold over all weights: where scores are small, more goes, down to options.minimum_density."
+    summary = (
+        "One threshold over all weights: where scores are small, more goes, down to options.minimum_density."
+    )
     needs_scores = True
 
     def allocate(
@@ -93,7 +95,9 @@ def global_counts(caps: Mapping[str, int], score_stream: ScoreStream, remove_tot
             tally.below += int(tally.bins[:chosen].sum())
         prefix = (prefix << STEP_BITS) | chosen
         if step == STEPS - 1:
-            equal = {site: int(tally.bins[chosen]) for site, tally in tallies.items() if tally.bins is not None}
+            equal = {
+                site: int(tally.bins[chosen]) for site, tally in tallies.items() if tally.bins is not None
+            }
     return _share_ties(tallies, equal, remove_total)
 
 

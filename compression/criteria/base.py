@@ -36,9 +36,7 @@ class WeightCriterion(Protocol):
     paper: ClassVar[str | None]
     needs: ClassVar[frozenset[str]]
 
-    def score(
-        self, weight: Tensor, statistics: SiteStatistics | None, generator: torch.Generator
-    ) -> Tensor:
+    def score(self, weight: Tensor, statistics: SiteStatistics | None, generator: torch.Generator) -> Tensor:
         """Importance of each weight.
 
         weight: [out, in], any float dtype, finite; statistics: given when `needs` has "activations";

@@ -36,7 +36,9 @@ def parse_granularity(text: str) -> Pattern:
         return Pattern(text)
     match = re.fullmatch(r"(\d{1,2}):(\d{1,2})", text)
     if match is None or not 1 <= int(match[1]) < int(match[2]) <= 32:
-        raise ValueError(f"granularity {text!r} is neither 'unstructured', 'layer' nor n:m with 1 <= n < m <= 32")
+        raise ValueError(
+            f"granularity {text!r} is neither 'unstructured', 'layer' nor n:m with 1 <= n < m <= 32"
+        )
     return Pattern("n:m", int(match[1]), int(match[2]))
 
 

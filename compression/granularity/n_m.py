@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from compression.granularity import granularities
@@ -28,6 +29,6 @@ def n_m_mask(scores: Tensor, n: int, m: int) -> Tensor:
         raise ValueError(f"{columns} inputs are not divisible by {m}")
     groups = scores.reshape(rows, columns // m, m)
     order = groups.sort(dim=-1, stable=True).indices
-    mask = scores.new_ones(groups.shape, dtype=bool)
+    mask = torch.ones_like(groups, dtype=torch.bool)
     mask.scatter_(-1, order[..., : m - n], False)
     return mask.reshape(rows, columns)

@@ -242,19 +242,20 @@ class DataPlan:
 
         A dataset that is too small gives fewer rows; the facts say how many. Raises DatasetInvalid for none.
         """
-        rows = self._sampled(dataset, samples, length, seed, labelled=False)
+        rows = self._sampled(dataset, samples, length, seed)
         if self.task == GENERATION and len(rows.rows) > 1 and rows.rows[-1].numel() < length:
             rows.rows.pop()
         return self._sequences(rows, batch_size, dataset, "calibration")
 
-    def _sampled(self, dataset: str, samples: int, length: int, seed: int, labelled: bool) -> Rows:
+    def _sampled(self, dataset: str, samples: int, length: int, seed: int) -> Rows:
         part = "rest" if dataset == self._evaluated else "all"
         wanted = samples * length * CHARACTERS_PER_TOKEN
         corpus = self._corpus(dataset)
         if self.task == GENERATION:
             return joined_rows(corpus.sample(part, seed, wanted), self.encoder, length, samples)
-        label = self._label if labelled else None
-        return document_rows(corpus.sample(part, seed, wanted), self.encoder, length, samples, label)
+        documents = corpus.sample(part, seed, wanted)
+        labelled = self.task == CLASSIFICATION and all(document.label is not None for document in documents)
+        return document_rows(documents, self.encoder, length, samples, self._label if labelled else None)
 
     def evaluation(self, dataset: str, samples: int | None, length: int, batch_size: int = 8) -> Sequences:
         """The first `samples` rows (None: all) of the dataset, or of its held-out fifth, in file order."""
@@ -270,15 +271,22 @@ class DataPlan:
         return self._sequences(rows, batch_size, dataset, "evaluation")
 
     def training(self, dataset: str, rows: int, length: int, seed: int) -> TrainingRows:
-        """Up to `rows` rows to learn from, in an order chosen by `seed`; labels are not used."""
-        sampled = self._sampled(dataset, rows, length, seed, labelled=False)
+        """Up to `rows` rows to learn from, in an order chosen by `seed`, with class numbers where all have one."""
+        sampled = self._sampled(dataset, rows, length, seed)
         if self.task == GENERATION and len(sampled.rows) > 1 and sampled.rows[-1].numel() < length:
             sampled.rows.pop()
         if not sampled.rows:
             raise DatasetInsufficient(f"dataset {dataset!r} has no text to recover on")
-        random.Random(seed).shuffle(sampled.rows)
-        pad = None if self.task == GENERATION else self.encoder.pad
-        return TrainingRows(tuple(sampled.rows), None, pad, sampled.documents, frozenset(sampled.keys))
+        order = list(range(len(sampled.rows)))
+        random.Random(seed).shuffle(order)
+        labels = sampled.labels
+        return TrainingRows(
+            rows=tuple(sampled.rows[index] for index in order),
+            labels=None if labels is None else tuple(labels[index] for index in order),
+            pad=None if self.task == GENERATION else self.encoder.pad,
+            documents=sampled.documents,
+            texts=frozenset(sampled.keys),
+        )
 
     def _sequences(self, rows: Rows, batch_size: int, dataset: str, use: str) -> Sequences:
         if not rows.rows:

@@ -140,7 +140,9 @@ class StreamedModel:
             raise ArchitectureUnsupported(f"architecture {self.architecture!r} cannot be run by the engine")
         self.family = family or str(settings.get("model_type"))
         self.reader = WeightReader(folder, overlay)
-        self.kept = list(range(int(settings["num_hidden_layers"]))) if keep_layers is None else list(keep_layers)
+        self.kept = (
+            list(range(int(settings["num_hidden_layers"]))) if keep_layers is None else list(keep_layers)
+        )
         module, self._list_name = ARCHITECTURES[self.architecture]
         model_class = getattr(importlib.import_module(module), self.architecture)
         self.config = model_class.config_class.from_dict(trimmed_config(settings, self.kept))
@@ -203,7 +205,9 @@ class StreamedModel:
             full = f"{self._list_name}.{self.kept[index]}.{name}"
             stored = self.reader.stored_name(full)
             if stored is None:
-                raise TensorMissing(f"the model's files have no tensor {full!r}, which {self.architecture} needs")
+                raise TensorMissing(
+                    f"the model's files have no tensor {full!r}, which {self.architecture} needs"
+                )
             names[name] = stored
         return names
 
@@ -219,7 +223,7 @@ class StreamedModel:
     def _forward(self, batch: Batch) -> Any:
         inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}
         if self._list_name == "model.layers":
-            inputs["use_cache"] = False
+            inputs["use_cache"] = False  # type: ignore[assignment]
         return self.skeleton(**inputs)
 
     def _share(self, value: Any) -> Any:
@@ -291,7 +295,11 @@ class StreamedModel:
         for number, batch in enumerate(states.batches):
 
             def inject(
-                index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], number: int = number
+                index: int,
+                hidden: Tensor,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                number: int = number,
             ) -> Tensor:
                 return states.hidden[number] if index == 0 else hidden
 

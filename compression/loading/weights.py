@@ -46,7 +46,7 @@ class WeightReader:
 
     def lay_over(self, path: Path) -> None:
         """Let the tensors of one more file stand in for those of the same name."""
-        self._where.update({name: path for name in self._file(path).keys() if name in self._own})  # noqa: SIM118
+        self._where.update({name: path for name in self._file(path).keys() if name in self._own})
 
     def names(self) -> list[str]:
         """Names of all tensors as they are stored, sorted."""

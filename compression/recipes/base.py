@@ -32,13 +32,15 @@ class WeightOptions(RecipeOptions):
     """Options of recipes that remove single weights."""
 
     allocation: Literal["uniform", "global"] = Field(
-        "uniform", description="The same sparsity in every weight, or one threshold over all weights. n:m is uniform."
+        "uniform",
+        description="The same sparsity in every weight, or one threshold over all weights. n:m is uniform.",
     )
     minimum_density: float = Field(
         0.05, ge=0.0, le=1.0, description="Fraction of every weight that stays, with allocation global."
     )
     comparison: Literal["row", "layer"] = Field(
-        "layer", description="Weights compete within each output row, or within the whole weight. n:m ignores it."
+        "layer",
+        description="Weights compete within each output row, or within the whole weight. n:m ignores it.",
     )
 
 

@@ -14,10 +14,12 @@ class WandaOptions(WeightOptions):
     """Rows compete within themselves, as in the paper, and later blocks see what earlier ones became."""
 
     comparison: Literal["row", "layer"] = Field(
-        "row", description="Weights compete within each output row, or within the whole weight. n:m ignores it."
+        "row",
+        description="Weights compete within each output row, or within the whole weight. n:m ignores it.",
     )
     sequential: bool = Field(
-        True, description="Later blocks are calibrated on what the pruned earlier ones give, not on the dense model."
+        True,
+        description="Later blocks are calibrated on what the pruned earlier ones give, not on the dense model.",
     )
 
 
