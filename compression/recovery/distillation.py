@@ -2,7 +2,8 @@
 
 The student's weights are trained in float32 masters, whatever the model computes in; the model sees them
 rounded to its own dtype, so what is trained is what is written. Gradients of pruned weights are
-dropped and the zeros are set again after each update, so they stay exact. (Hinton et al. 2015, arXiv 1503.02531.)
+dropped and the zeros are set again after each update, so they stay exact.
+(Hinton et al. 2015, arXiv 1503.02531.)
 """
 
 from __future__ import annotations

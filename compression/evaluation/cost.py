@@ -1,0 +1,111 @@
+"""What a model costs to store and to run, counted from its files: one definition for dense and pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from compression.anatomy import Inspection, count_macs
+from compression.evaluation.types import TensorSource
+
+
+def cost(
+    source: TensorSource, inspection: Inspection, *, sequence_length: int, weight_bytes: int
+) -> dict[str, Any]:
+    """Count the model that ``source`` holds and ``inspection`` describes (the pruned model's own inspection).
+
+    ``parameters``: elements of all weights, a tied head once. ``nonzeros``: those that are not zero.
+    ``prunable_parameters``, ``prunable_nonzeros``: the same of the weight sites, ``sparsity`` their zeros'
+    share. ``bytes``: of the weight files (``weight_bytes``). ``macs``: multiply-accumulates of all matrix
+    products of one sequence of ``sequence_length`` tokens, zeros included; ``macs_nonzero``: without those
+    that multiply by a pruned weight, which only a kernel that skips zeros saves. ``sites``: one entry each.
+    """
+    sites = {site.name: site for site in inspection.sites}
+    macs = count_macs(inspection, sequence_length)
+    parameters = nonzeros = 0
+    rows: dict[str, dict[str, Any]] = {}
+    dtypes: dict[str, int] = {}
+    for name in source.names():
+        if not counts(name, source, inspection):
+            continue
+        size = prod(source.shape(name))
+        kept = int(source.tensor(name).count_nonzero())
+        parameters += size
+        nonzeros += kept
+        dtype = str(source.dtype(name)).removeprefix("torch.")
+        dtypes[dtype] = dtypes.get(dtype, 0) + size
+        if name in sites:
+            site = sites[name]
+            rows[name] = {
+                "name": name,
+                "layer": site.layer,
+                "kind": site.kind,
+                "shape": list(site.shape),
+                "nonzeros": kept,
+                "sparsity": 1 - kept / size,
+            }
+    prunable = sum(site.size for site in inspection.sites)
+    kept_prunable = sum(row["nonzeros"] for row in rows.values())
+    saved = sum(macs.sites[name] // sites[name].size * zeros(row) for name, row in rows.items())
+    return {
+        "parameters": parameters,
+        "nonzeros": nonzeros,
+        "prunable_parameters": prunable,
+        "prunable_nonzeros": kept_prunable,
+        "sparsity": 1 - kept_prunable / prunable if prunable else 0.0,
+        "bytes": weight_bytes,
+        "dtype": max(dtypes, key=lambda name: dtypes[name]) if dtypes else None,
+        "layers": inspection.layers,
+        "macs": macs.total,
+        "macs_nonzero": macs.total - saved,
+        "sequence_length": sequence_length,
+        "sites": [rows[site.name] for site in inspection.sites if site.name in rows],
+    }
+
+
+def zeros(row: Mapping[str, Any]) -> int:
+    """Zeros of one entry of ``sites``."""
+    return int(prod(row["shape"]) - row["nonzeros"])
+
+
+def counts(name: str, source: TensorSource, inspection: Inspection) -> bool:
+    """Whether a stored tensor is a parameter: integers are buffers, a tied head is the embedding again."""
+    if not source.dtype(name).is_floating_point:
+        return False
+    return not (inspection.tied_embeddings and name == "lm_head.weight")
+
+
+RATIOS = ("parameters", "nonzeros", "prunable_nonzeros", "bytes", "macs", "macs_nonzero")
+
+
+def ratios(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, float | None]:
+    """Pruned / dense of every count; None where the dense one is zero."""
+    return {name: pruned[name] / dense[name] if dense[name] else None for name in RATIOS}
+
+
+def achieved(
+    target: Mapping[str, Any], dense: Mapping[str, Any], pruned: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Requested against achieved: ``kind``, ``requested`` (as written), ``achieved`` (number), ``ratio``.
+
+    ``target`` is the specification's, {kind: value}. For ``sparsity`` the achieved value is the share of the
+    dense model's prunable weights that are zero or gone; for ``layers`` it is the number of layers removed.
+    """
+    (kind, requested), *_ = target.items()
+    if kind == "sparsity":
+        value: float = 1 - pruned["prunable_nonzeros"] / dense["prunable_parameters"]
+        return {"kind": kind, "requested": requested, "achieved": value, "ratio": None}
+    if kind == "layers":
+        return {
+            "kind": kind,
+            "requested": requested,
+            "achieved": dense["layers"] - pruned["layers"],
+            "ratio": None,
+        }
+    return {
+        "kind": kind,
+        "requested": requested,
+        "achieved": pruned[kind],
+        "ratio": pruned[kind] / dense[kind] if dense[kind] else None,
+    }

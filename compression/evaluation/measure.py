@@ -1,0 +1,239 @@
+"""Speed and peak memory, measured: dense and pruned side by side in one fresh process.
+
+``python -m compression.evaluation.measure REQUEST.json`` loads the dense model, runs the fixed inputs and
+notes its peak memory; for latency it then loads the pruned model too and times both in turns, so that
+whatever else the machine does falls on both. The pruned model's peak memory is that of the verification
+process, which runs the same inputs the same way with nothing else in it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compression.errors import CompressionError
+from compression.evaluation import probe, stock
+from compression.evaluation.types import GENERATION, Batch
+
+PROMPT_TOKENS = 32
+NEW_TOKENS = 16
+FORWARD_TOKENS = 512
+LEAST_ROUNDS = 5
+
+
+class MeasurementFailed(CompressionError):
+    """The measuring process ended badly; the message has the end of what it said."""
+
+    code = "measurement_failed"
+
+
+def measure(
+    dense: Path,
+    pruned: Path,
+    *,
+    work: Path,
+    inputs: Path,
+    measure: Sequence[str],
+    threads: int = 1,
+    device: str = "cpu",
+    repeats: int = 20,
+    seconds: float = 20.0,
+) -> dict[str, Any]:
+    """Measure two stock-loadable folders on the inputs of ``probe.write_inputs``.
+
+    At most ``repeats`` rounds and about ``seconds`` seconds a case, at least five rounds. With an empty
+    ``measure`` nothing is started. Returns ``{"latency": {...} | None, "memory": {...} | None}``; the
+    memory of the pruned model is added by ``with_pruned_memory``. Raises MeasurementFailed.
+    """
+    if not measure:
+        return {"latency": None, "memory": None}
+    request = {
+        "dense": str(dense),
+        "pruned": str(pruned),
+        "inputs": str(inputs),
+        "measure": list(measure),
+        "threads": threads,
+        "device": device,
+        "repeats": repeats,
+        "seconds": seconds,
+    }
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "measure.json"
+    path.write_text(json.dumps(request), encoding="utf-8")
+    try:
+        return probe.child("compression.evaluation.measure", [str(path)], threads=threads)
+    except probe.ChildFailed as error:
+        raise MeasurementFailed(f"measuring failed: {error.detail}") from None
+
+
+def with_pruned_memory(measured: dict[str, Any], verified: dict[str, Any]) -> dict[str, Any]:
+    """``measured`` with the pruned model's peak memory, as the verification process found it."""
+    memory = measured.get("memory")
+    if memory is None:
+        return measured
+    pruned = verified["memory"]
+    figure = "device_bytes" if pruned["device_bytes"] is not None else "model_bytes"
+    ratio = pruned[figure] / memory["dense"][figure] if memory["dense"][figure] else None
+    return measured | {"memory": memory | {"pruned": pruned, "figure": figure, "ratio": ratio}}
+
+
+def summarise(seconds: Sequence[float], tokens: int) -> dict[str, Any]:
+    """Median, 10th and 90th percentile (seconds), repeats, and tokens a second at the median."""
+    ordered = sorted(seconds)
+
+    def percentile(share: float) -> float:
+        place = share * (len(ordered) - 1)
+        low = int(place)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+    median = statistics.median(ordered)
+    return {
+        "median": median,
+        "p10": percentile(0.1),
+        "p90": percentile(0.9),
+        "repeats": len(ordered),
+        "tokens_per_second": tokens / median if median > 0 else None,
+    }
+
+
+def interleave(
+    first: Callable[[], None], second: Callable[[], None], repeats: int, seconds: float
+) -> tuple[list[float], list[float]]:
+    """Seconds of each call of both, in turns; every other round begins with the second."""
+    for _ in range(2):
+        first()
+        second()
+    times: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + seconds
+    for number in range(repeats):
+        if number >= LEAST_ROUNDS and time.perf_counter() > end:
+            break
+        order = ((0, first), (1, second)) if number % 2 == 0 else ((1, second), (0, first))
+        for which, call in order:
+            started = time.perf_counter()
+            call()
+            times[which].append(time.perf_counter() - started)
+    return times
+
+
+def _forward(model: nn.Module, batch: Batch, task: str, device: str) -> Callable[[], None]:
+    def call() -> None:
+        with torch.inference_mode():
+            stock.answer(model, batch, task)
+            _wait(device)
+
+    return call
+
+
+def _generate(model: nn.Module, prompt: Batch, device: str) -> Callable[[], None]:
+    inputs = {name: value.to(device) for name, value in prompt.items()}
+
+    def call() -> None:
+        with torch.inference_mode():
+            model.generate(  # type: ignore[operator]
+                **inputs,
+                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=0,
+            )
+            _wait(device)
+
+    return call
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def _case(
+    name: str, what: str, tokens: int, calls: Sequence[Callable[[], None]], request: Any
+) -> dict[str, Any]:
+    dense, pruned = interleave(calls[0], calls[1], int(request["repeats"]), float(request["seconds"]))
+    first, second = summarise(dense, tokens), summarise(pruned, tokens)
+    return {
+        "name": name,
+        "what": what,
+        "batch": 1,
+        "tokens": tokens,
+        "dense": first,
+        "pruned": second,
+        "ratio": second["median"] / first["median"],
+    }
+
+
+def _latency(dense: nn.Module, request: dict[str, Any], fixed: probe.Fixed) -> dict[str, Any]:
+    device = request["device"]
+    pruned = stock.load(Path(request["pruned"]), fixed.task, device=device)
+    row = {name: value[:1, :FORWARD_TOKENS] for name, value in fixed.batches[0].items()}
+    mask = row.get("attention_mask")
+    if mask is not None:
+        real = int(mask.sum())
+        row = {name: value[:, :real] for name, value in row.items()}
+    length = row["input_ids"].shape[1]
+    calls = [_forward(model, row, fixed.task, device) for model in (dense, pruned)]
+    cases = [_case("forward", f"one sequence of {length} tokens at once", length, calls, request)]
+    room = int(getattr(dense.config, "max_position_embeddings", 0))
+    prompt = {"input_ids": row["input_ids"][:, :PROMPT_TOKENS]}
+    if fixed.task == GENERATION and prompt["input_ids"].shape[1] + NEW_TOKENS <= room:
+        prompt["attention_mask"] = torch.ones_like(prompt["input_ids"])
+        count = prompt["input_ids"].shape[1]
+        calls = [_generate(model, prompt, device) for model in (dense, pruned)]
+        what = f"{NEW_TOKENS} new tokens one by one after a prompt of {count}"
+        cases.append(_case("generate", what, NEW_TOKENS, calls, request))
+    return {
+        "device": probe.device_name(device),
+        "threads": torch.get_num_threads(),
+        "runtime": f"transformers {_version('transformers')}, torch {torch.__version__}",
+        "interleaved": True,
+        "dtype": {
+            "dense": str(next(dense.parameters()).dtype).removeprefix("torch."),
+            "pruned": str(next(pruned.parameters()).dtype).removeprefix("torch."),
+        },
+        "cases": cases,
+    }
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def work_through(request: dict[str, Any]) -> dict[str, Any]:
+    """What the measuring process does, in order: dense model, its memory, then both in turns."""
+    device = request["device"]
+    before = probe.memory_now()
+    fixed = probe.read_inputs(Path(request["inputs"]))
+    dense = stock.load(Path(request["dense"]), fixed.task, device=device)
+    memory = None
+    if "memory" in request["measure"]:
+        with torch.inference_mode():
+            for batch in fixed.batches:
+                stock.answer(dense, batch, fixed.task)
+        memory = {"dense": probe.memory_report(before, device), "pruned": None}
+    latency = _latency(dense, request, fixed) if "latency" in request["measure"] else None
+    return {"latency": latency, "memory": memory}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command."""
+    request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    torch.set_num_threads(max(1, int(request["threads"])))
+    sys.stdout.write(json.dumps(work_through(request)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

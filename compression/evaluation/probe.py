@@ -1,0 +1,148 @@
+"""Fixed inputs with the outputs that are expected for them, and what a process knows of its own memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from compression.evaluation.types import Batch, model_inputs
+from compression.export.writer import Entry, write_file
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Batches of token ids, and the outputs of the evaluation path for them (none: nothing to compare)."""
+
+    task: str
+    batches: tuple[Batch, ...]
+    outputs: tuple[Tensor, ...]
+
+
+def write_inputs(path: Path, batches: Sequence[Batch], outputs: Sequence[Tensor], task: str) -> Path:
+    """Write batches (labels left out) and their outputs as one safetensors file; returns its path."""
+    tensors: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches):
+        tensors |= {f"{number}/in/{name}": value for name, value in model_inputs(batch).items()}
+    for number, output in enumerate(outputs):
+        tensors[f"{number}/out"] = output
+    entries = [Entry(name, value.dtype, tuple(value.shape)) for name, value in tensors.items()]
+    write_file(path, entries, lambda name: tensors[name], {"task": task, "batches": str(len(batches))})
+    return path
+
+
+def read_inputs(path: Path) -> Fixed:
+    """Read what ``write_inputs`` wrote."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        names = list(file.keys())
+        batches, outputs = [], []
+        for number in range(int(metadata["batches"])):
+            start = f"{number}/in/"
+            batches.append(
+                {name.removeprefix(start): file.get_tensor(name) for name in names if name.startswith(start)}
+            )
+            if f"{number}/out" in names:
+                outputs.append(file.get_tensor(f"{number}/out"))
+    return Fixed(metadata["task"], tuple(batches), tuple(outputs))
+
+
+def memory_now() -> int:
+    """Resident bytes of this process."""
+    return _status("VmRSS")
+
+
+def memory_peak() -> int:
+    """The most resident bytes this process ever had, of this program, not of the one that started it."""
+    return _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            for line in file:
+                if line.startswith(field + ":"):
+                    return int(line.split()[1]) * 1024
+    except FileNotFoundError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return 0
+
+
+def device_peak(device: str) -> int | None:
+    """The most bytes that tensors took on an accelerator; None on a CPU."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.startswith("cuda") else None
+
+
+def memory_report(before: int, device: str) -> dict[str, Any]:
+    """``process_bytes`` (peak), ``import_bytes`` (before the model was loaded), ``model_bytes`` (difference),
+    ``device_bytes`` (peak on the accelerator, or None)."""
+    peak = memory_peak()
+    return {
+        "process_bytes": peak,
+        "import_bytes": before,
+        "model_bytes": max(0, peak - before),
+        "device_bytes": device_peak(device),
+    }
+
+
+class ChildFailed(RuntimeError):
+    """A measuring or verifying process ended badly; ``detail`` is the end of what it said."""
+
+    def __init__(self, returncode: int, detail: str) -> None:
+        super().__init__(f"process ended with {returncode}: {detail}")
+        self.returncode = returncode
+        self.detail = detail
+
+
+def child(module: str, arguments: Sequence[str], *, threads: int) -> dict[str, Any]:
+    """Run ``python -m module arguments`` with so many threads and give the JSON of its last line.
+
+    The process is as clean as a new interpreter is: nothing of this one's memory or modules is in it.
+    Raises ChildFailed.
+    """
+    environment = dict(os.environ) | {
+        "OMP_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    finished = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", module, *arguments], capture_output=True, env=environment, check=False
+    )
+    lines = finished.stdout.decode(errors="replace").strip().splitlines()
+    if finished.returncode != 0 or not lines:
+        said = finished.stderr.decode(errors="replace").strip().splitlines()
+        raise ChildFailed(finished.returncode, " ".join(said[-3:])[-600:])
+    answer: dict[str, Any] = json.loads(lines[-1])
+    return answer
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except FileNotFoundError:
+        pass
+    import platform
+
+    return platform.processor() or platform.machine()
+
+
+def device_name(device: str) -> str:
+    """Name of the device that figures were measured on."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name()

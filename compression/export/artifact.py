@@ -1,0 +1,145 @@
+"""The artifact of a job: a model folder, with masks or kept layers, a model card and a manifest.
+
+Nothing in it depends on when, where or for which job it was written: the same specification, seed and
+inputs on the same kind of machine give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compression.evaluation import stock
+from compression.evaluation.types import TensorSource
+from compression.export.card import model_card
+from compression.export.masks import FORMAT, write_masks
+from compression.export.model import write_model
+from compression.export.writer import SHARD_BYTES
+
+MANIFEST_SCHEMA = "secateur.manifest/1"
+_NOT_OF_THE_RESULT = ("metadata", "priority", "queue", "limits")
+
+
+@dataclass(frozen=True)
+class ArtifactInputs:
+    """What an artifact is made of.
+
+    ``source`` holds the final weights; ``settings`` is its admitted configuration; ``copy_from`` is the
+    dense model's folder. ``kept`` are the source layers that stay (layer-drop; None: all) and ``layers``
+    says the same for the manifest when the source has been renumbered already. ``masks`` are keep-masks by
+    weight name, empty without. ``specification`` is the resolved one as JSON; ``model_files`` and
+    ``datasets`` map names to sha256; ``figures`` are those of the card (``cost`` and ``quality``, each with
+    dense, pruned, recovered), and must not hold anything that was timed; ``versions`` names the software.
+    """
+
+    folder: Path
+    source: TensorSource
+    settings: Mapping[str, Any]
+    copy_from: Path
+    task: str
+    specification: Mapping[str, Any]
+    model_files: Mapping[str, str]
+    datasets: Mapping[str, str]
+    versions: Mapping[str, str]
+    figures: Mapping[str, Any]
+    recipe_title: str
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: Sequence[int] | None = None
+    layers: Sequence[int] | None = None
+    dtype: torch.dtype | None = None
+    shard_bytes: int = SHARD_BYTES
+    after_file: Callable[[int, int], None] = lambda done, total: None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What was written: the folder, the manifest, and every file as {path, bytes, sha256}."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    files: list[dict[str, Any]]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(int(entry["bytes"]) for entry in self.files)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight files."""
+        return weight_bytes(self.folder)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the ``*.safetensors`` files directly in ``folder``."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def file_entry(root: Path, path: Path) -> dict[str, Any]:
+    """{path (relative to ``root``), bytes, sha256}."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": digest}
+
+
+def write_artifact(inputs: ArtifactInputs) -> Artifact:
+    """Write the folder. Raises FileExistsError when there is something in it already."""
+    folder = inputs.folder
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"the artifact's folder {folder.name} is not empty")
+    write_model(
+        folder,
+        inputs.source,
+        inputs.settings,
+        inputs.copy_from,
+        kept=inputs.kept,
+        dtype=inputs.dtype,
+        shard_bytes=inputs.shard_bytes,
+        after_file=inputs.after_file,
+    )
+    extra = folder / "secateur"
+    extra.mkdir(exist_ok=True)
+    layers = inputs.layers if inputs.layers is not None else inputs.kept
+    if inputs.masks:
+        write_masks(extra / "masks.safetensors", inputs.masks)
+    if layers is not None:
+        _write_json(extra / "kept.json", {"schema": "secateur.kept/1", "layers": list(layers)})
+    (folder / "README.md").write_text(model_card(inputs), encoding="utf-8")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [file_entry(folder, path) for path in paths]
+    manifest = _manifest(inputs, layers, files)
+    _write_json(extra / "manifest.json", manifest)
+    return Artifact(folder, manifest, [*files, file_entry(folder, extra / "manifest.json")])
+
+
+def _manifest(
+    inputs: ArtifactInputs, layers: Sequence[int] | None, files: list[dict[str, Any]]
+) -> dict[str, Any]:
+    specification = {k: v for k, v in inputs.specification.items() if k not in _NOT_OF_THE_RESULT}
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "format": "transformers",
+        "loader": {"library": "transformers", "class": stock.loader_name(inputs.task)},
+        "specification": specification,
+        "inputs": {"model": dict(inputs.model_files), "datasets": dict(inputs.datasets)},
+        "structure": {
+            "granularity": (inputs.specification.get("structure") or {}).get("granularity"),
+            "masks": {"path": "secateur/masks.safetensors", "format": FORMAT} if inputs.masks else None,
+            "layers_kept": None if layers is None else list(layers),
+        },
+        "figures": inputs.figures,
+        "versions": dict(inputs.versions),
+        "files": files,
+    }
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,109 @@
+"""The model card of an artifact (``README.md``): what was done, what it cost, how to load it, what it is
+not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from compression.evaluation import stock
+from compression.specification import n_m
+
+if TYPE_CHECKING:
+    from compression.export.artifact import ArtifactInputs
+
+_COST_ROWS = (
+    ("parameters", "parameters"),
+    ("nonzeros", "non-zeros"),
+    ("bytes", "bytes of weights"),
+    ("macs", "MACs for one sequence"),
+)
+
+
+def model_card(inputs: ArtifactInputs) -> str:
+    """Markdown with the metadata block that model hubs read; it holds no time and nothing that was timed."""
+    specification = inputs.specification
+    recovery = (specification.get("recovery") or {}).get("method", "none")
+    target = specification.get("target") or {}
+    asked = ", ".join(f"{name} {value}" for name, value in target.items())
+    granularity = (specification.get("structure") or {}).get("granularity") or "as the recipe has it"
+    parts = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {inputs.task}",
+        "tags:",
+        "- pruned",
+        "- secateur",
+        "---",
+        "",
+        "# Pruned model",
+        "",
+        f"Made by Secateur with the recipe {inputs.recipe_title} (`{specification.get('recipe')}`).",
+        "",
+        f"- target: {asked}",
+        f"- granularity: {granularity}",
+        f"- recovery: {recovery}",
+        f"- seed: {specification.get('seed', 0)}",
+        "",
+        *_cost_table(inputs.figures.get("cost") or {}),
+        *_quality_table(inputs.figures.get("quality") or {}),
+        "## Load it",
+        "",
+        "```python",
+        f"from transformers import {stock.loader_name(inputs.task)}",
+        "",
+        f'model = {stock.loader_name(inputs.task)}.from_pretrained("PATH", dtype="auto")',
+        "```",
+        "",
+        "## What it is not",
+        "",
+        *_limits(granularity, bool(inputs.masks)),
+        "",
+        "`secateur/manifest.json` has the whole specification, the versions and the sha256 of every file.",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _cost_table(cost: Mapping[str, Any]) -> list[str]:
+    dense, pruned = cost.get("dense"), cost.get("pruned")
+    if not dense or not pruned:
+        return []
+    rows = ["| | dense | pruned | ratio |", "| --- | ---: | ---: | ---: |"]
+    for key, title in _COST_ROWS:
+        if dense.get(key) and pruned.get(key) is not None:
+            ratio = pruned[key] / dense[key]
+            rows.append(f"| {title} | {dense[key]:,} | {pruned[key]:,} | {ratio:.3f} |")
+    return ["## Cost", "", *rows, ""]
+
+
+def _quality_table(quality: Mapping[str, Any]) -> list[str]:
+    names = [name for name in ("dense", "pruned", "recovered") if quality.get(name)]
+    metrics = sorted({metric for name in names for metric in quality[name]})
+    if not metrics:
+        return []
+    rows = ["| metric | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
+    for metric in metrics:
+        cells = [quality[name].get(metric) for name in names]
+        rows.append(f"| {metric} | " + " | ".join(_number(cell) for cell in cells) + " |")
+    return ["## Quality on the evaluation data", "", *rows, ""]
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
+
+
+def _limits(granularity: str, masked: bool) -> list[str]:
+    if not masked:
+        return ["It has fewer layers and is smaller and faster in every runtime that loads it."]
+    lines = [
+        "Pruned weights are stored as zeros in dense tensors: the files are as large as before, and ordinary",
+        "runtimes multiply by the zeros, so it is not faster there.",
+        "`secateur/masks.safetensors` says which weights were removed, one bit a weight.",
+    ]
+    if n_m(granularity) == (2, 4):
+        lines.append(
+            "GPUs with 2:4 sparse tensor cores can use the pattern after a conversion of the weights."
+        )
+    return lines

@@ -1,0 +1,50 @@
+"""Masks on disk: one bit a weight, little-endian within a byte, rows padded to whole bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from compression.export.writer import Entry, write_file
+
+FORMAT = "secateur.masks/1"
+
+
+def pack(mask: Tensor) -> Tensor:
+    """bool [out, in] -> uint8 [out, ceil(in / 8)]; bit k of byte j is column 8 j + k (1 = kept)."""
+    rows, columns = mask.shape
+    padded = torch.zeros((rows, -(-columns // 8) * 8), dtype=torch.uint8)
+    padded[:, :columns] = mask.cpu()
+    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+    return (padded.view(rows, -1, 8) * weights).sum(-1, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, columns: int) -> Tensor:
+    """uint8 [out, ceil(columns / 8)] -> bool [out, columns]."""
+    bits = (packed.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    return bits.reshape(packed.shape[0], -1)[:, :columns].bool()
+
+
+def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
+    """Write keep-masks by weight name; metadata ``columns:NAME`` says how many columns each has."""
+    names = sorted(masks)
+    shapes = {name: tuple(masks[name].shape) for name in names}
+    entries = [Entry(name, torch.uint8, (shape[0], -(-shape[1] // 8))) for name, shape in shapes.items()]
+    metadata = {"masks": FORMAT} | {f"columns:{name}": str(shapes[name][1]) for name in names}
+    write_file(path, entries, lambda name: pack(masks[name]), metadata)
+
+
+def read_masks(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """(weight name, keep-mask bool [out, in]) one after another, by name."""
+    with safe_open(path, framework="pt") as file:
+        columns = {
+            key.removeprefix("columns:"): int(value)
+            for key, value in file.metadata().items()
+            if key.startswith("columns:")
+        }
+        for name in sorted(columns):
+            yield name, unpack(file.get_tensor(name), columns[name])
