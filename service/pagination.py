@@ -38,7 +38,7 @@ def paginate(
     limit: int = DEFAULT_LIMIT,
     newest_first: bool = True,
 ) -> Page[Row]:
-    """Rows of `statement` behind the key `after`, at most `limit` (1 to 100), in the order of the unique `key`.
+    """At most `limit` (1 to 100) rows of `statement` behind the key `after`, ordered by the unique `key`.
 
     A page is stable: rows added meanwhile are newer than `after` and never shift it. An `after` that names no
     row is a position like any other, so deleting the last row of a page breaks nothing.
