@@ -7,7 +7,7 @@
         SafetensorsInvalid          a safetensors file or its shard index is malformed
         ConfigInvalid               config.json is malformed, refers to code, or contradicts itself
           ArchitectureUnknown       an architecture that no family covers
-        TensorsMismatch             weights are missing, of the wrong shape or type, or unknown to the architecture
+        TensorsMismatch             weights are missing, misshapen, or unknown to the architecture
         TokenizerInvalid            a tokenizer file is malformed or refers to code
       DatasetInvalid                a dataset cannot be taken in; names the first bad line
         DatasetEmpty
@@ -21,7 +21,8 @@
       RecoveryDiverged              the loss of a recovery became NaN or infinite
       ArtifactVerificationFailed    the reloaded artifact does not give the evaluated outputs
 
-Every class has a stable `code`; messages say what is wrong, where, and what to do, and never hold an absolute path.
+Every class has a stable `code`; messages say what is wrong, where, and what to do, and never hold an
+absolute path.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from typing import Any, ClassVar
 
 
 class CompressionError(Exception):
-    """Base of all errors of the engine. `message` is for people, `code` for programs, `pointer` says where."""
+    """Base of all errors of the engine. `message` is for people, `code` for programs, `pointer` says
+    where."""
 
     code: ClassVar[str] = "compression_failed"
 

@@ -1,8 +1,9 @@
 """The specification of a job: what a user asks for, as data. No torch.
 
-`parse` turns JSON data into a `JobSpecification` or raises `SpecificationInvalid` with one fault per mistake, each with
-its JSON pointer; unknown keys name the nearest valid one. What depends on the model, the recipe or the data is filled
-in and refused by `compression.resolve`. A resolved specification is a `JobSpecification` too, with nothing left open.
+`parse` turns JSON data into a `JobSpecification` or raises `SpecificationInvalid` with one fault per
+mistake, each with its JSON pointer; unknown keys name the nearest valid one. What depends on the model, the
+recipe or the data is filled in and refused by `compression.resolve`. A resolved specification is a
+`JobSpecification` too, with nothing left open.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ def _fault(code: str, message: str) -> PydanticCustomError:
 def quantity(kind: str, value: Amount) -> tuple[Literal["ratio", "absolute"], float]:
     """Reads the value of a `parameters`, `macs`, `bytes` or `latency` target.
 
-    A number strictly between 0 and 1 is a ratio (pruned / dense); a whole number from 1 on, or a string with a unit
-    ("300M", "1.2GB", "700MiB", "40ms"), is absolute: elements, multiply-accumulates, bytes, seconds.
+    A number strictly between 0 and 1 is a ratio (pruned / dense); a whole number from 1 on, or a string
+    with a unit ("300M", "1.2GB", "700MiB", "40ms"), is absolute: elements, multiply-accumulates, bytes,
+    seconds.
 
     Raises ValueError that says what to write instead.
     """
@@ -376,7 +378,8 @@ def pointer(*steps: str | int) -> str:
 
 
 def _unusual(data: Any) -> list[Fault]:
-    """Numbers that are not finite, strings that are no text, keys that are no strings, and nesting without end."""
+    """Numbers that are not finite, strings that are no text, keys that are no strings, and nesting without
+    end."""
     faults: list[Fault] = []
     stack: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
     while stack and len(faults) < 16:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 
 def closest(word: str, valid: Iterable[str]) -> str:
-    """Ends a message about an unknown word: "did you mean 'x'? Valid: 'x', 'y'", the list cut after twenty."""
+    """Ends a message about an unknown word: "did you mean 'x'? Valid: 'x', 'y'", the list cut after
+    twenty."""
     names = [str(name) for name in valid]
     listed = ", ".join(f"'{name}'" for name in names[:20]) + (", ..." if len(names) > 20 else "")
     folded = {name.lower(): name for name in names}

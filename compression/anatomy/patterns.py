@@ -1,9 +1,9 @@
 """Patterns that name weight sites. No torch.
 
-A pattern is a glob (`*`, `?`, `[ab]`) on the whole name of a site, with or without its `.weight`, or, after `re:`, a
-regular expression that may be found anywhere in the name. Patterns come from strangers and are matched in the gateway,
-so regular expressions run on pydantic's engine, which takes time linear in the text (no look-around, no
-back-references).
+A pattern is a glob (`*`, `?`, `[ab]`) on the whole name of a site, with or without its `.weight`, or, after
+`re:`, a regular expression that may be found anywhere in the name. Patterns come from strangers and are
+matched in the gateway, so regular expressions run on pydantic's engine, which takes time linear in the text
+(no look-around, no back-references).
 """
 
 from __future__ import annotations

@@ -1,0 +1,98 @@
+"""What can be cut in a model, as data. No torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Task = Literal["text-generation", "text-classification", "feature-extraction"]
+
+_LAYER = re.compile(r"(?:^|\.)layers?\.([0-9]{1,5})\.")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A weight matrix that may be pruned. `name` is that of the stored tensor, `shape` is [out, in], `kind`
+    is what it
+    does in its layer (such as query, output, gate, up, down)."""
+
+    name: str
+    layer: int
+    shape: tuple[int, int]
+    kind: str
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The anatomy of a model. Sizes count elements; `context` counts tokens; `layer_prefix` is what the
+    names of a
+    layer's tensors begin with before the layer's number ("model.layers.", "bert.encoder.layer.")."""
+
+    family: str
+    architecture: str
+    task: Task
+    layers: int
+    hidden: int
+    heads: int
+    key_value_heads: int
+    head_dim: int
+    ffn: int
+    vocabulary: int
+    context: int
+    tied_embeddings: bool
+    has_tokenizer: bool
+    labels: tuple[str, ...] | None
+    has_pooler: bool
+    layer_prefix: str
+    layer_parameters: int
+    sites: tuple[Site, ...]
+    prunable_parameters: int
+    granularities: tuple[str, ...]
+    not_prunable: tuple[Mapping[str, str], ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; `from_json` reads it back."""
+        data = asdict(self)
+        for name in ("labels", "granularities"):
+            data[name] = None if data[name] is None else list(data[name])
+        data["sites"] = [{**asdict(site), "shape": list(site.shape)} for site in self.sites]
+        data["not_prunable"] = [dict(item) for item in self.not_prunable]
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Inspection:
+        """Reads what `to_json` gave."""
+        values = dict(data)
+        values["labels"] = None if values["labels"] is None else tuple(values["labels"])
+        values["granularities"] = tuple(values["granularities"])
+        values["sites"] = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in values["sites"])
+        values["not_prunable"] = tuple(dict(item) for item in values["not_prunable"])
+        return cls(**values)
+
+
+def layer_of(name: str) -> int | None:
+    """The number of the layer that a tensor belongs to, by its name; None for embeddings, heads and final
+    norms."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
+
+
+def with_layer(name: str, layer: int) -> str:
+    """The name of the same tensor in another layer. Raises ValueError if the tensor belongs to no layer."""
+    found = _LAYER.search(name)
+    if found is None:
+        raise ValueError(f"{name!r} belongs to no layer")
+    return f"{name[: found.start(1)]}{layer}{name[found.end(1) :]}"
+
+
+def elements(shape: tuple[int, ...]) -> int:
+    """Number of elements of a shape."""
+    return math.prod(shape)
