@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final
 
@@ -34,11 +35,11 @@ class RunnerProcess:
     parent-death signal follows the thread that started it.
     """
 
-    def __init__(self, work: Path, threads: int) -> None:
+    def __init__(self, work: Path, threads: int, environment: Mapping[str, str]) -> None:
         # A grandchild that leaves the runner's group comes to this process when its parent dies, to be ended.
         kernel.prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._others = set(processes.descendants(os.getpid()))
-        extra = {PARENT_VARIABLE: str(os.getpid()), **faults.environment()}
+        extra = {PARENT_VARIABLE: str(os.getpid()), **faults.environment(), **environment}
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-s", "-P", "-m", "workers.runner", str(work)],
             cwd=work,

@@ -226,6 +226,12 @@ def _readable(policy: Policy) -> Iterator[Path]:
     hidden = {path.expanduser().resolve() for path in (*policy.hidden, *map(Path, _CREDENTIALS))}
     yield from everything_but(Path("/"), {path for path in hidden if path.exists()})
     yield from policy.readable
+    # What Python itself needs, should it lie inside a hidden folder.
+    packages = Path(__file__).resolve().parent.parent
+    yield from (packages / name for name in ("workers", "service", "compression"))
+    yield from (
+        Path(path) for path in (sys.prefix, sys.base_prefix, *sys.path) if path and Path(path) != packages
+    )
 
 
 def everything_but(folder: Path, hidden: Iterable[Path]) -> Iterator[Path]:
