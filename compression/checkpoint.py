@@ -1,7 +1,9 @@
 """Finished steps of a job on disk, so that a job that was killed goes on where it stopped.
 
-A step is two files, `NAME.safetensors` (when it has tensors) and `NAME.json`; the JSON is written last and carries
-the key of the job and the hash of the tensors, so a step exists wholly or not at all. Steps of another key (another
+A step is two files, `NAME.safetensors` (when it has tensors) and `NAME.json`; the JSON is written last and
+carries
+the key of the job and the hash of the tensors, so a step exists wholly or not at all. Steps of another key
+(another
 specification, other model bytes, another engine or torch) are never read: they are deleted at the start.
 """
 
@@ -149,7 +151,9 @@ class Store:
         return data
 
     def load(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors (empty if it has none) and JSON part of a finished step; KeyError if there is no such step."""
+        """Tensors (empty if it has none) and JSON part of a finished step; KeyError if there is no such
+        step.
+        """
         data = self.data(name)
         tensors: dict[str, torch.Tensor] = {}
         if self.path(name).exists():

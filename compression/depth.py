@@ -48,7 +48,8 @@ def boundary_states(
     listener: Listener,
     limit: int = BOUNDARY_TOKENS,
 ) -> list[Tensor]:
-    """Hidden states of a sample of tokens before each layer and after the last: layers + 1 times [tokens, hidden].
+    """Hidden states of a sample of tokens before each layer and after the last: layers + 1 times [tokens,
+    hidden].
 
     The tokens are the same at every boundary, spread evenly over all real tokens; padding is never taken.
     """

@@ -14,7 +14,9 @@ STAGES = ("load", "inspect", "baseline", "calibrate", "prune", "recover", "evalu
 
 @dataclass(frozen=True)
 class Request:
-    """One job. `specification` is resolved; `model` is a folder; `datasets` maps ids to files; `work` is scratch."""
+    """One job. `specification` is resolved; `model` is a folder; `datasets` maps ids to files; `work` is
+    scratch.
+    """
 
     specification: JobSpecification
     model: Path
@@ -25,7 +27,9 @@ class Request:
 
 
 class Observer(Protocol):
-    """Whoever follows a job. `stage` is called once a stage, in the order of STAGES; progress is within it."""
+    """Whoever follows a job. `stage` is called once a stage, in the order of STAGES; progress is within
+    it.
+    """
 
     def stage(self, name: str) -> None: ...
 
@@ -49,9 +53,10 @@ class Outcome:
 
 
 def run(request: Request, observer: Observer, *, hook: Callable[[str], None] | None = None) -> Outcome:
-    """Run a job; a job that was killed goes on from the steps under `work/checkpoints`. Raises CompressionError.
+    """Run a job; a job that was killed goes on from the steps under `work/checkpoints`. Raises
+    CompressionError.
 
-    `hook(name)` is called at "mid_load", "mid_block", "before_checkpoint_rename", "after_checkpoint_rename" and
-    "mid_export", so that a test can kill the process there.
+    `hook(name)` is called at "mid_load", "mid_block", "before_checkpoint_rename", "after_checkpoint_rename"
+    and "mid_export", so that a test can kill the process there.
     """
     raise NotImplementedError

@@ -1,4 +1,6 @@
-"""Removing single weights, block by block: statistics, scores, masks, new weights, one finished step a block."""
+"""Removing single weights, block by block: statistics, scores, masks, new weights, one finished step a
+block.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from compression.allocation import allocations
@@ -17,6 +19,7 @@ from compression.anatomy.inspection import Site
 from compression.checkpoint import Hook, Store
 from compression.criteria import criteria
 from compression.criteria.base import SiteStatistics, check_scores
+from compression.export.masks import pack, unpack
 from compression.granularity.base import Pattern, zeros_first
 from compression.granularity.n_m import n_m_mask
 from compression.granularity.unstructured import unstructured_mask
@@ -62,17 +65,6 @@ def site_generator(seed: int, site: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def pack_mask(mask: Tensor) -> Tensor:
-    """Bool tensor of any shape -> uint8 [ceil(elements / 8)], first element in the highest bit."""
-    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
-
-
-def unpack_mask(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """The bool tensor of `shape` that `pack_mask` packed."""
-    count = int(np.prod(shape))
-    return torch.from_numpy(np.unpackbits(packed.numpy(), count=count).astype(bool)).reshape(tuple(shape))
-
-
 def make_mask(scores: Tensor, weight: Tensor, settings: PruneSettings, remove: int) -> Tensor:
     """Keep-mask bool [out, in] of one weight; zeros go first, counts are exact."""
     ordered = zeros_first(scores, weight)
@@ -115,7 +107,8 @@ class WeightPruner:
         """The sites of one layer."""
         return [site for site in self.sites if site.layer == layer]
 
-    # -- how much from where ------------------------------------------------------------------------------------
+    # -- how much from where
+    # ------------------------------------------------------------------------------------
 
     def allocate(self) -> dict[str, int]:
         """Number of weights each site loses; kept as step `allocation`."""
@@ -184,7 +177,8 @@ class WeightPruner:
                     states.hidden[number] = hidden
         return collector
 
-    # -- the blocks ---------------------------------------------------------------------------------------------
+    # -- the blocks
+    # ---------------------------------------------------------------------------------------------
 
     def run(self) -> list[dict[str, Any]]:
         """Prune every block that is not finished; gives the facts of all sites, in the model's order."""
@@ -235,7 +229,7 @@ class WeightPruner:
             dense = model.reader.tensor(site.name)
             mask, pruned, fact = self._prune_site(site, dense.to(model.device), collector)
             tensors[site.name] = pruned.cpu()
-            tensors[site.name + MASK_SUFFIX] = pack_mask(mask)
+            tensors[site.name + MASK_SUFFIX] = pack(mask)
             facts.append(fact)
             block.parameter(site.name).data.copy_(pruned)
         self.store.save(self.step_name(index), tensors, {"sites": facts})
@@ -275,14 +269,19 @@ def finished_files(store: Store, layers: int) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def load_masks(store: Store, sites: Sequence[Site], layers: int) -> Mapping[str, Tensor]:
-    """Keep-masks bool [out, in] of all sites from the finished blocks."""
-    shapes = {site.name: site.shape for site in sites}
-    masks: dict[str, Tensor] = {}
-    for index in range(layers):
-        tensors, _ = store.load(f"block-{index:04d}")
-        for name, packed in tensors.items():
-            if name.endswith(MASK_SUFFIX):
-                site = name.removesuffix(MASK_SUFFIX)
-                masks[site] = unpack_mask(packed, shapes[site])
-    return masks
+class MaskFiles(Mapping[str, Tensor]):
+    """Keep-masks bool [out, in] by site, read from the finished blocks when they are asked for."""
+
+    def __init__(self, store: Store, sites: Sequence[Site]) -> None:
+        self._places = {site.name: (store.path(f"block-{site.layer:04d}"), site.shape[1]) for site in sites}
+
+    def __getitem__(self, site: str) -> Tensor:
+        path, columns = self._places[site]
+        with safe_open(path, framework="pt", device="cpu") as stream:
+            return unpack(stream.get_tensor(site + MASK_SUFFIX), columns)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)

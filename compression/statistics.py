@@ -1,4 +1,6 @@
-"""What calibration measures of the inputs of weights: norms of every input, and a bounded sample of tokens."""
+"""What calibration measures of the inputs of weights: norms of every input, and a bounded sample of
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ CHUNK_ROWS = 4096
 def sample_positions(states: States, limit: int = SAMPLE_TOKENS) -> list[Tensor]:
     """For each batch, the positions (int64, in the flattened [b * s]) of a sample of its real tokens.
 
-    At most `limit` positions in all, spread evenly over all real tokens of all batches; padding is never taken.
+    At most `limit` positions in all, spread evenly over all real tokens of all batches; padding is never
+    taken.
     """
     places = []
     for number in range(len(states)):
@@ -41,8 +44,8 @@ def sample_positions(states: States, limit: int = SAMPLE_TOKENS) -> list[Tensor]
 class Collector:
     """Hooks on the linear layers of a block, for as long as it is entered (`with`).
 
-    For every site: sums of squares of each input in float64 over all real tokens, and the inputs of the sampled
-    tokens in float32. `batch(number)` must be called before each batch is run.
+    For every site: sums of squares of each input in float64 over all real tokens, and the inputs of the
+    sampled tokens in float32. `batch(number)` must be called before each batch is run.
     """
 
     def __init__(
@@ -89,7 +92,9 @@ class Collector:
         return hook
 
     def _measure(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """(sums of squares float64 [in], sampled inputs float32 [k, in]); query, key and value share theirs."""
+        """(sums of squares float64 [in], sampled inputs float32 [k, in]); query, key and value share
+        theirs.
+        """
         if self._last is not None and self._last[0] is inputs:
             return self._last[1], self._last[2]
         flat = inputs.reshape(-1, inputs.shape[-1])
@@ -120,7 +125,8 @@ def weight_error(dense: Tensor, pruned: Tensor) -> float:
 
 
 def reconstruction_error(inputs: Tensor, dense: Tensor, pruned: Tensor) -> float:
-    """||X W^T - X W'^T||^2 / ||X W^T||^2 for inputs X [tokens, in]: the share of the output's energy that is lost.
+    """||X W^T - X W'^T||^2 / ||X W^T||^2 for inputs X [tokens, in]: the share of the output's energy that
+    is lost.
 
     Products in float32, sums in float64; 0 when the output is zero.
     """

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ScoreStream = Callable[[], "Iterator[tuple[str, Tensor]]"]
-"""Gives, each time it is called, every site with its scores (any shape, float32; below zero: already zero)."""
+"""Gives, each time it is called, every site with its scores (any shape, float32; below zero: already
+zero).
+"""
 
 
 class Allocation(Protocol):

@@ -19,7 +19,9 @@ STEPS = 3
 
 @allocations.register
 class Global:
-    """The smallest scores of the whole model go, wherever they are, down to the minimum density of each site."""
+    """The smallest scores of the whole model go, wherever they are, down to the minimum density of each
+    site.
+    """
 
     name = "global"
     summary = (
@@ -56,10 +58,11 @@ class _Tally:
 
 
 def score_keys(scores: Tensor) -> Tensor:
-    """Int64 keys in the order of the scores: 0 for weights already zero (scores below 0), else float bits + 1.
+    """Int64 keys in the order of the scores: 0 for weights already zero (scores below 0), else float bits +
+    1.
 
-    The bit pattern of a float32 that is not negative grows with its value, so that counting over the bits of the
-    pattern finds an order statistic exactly, in a fixed number of passes and without sorting.
+    The bit pattern of a float32 that is not negative grows with its value, so that counting over the bits
+    of the pattern finds an order statistic exactly, in a fixed number of passes and without sorting.
     """
     flat = scores.detach().reshape(-1).to(device="cpu", dtype=torch.float32)
     if not bool(torch.isfinite(flat).all()):
@@ -70,15 +73,17 @@ def score_keys(scores: Tensor) -> Tensor:
 
 
 def global_counts(caps: Mapping[str, int], score_stream: ScoreStream, remove_total: int) -> dict[str, int]:
-    """How many of the `remove_total` smallest scores of all sites lie in each, no site losing more than its cap.
+    """How many of the `remove_total` smallest scores of all sites lie in each, no site losing more than its
+    cap.
 
     Exact: the threshold is found by radix selection over the keys of the scores. Weights that tie at the
-    threshold are taken site by site in the order of `caps`. Raises TargetUnreachable when the caps are too low.
+    threshold are taken site by site in the order of `caps`. Raises TargetUnreachable when the caps are too
+    low.
     """
     room = sum(caps.values())
     if remove_total > room:
         raise TargetUnreachable(
-            f"{remove_total} weights are to be removed, but with options.minimum_density at most {room} may go"
+            f"{remove_total} weights are to go, but with options.minimum_density at most {room} may go"
         )
     tallies = {site: _Tally(cap) for site, cap in caps.items()}
     if remove_total <= 0:

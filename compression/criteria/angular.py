@@ -22,7 +22,9 @@ class Angular:
     paper = "2403.17887"
 
     def distance(self, before: Tensor, after: Tensor) -> float:
-        """before, after: [tokens, hidden]. In float64; a vector of zeros has cosine 0 to everything. In [0, 1]."""
+        """before, after: [tokens, hidden]. In float64; a vector of zeros has cosine 0 to everything. In [0,
+        1].
+        """
         first, second = before.to(torch.float64), after.to(torch.float64)
         norms = first.norm(dim=-1) * second.norm(dim=-1)
         cosine = (first * second).sum(-1) / norms.clamp_min(torch.finfo(torch.float64).tiny)

@@ -46,7 +46,9 @@ class WeightCriterion(Protocol):
 
 
 class LayerCriterion(Protocol):
-    """Distance between what enters a run of layers and what leaves it; the run with the smallest goes first."""
+    """Distance between what enters a run of layers and what leaves it; the run with the smallest goes
+    first.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]

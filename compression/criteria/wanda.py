@@ -11,7 +11,9 @@ from compression.criteria.base import SiteStatistics
 
 @criteria.register
 class Wanda:
-    """|W_ij| * ||X_j||_2 (Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models)."""
+    """|W_ij| * ||X_j||_2 (Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language
+    Models).
+    """
 
     name = "wanda"
     summary = "Weight magnitude times the norm of the input it multiplies, measured on calibration data."

@@ -1,4 +1,6 @@
-"""What is removed as one: single weights, n of m consecutive inputs, whole layers. Masks with exact counts."""
+"""What is removed as one: single weights, n of m consecutive inputs, whole layers. Masks with exact
+counts.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ class Pattern:
 
 
 def parse_granularity(text: str) -> Pattern:
-    """ "2:4" -> Pattern("n:m", 2, 4); "unstructured" and "layer" as they are; ValueError for anything else."""
+    """ "2:4" -> Pattern("n:m", 2, 4); "unstructured" and "layer" as they are; ValueError for anything
+    else.
+    """
     if text in ("unstructured", "layer"):
         return Pattern(text)
     match = re.fullmatch(r"(\d{1,2}):(\d{1,2})", text)

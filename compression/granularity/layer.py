@@ -25,8 +25,9 @@ def candidate_starts(layers: int, remove: int, keep_first: int, keep_last: int) 
     free = layers - keep_first - keep_last
     if remove < 1 or remove > free:
         raise TargetUnreachable(
-            f"{remove} of {layers} layers cannot be dropped while the first {keep_first} and the last {keep_last} "
-            f"are kept: at most {max(0, free)} can; lower options.keep_first or options.keep_last, or the target"
+            f"{remove} of {layers} layers cannot be dropped while the first {keep_first} and the last "
+            f"{keep_last} are kept: at most {max(0, free)} can; lower options.keep_first or "
+            "options.keep_last, or the target"
         )
     return range(keep_first, layers - keep_last - remove + 1)
 

@@ -51,9 +51,11 @@ def row_quotas(remove: int, rows: int, columns: int, zeros: Tensor) -> Tensor:
 def unstructured_mask(scores: Tensor, remove: int, comparison: str = "row") -> Tensor:
     """Keep-mask bool [out, in] that removes exactly `remove` weights, the smallest scores first.
 
-    scores: float32 [out, in]; entries equal to ZERO_SCORE are weights that are already zero. They go first, and
+    scores: float32 [out, in]; entries equal to ZERO_SCORE are weights that are already zero. They go first,
+    and
     all of them go, even when they are more than `remove`. comparison "row": every row loses the same number
-    (within one); "layer": the smallest of the whole weight go. Ties go by position, first row and column first.
+    (within one); "layer": the smallest of the whole weight go. Ties go by position, first row and column
+    first.
     """
     rows, columns = scores.shape
     zeros = (scores == ZERO_SCORE).sum(1)

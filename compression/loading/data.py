@@ -1,7 +1,10 @@
-"""Datasets as token batches: calibration, evaluation and recovery, with nothing shared between them unnoticed.
+"""Datasets as token batches: calibration, evaluation and recovery, with nothing shared between them
+unnoticed.
 
-Language models see documents joined by the end-of-text token and cut into sequences of equal length. Encoders see
-one document a row, with their special tokens, padded to the longest row of the batch and with an attention mask.
+Language models see documents joined by the end-of-text token and cut into sequences of equal length.
+Encoders see
+one document a row, with their special tokens, padded to the longest row of the batch and with an attention
+mask.
 """
 
 from __future__ import annotations
@@ -127,14 +130,15 @@ class Corpus:
             keys = sorted({text_key(document.text) for document in iter_documents(self.path)})
             if len(keys) < 2:
                 raise DatasetInsufficient(
-                    "a dataset with a single document cannot be divided into a part to calibrate on and a part to "
-                    "evaluate on; give evaluation.dataset another dataset"
+                    "a dataset with a single document cannot be divided into a part to calibrate on "
+                    "and a part to evaluate on; give evaluation.dataset another dataset"
                 )
             self._threshold = keys[max(1, len(keys) // HELD_OUT) - 1]
         return self._threshold
 
     def sample(self, part: str, seed: int, characters: int) -> list[Document]:
-        """Documents chosen by a seeded hash of text and position, in that order, until `characters` are reached.
+        """Documents chosen by a seeded hash of text and position, in that order, until `characters` are
+        reached.
 
         One pass and bounded memory whatever the size of the file.
         """
@@ -271,7 +275,9 @@ class DataPlan:
         return self._sequences(rows, batch_size, dataset, "evaluation")
 
     def training(self, dataset: str, rows: int, length: int, seed: int) -> TrainingRows:
-        """Up to `rows` rows to learn from, in an order chosen by `seed`, with class numbers where all have one."""
+        """Up to `rows` rows to learn from, in an order chosen by `seed`, with class numbers where all have
+        one.
+        """
         sampled = self._sampled(dataset, rows, length, seed)
         if self.task == GENERATION and len(sampled.rows) > 1 and sampled.rows[-1].numel() < length:
             sampled.rows.pop()
@@ -327,7 +333,9 @@ class DataPlan:
 
 
 def _spans(sizes: Sequence[int], batch_size: int, equal: bool) -> Iterator[tuple[int, int]]:
-    """(start, stop) of batches of at most `batch_size` rows; with `equal`, rows of a batch have one length."""
+    """(start, stop) of batches of at most `batch_size` rows; with `equal`, rows of a batch have one
+    length.
+    """
     start = 0
     for stop in range(1, len(sizes) + 1):
         full = stop - start == batch_size

@@ -1,10 +1,13 @@
-"""A transformers model that is never whole in memory: its blocks are loaded, run and dropped one after another.
+"""A transformers model that is never whole in memory: its blocks are loaded, run and dropped one after
+another.
 
-The model's own classes do all the work. A skeleton of the whole model is built without storage; embeddings, final
-norm and head get their weights; the blocks are replaced by ports. Running the skeleton's own forward once a batch
+The model's own classes do all the work. A skeleton of the whole model is built without storage; embeddings,
+final
+norm and head get their weights; the blocks are replaced by ports. Running the skeleton's own forward once a
+batch
 tells every port what the model gives its block (masks, rotary tables, positions), so nothing here knows how a
-family prepares those. Afterwards each block is loaded in turn and applied to the carried hidden states, and the
-skeleton's own forward, with the last hidden states let in at the first port, gives logits or features.
+family prepares those. Afterwards each block is loaded in turn and applied to the carried hidden states, and
+the skeleton's own forward, with the last hidden states let in at the first port, gives logits or features.
 """
 
 from __future__ import annotations
@@ -26,7 +29,11 @@ from compression.loading.weights import TensorMissing, WeightReader
 
 Batch = dict[str, Tensor]
 
-# Architecture -> (module of transformers, names of the block lists to look for). Nothing else may be instantiated.
+# Hidden states that an evaluation carries at once; more batches go through the blocks in several rounds.
+GROUP_BYTES = 1 << 30
+
+# Architecture -> (module of transformers, names of the block lists to look for). Nothing else may be
+# instantiated.
 ARCHITECTURES: dict[str, tuple[str, str]] = {
     "LlamaForCausalLM": ("transformers.models.llama.modeling_llama", "model.layers"),
     "MistralForCausalLM": ("transformers.models.mistral.modeling_mistral", "model.layers"),
@@ -53,7 +60,8 @@ class _Port(nn.Module):
         super().__init__()
         self.index = index
         self.tap: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor] | None = None
-        # A model's forward may read attributes of its blocks; a list keeps the template out of the module tree.
+        # A model's forward may read attributes of its blocks; a list keeps the template out of the module
+        # tree.
         self._template = [template]
 
     def __getattr__(self, name: str) -> Any:
@@ -97,7 +105,9 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass
 class States:
-    """The batches under way: `hidden[k]` is [b, s, hidden] of batch k; `calls[k][i]` what block i is called with."""
+    """The batches under way: `hidden[k]` is [b, s, hidden] of batch k; `calls[k][i]` what block i is called
+    with.
+    """
 
     batches: list[Batch]
     hidden: list[Tensor]
@@ -115,9 +125,11 @@ class States:
 class StreamedModel:
     """A model on disk that answers batches block by block; see the module's text.
 
-    `config` is the (admitted) configuration, read from `folder` when it is not given. `dtype` is the dtype weights
+    `config` is the (admitted) configuration, read from `folder` when it is not given. `dtype` is the dtype
+    weights
     are rounded to and computed in: by default that of the configuration, float32 for float16. `overlay` lays
-    finished blocks over the stored ones; `keep_layers` lists the source layers that the model still has, in order.
+    finished blocks over the stored ones; `keep_layers` lists the source layers that the model still has, in
+    order.
     """
 
     def __init__(
@@ -291,7 +303,9 @@ class StreamedModel:
 
     @torch.no_grad()
     def finish(self, states: States) -> Iterator[Tensor]:
-        """Logits [b, s, vocabulary] or [b, classes], or the last hidden state [b, s, hidden] of headless models."""
+        """Logits [b, s, vocabulary] or [b, classes], or the last hidden state [b, s, hidden] of headless
+        models.
+        """
         for number, batch in enumerate(states.batches):
 
             def inject(
@@ -311,13 +325,31 @@ class StreamedModel:
     def outputs(
         self, batches: Sequence[Batch], progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Tensor]:
-        """Answers to the batches in order, one output a batch; `progress` hears of finished blocks."""
-        states = self.start(batches)
-        for index in range(self.layers):
-            self.run_block(self.load_block(index), states)
-            if progress is not None:
-                progress(index + 1, self.layers)
-        yield from self.finish(states)
+        """Answers to the batches in order, one output a batch; `progress` hears of finished blocks.
+
+        Batches whose hidden states would not fit into GROUP_BYTES together go through the blocks in groups.
+        """
+        groups = self._groups(batches)
+        for number, group in enumerate(groups):
+            states = self.start(group)
+            for index in range(self.layers):
+                self.run_block(self.load_block(index), states)
+                if progress is not None:
+                    progress(number * self.layers + index + 1, len(groups) * self.layers)
+            yield from self.finish(states)
+
+    def _groups(self, batches: Sequence[Batch]) -> list[list[Batch]]:
+        """The batches in runs whose hidden states take at most GROUP_BYTES."""
+        groups: list[list[Batch]] = [[]]
+        held = 0
+        for batch in batches:
+            size = batch["input_ids"].numel() * int(self.config.hidden_size) * self.dtype.itemsize
+            if groups[-1] and held + size > GROUP_BYTES:
+                groups.append([])
+                held = 0
+            groups[-1].append(batch)
+            held += size
+        return groups
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -331,7 +363,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def trimmed_config(settings: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """The configuration of a model that has only these source layers: their number, and lists per layer cut."""
+    """The configuration of a model that has only these source layers: their number, and lists per layer
+    cut.
+    """
     layers = int(settings["num_hidden_layers"])
     result = dict(settings)
     if list(kept) == list(range(layers)):

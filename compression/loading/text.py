@@ -57,7 +57,8 @@ class TextEncoder:
                 ids = encoding.ids
                 if ids and max(ids) >= self._vocabulary:
                     raise DatasetInvalid(
-                        f"the tokenizer gives token {max(ids)}, but the model's vocabulary has {self._vocabulary}"
+                        f"the tokenizer gives token {max(ids)}, but the model's vocabulary has "
+                        f"{self._vocabulary}"
                     )
                 yield document, ids
 

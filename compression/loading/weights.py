@@ -25,8 +25,9 @@ class TensorMissing(CompressionError):
 class WeightReader:
     """The tensors of a folder's `*.safetensors` files by name (a `TensorSource` for evaluation and export).
 
-    `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that the
-    folder itself does not have (packed masks of checkpoints) are ignored. Nothing is read before it is asked for.
+    `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that
+    the folder itself does not have (packed masks of checkpoints) are ignored. Nothing is read before it is
+    asked for.
     """
 
     def __init__(self, folder: Path, overlay: Path | Sequence[Path] | None = None) -> None:

@@ -53,7 +53,9 @@ class LayerOptions(RecipeOptions):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named composition. `axes` maps an axis to the name of its entry; `options` is the model of its options."""
+    """A named composition. `axes` maps an axis to the name of its entry; `options` is the model of its
+    options.
+    """
 
     name: str
     title: str

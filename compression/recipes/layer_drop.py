@@ -9,7 +9,7 @@ LAYER_DROP = recipes.register(
     Recipe(
         name="layer-drop",
         title="Layer dropping",
-        summary="Removes the run of consecutive layers that turns the hidden states least. Faster everywhere.",
+        summary="Removes the run of layers that turns the hidden states least. Faster everywhere.",
         paper=Paper(
             "The Unreasonable Ineffectiveness of the Deeper Layers",
             "Gromov, Tirumala, Shapourian, Glorioso, Roberts",

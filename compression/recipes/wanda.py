@@ -19,7 +19,7 @@ class WandaOptions(WeightOptions):
     )
     sequential: bool = Field(
         True,
-        description="Later blocks are calibrated on what the pruned earlier ones give, not on the dense model.",
+        description="Later blocks are calibrated on what the pruned earlier blocks give.",
     )
 
 
@@ -27,7 +27,7 @@ WANDA = recipes.register(
     Recipe(
         name="wanda",
         title="Wanda",
-        summary="Removes the weights with the smallest product of magnitude and input norm. Seconds to minutes.",
+        summary="Removes the weights with the smallest product of magnitude and input norm. Fast.",
         paper=Paper(
             "A Simple and Effective Pruning Approach for Large Language Models",
             "Sun, Liu, Bair, Kolter",

@@ -18,7 +18,8 @@ class Update(Protocol):
     needs: ClassVar[frozenset[str]]
 
     def apply(self, weight: Tensor, mask: Tensor, statistics: SiteStatistics | None) -> Tensor:
-        """weight [out, in], any float dtype; mask bool [out, in], True stays. Returns a new tensor of the same
+        """weight [out, in], any float dtype; mask bool [out, in], True stays. Returns a new tensor of the
+        same
 
         shape and dtype that is exactly zero wherever the mask is False."""
         ...

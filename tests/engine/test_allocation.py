@@ -30,7 +30,9 @@ def _scores(seed: int, sizes: list[int], levels: int | None) -> dict[str, torch.
 
 
 def _reference(scores: dict[str, torch.Tensor], caps: dict[str, int], remove: int) -> dict[str, int]:
-    """One by one: the smallest remaining score of all sites that may still lose something; ties in site order."""
+    """One by one: the smallest remaining score of all sites that may still lose something; ties in site
+    order.
+    """
     items = sorted(
         (max(float(value), -1.0), position, site)
         for position, (site, values) in enumerate(scores.items())

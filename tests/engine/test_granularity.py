@@ -108,7 +108,11 @@ def test_a_zero_score_is_not_a_zero_weight():
 
 
 @given(
-    n=st.integers(1, 8), extra=st.integers(1, 8), groups=st.integers(1, 4), rows=st.integers(1, 4), seed=st.integers(0, 50)
+    n=st.integers(1, 8),
+    extra=st.integers(1, 8),
+    groups=st.integers(1, 4),
+    rows=st.integers(1, 4),
+    seed=st.integers(0, 50),
 )
 @settings(max_examples=100, deadline=None)
 def test_n_of_m_keeps_the_n_largest_of_every_group(n, extra, groups, rows, seed):
