@@ -2,7 +2,7 @@
 
 The supervisor never touches a weight. It fills the work folder, lets a runner work in it, keeps the lease
 alive, passes on what the runner says, enforces limits, and publishes what came out. Whatever happens: when
-`Supervisor.run` returns, the runner is gone, the folder is deleted, and the job is ended, given back, or lost.
+`Supervisor.run` returns, the runner is gone, the folder deleted, and the job ended, given back, or lost.
 """
 
 from __future__ import annotations
