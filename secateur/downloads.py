@@ -13,7 +13,6 @@ import httpx2
 
 from secateur import errors
 from secateur.connection import PASSING_STATUSES, Connection
-from secateur.folders import CHUNK
 from secateur.types import File
 
 BytesDone = Callable[[int, int], None]
@@ -107,7 +106,8 @@ class Downloader:
             resumed = response.status_code == 206 and _starts_at(response, have)
             done = have if resumed else 0
             with partial.open("ab" if resumed else "wb") as stream:
-                for chunk in response.iter_raw(CHUNK):
+                # Unbuffered: whatever has arrived before a break is kept.
+                for chunk in response.iter_raw():
                     stream.write(chunk)
                     done += len(chunk)
                     self._report(min(done, file.bytes))

@@ -42,8 +42,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
 text = AutoTokenizer.from_pretrained(sys.argv[1])("def main", return_tensors="pt")
 made = model.generate(**text, max_new_tokens=8, do_sample=False)
-print(f"{type(model).__name__}, {model.config.num_hidden_layers} layers, {model.num_parameters():,} parameters, "
-      f"generated {made.shape[1] - text['input_ids'].shape[1]} tokens")
+layers, parameters = model.config.num_hidden_layers, model.num_parameters()
+print(f"{type(model).__name__}, {layers} layers, {parameters:,} parameters, generated", repr(
+    AutoTokenizer.from_pretrained(sys.argv[1]).decode(made[0])))
 """
 
 
