@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from compression.errors import Fault, SpecificationInvalid
+from compression.faults import translate, unusual
 from compression.suggestions import closest
 
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=256)]
@@ -32,7 +33,6 @@ TARGETS = ("sparsity", "parameters", "macs", "bytes", "latency", "layers")
 GRANULARITIES = (
     "unstructured", "n:m", "block", "neuron", "head", "channel", "layer", "expert", "hidden", "rank",
 )  # fmt: skip
-MAXIMUM_DEPTH = 32
 
 _DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _UNITS: dict[str, dict[str, float]] = {
@@ -120,7 +120,9 @@ class Target(Part):
             raise _fault("target_invalid", f"{info.field_name} must be a number or a string with a unit.")
         try:
             quantity(info.field_name, value)
-        except (ValueError, OverflowError) as error:
+        except OverflowError:
+            raise _fault("target_invalid", f"{info.field_name} is beyond all models.") from None
+        except ValueError as error:
             raise _fault("target_invalid", f"{error}.") from None
         return value
 
@@ -363,110 +365,10 @@ def parse(data: Any) -> JobSpecification:
     """Reads a specification from JSON data. Raises SpecificationInvalid with every fault found."""
     if not isinstance(data, dict):
         raise SpecificationInvalid([Fault("", "The specification must be a JSON object.", "type_invalid")])
-    faults = _unusual(data)
+    faults = unusual(data)
     if faults:
         raise SpecificationInvalid(faults)
     try:
         return JobSpecification.model_validate(data)
     except ValidationError as error:
-        raise SpecificationInvalid(_faults(error)) from None
-
-
-def pointer(*steps: str | int) -> str:
-    """A JSON pointer (RFC 6901) of these steps."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
-
-
-def _unusual(data: Any) -> list[Fault]:
-    """Numbers that are not finite, strings that are no text, keys that are no strings, and nesting without
-    end."""
-    faults: list[Fault] = []
-    stack: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
-    while stack and len(faults) < 16:
-        path, value = stack.pop()
-        if len(path) > MAXIMUM_DEPTH:
-            return [Fault(pointer(*path[:2]), f"Nested deeper than {MAXIMUM_DEPTH} levels.", "too_deep")]
-        if isinstance(value, dict):
-            stack.extend(
-                ((*path, key if isinstance(key, str) else repr(key)), item) for key, item in value.items()
-            )
-            texts = [key for key in value if isinstance(key, str)]
-        elif isinstance(value, (list, tuple)):
-            stack.extend(((*path, index), item) for index, item in enumerate(value))
-            continue
-        elif isinstance(value, float) and not math.isfinite(value):
-            faults.append(Fault(pointer(*path), "The number must be finite.", "number_invalid"))
-            continue
-        else:
-            texts = [value] if isinstance(value, str) else []
-        if any(_broken(text) for text in texts):
-            faults.append(Fault(pointer(*path[:1]), "Holds text that is not valid Unicode.", "text_invalid"))
-    return faults
-
-
-def _broken(text: str) -> bool:
-    return "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _faults(error: ValidationError) -> list[Fault]:
-    faults: dict[tuple[str, str], Fault] = {}
-    for item in error.errors(include_url=False):
-        steps = _steps(item["loc"])
-        fault = Fault(pointer(*steps), _message(item, steps), _code(item))
-        faults.setdefault((fault.pointer, fault.message), fault)
-    return list(faults.values())
-
-
-def _steps(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """The location without the names of union members and without pydantic's "[key]" mark."""
-    steps: list[str | int] = []
-    for step in location:
-        inside_union = steps[:1] == ["target"] and len(steps) >= 2
-        if not inside_union and step != "[key]":
-            steps.append(step)
-    return tuple(steps)
-
-
-def _code(item: Any) -> str:
-    kind = str(item["type"])
-    known = {"extra_forbidden": "unknown_key", "missing": "missing_key"}
-    if kind in known:
-        return known[kind]
-    return kind if "message" in item.get("ctx", {}) else "invalid"
-
-
-def _message(item: Any, steps: tuple[str | int, ...]) -> str:
-    kind = item["type"]
-    if kind == "extra_forbidden":
-        valid = _keys(steps[:-1])
-        return f"Unknown key {str(steps[-1])[:80]!r}: {closest(str(steps[-1]), valid)}."
-    if kind == "missing":
-        description = _description(steps)
-        return f"{str(steps[-1])!r} is missing{': ' + description if description else ''}."
-    text = str(item["msg"])
-    return text if text.endswith(".") else f"{text}."
-
-
-def _part(steps: tuple[str | int, ...]) -> type[Part]:
-    """The part of the specification that these steps lead to."""
-    part: type[Part] = JobSpecification
-    for step in steps:
-        field = part.model_fields.get(str(step)) if isinstance(step, str) else None
-        for candidate in _candidates(field.annotation if field else None):
-            part = candidate
-    return part
-
-
-def _candidates(annotation: Any) -> list[type[Part]]:
-    if isinstance(annotation, type) and issubclass(annotation, Part):
-        return [annotation]
-    return [part for inner in get_args(annotation) for part in _candidates(inner)]
-
-
-def _keys(steps: tuple[str | int, ...]) -> list[str]:
-    return [name for name in _part(steps).model_fields if name != "holdout"]
-
-
-def _description(steps: tuple[str | int, ...]) -> str:
-    field = _part(steps[:-1]).model_fields.get(str(steps[-1]))
-    return (field.description or "").rstrip(".") if field else ""
+        raise SpecificationInvalid(translate(error, JobSpecification)) from None
