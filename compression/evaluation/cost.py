@@ -74,38 +74,3 @@ def counts(name: str, source: TensorSource, inspection: Inspection) -> bool:
     if not source.dtype(name).is_floating_point:
         return False
     return not (inspection.tied_embeddings and name == "lm_head.weight")
-
-
-RATIOS = ("parameters", "nonzeros", "prunable_nonzeros", "bytes", "macs", "macs_nonzero")
-
-
-def ratios(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, float | None]:
-    """Pruned / dense of every count; None where the dense one is zero."""
-    return {name: pruned[name] / dense[name] if dense[name] else None for name in RATIOS}
-
-
-def achieved(
-    target: Mapping[str, Any], dense: Mapping[str, Any], pruned: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Requested against achieved: ``kind``, ``requested`` (as written), ``achieved`` (number), ``ratio``.
-
-    ``target`` is the specification's, {kind: value}. For ``sparsity`` the achieved value is the share of the
-    dense model's prunable weights that are zero or gone; for ``layers`` it is the number of layers removed.
-    """
-    (kind, requested), *_ = target.items()
-    if kind == "sparsity":
-        value: float = 1 - pruned["prunable_nonzeros"] / dense["prunable_parameters"]
-        return {"kind": kind, "requested": requested, "achieved": value, "ratio": None}
-    if kind == "layers":
-        return {
-            "kind": kind,
-            "requested": requested,
-            "achieved": dense["layers"] - pruned["layers"],
-            "ratio": None,
-        }
-    return {
-        "kind": kind,
-        "requested": requested,
-        "achieved": pruned[kind],
-        "ratio": pruned[kind] / dense[kind] if dense[kind] else None,
-    }

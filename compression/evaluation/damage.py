@@ -130,32 +130,3 @@ class ClassTally:
             "predictions": self.predicted,
             "truth": self.truth,
         }
-
-
-def compare_classes(dense: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """What changed between two results of ``quality.evaluate`` on the same labelled batches.
-
-    Returns ``flipped`` (examples whose predicted class changed), ``right_to_wrong``, ``wrong_to_right``,
-    ``examples`` (positions of flipped ones, the first 50) and ``classes`` with the accuracy before and after.
-    """
-    rows = list(zip(dense["truth"], dense["predictions"], other["predictions"], strict=True))
-    flipped = [number for number, (_, a, b) in enumerate(rows) if a != b]
-    classes = []
-    for before, after in zip(dense["classes"], other["classes"], strict=False):
-        count = before["examples"]
-        first = before["correct"] / count if count else None
-        second = after["correct"] / count if count else None
-        change = None if first is None or second is None else second - first
-        classes.append(
-            {"label": before["label"], "examples": count, "dense": first, "pruned": second, "change": change}
-        )
-    return {
-        "flipped": len(flipped),
-        "right_to_wrong": sum(t == a != b for t, a, b in rows),
-        "wrong_to_right": sum(t == b != a for t, a, b in rows),
-        "examples": [
-            {"position": n, "truth": rows[n][0], "dense": rows[n][1], "pruned": rows[n][2]}
-            for n in flipped[:50]
-        ],
-        "classes": classes,
-    }

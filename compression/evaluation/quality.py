@@ -34,8 +34,6 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 """The metrics that each task knows, the first being the one that headlines a report."""
 
-LOWER_IS_BETTER = frozenset({"perplexity", "loss", "mean_kl"})
-
 
 class UnknownMetric(CompressionError):
     """A metric was asked for that the task does not have."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from compression.loading.weights import WeightReader
 from compression.recovery.types import RecoveryContext
 
 _PART_BYTES = 2 * 1024**3
@@ -18,17 +19,18 @@ def write_weights(
 ) -> tuple[list[str], list[Path]]:
     """Write (name, tensor) pairs under ``context.output``, about 2 GiB of them in memory at a time.
 
-    Returns the names and the files. Masked weights are checked: a kept-out weight that is not zero is a fault
-    of this engine and raises AssertionError.
+    Each is cast to the dtype it is stored in. Returns the names and the files. A pruned weight that is not zero
+    would be a fault of this engine and raises AssertionError.
     """
     context.output.mkdir(parents=True, exist_ok=True)
+    stored = WeightReader(context.pruned)
     names: list[str] = []
     files: list[Path] = []
     held: dict[str, Tensor] = {}
     size = 0
     for name, tensor in weights:
         mask = context.masks.get(name)
-        value = tensor.detach().cpu().contiguous()
+        value = tensor.detach().to(stored.dtype(name)).cpu().contiguous()
         if mask is not None and bool((value[~mask.cpu()] != 0).any()):
             raise AssertionError(f"recovery would fill pruned weights of {name}")
         held[name] = value

@@ -1,0 +1,108 @@
+"""Arithmetic of a report: ratios, target, layers, classes. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+Json = Mapping[str, Any]
+
+RATIOS = ("parameters", "nonzeros", "prunable_nonzeros", "bytes", "macs", "macs_nonzero")
+
+
+def ratios(dense: Json, pruned: Json) -> dict[str, float | None]:
+    """Pruned / dense of every count; None where the dense one is zero."""
+    return {name: pruned[name] / dense[name] if dense[name] else None for name in RATIOS}
+
+
+def achieved(target: Json, dense: Json, pruned: Json) -> dict[str, Any]:
+    """Requested against achieved: ``kind``, ``requested`` (as written), ``achieved`` (number), ``ratio``.
+
+    ``target`` is the specification's, {kind: value}. For ``sparsity`` the achieved value is the share of the
+    dense model's prunable weights that are zero or gone; for ``layers`` the number of layers removed; else
+    the pruned model's own count.
+    """
+    (kind, requested), *_ = target.items()
+    ratio: float | None = None
+    value: float | None
+    if kind == "sparsity":
+        value = 1 - pruned["prunable_nonzeros"] / dense["prunable_parameters"]
+    elif kind == "layers":
+        value = dense["layers"] - pruned["layers"]
+    else:
+        value = pruned.get(kind)
+        ratio = value / dense[kind] if value is not None and dense.get(kind) else None
+    return {"kind": kind, "requested": requested, "achieved": value, "ratio": ratio}
+
+
+def site_rows(cost: Json, facts: Sequence[Json]) -> list[dict[str, Any]]:
+    """One row a prunable weight of the final model, with the errors that pruning measured there."""
+    errors = {fact["name"]: fact for fact in facts}
+    rows = []
+    for site in cost["sites"]:
+        fact = errors.get(site["name"], {})
+        rows.append(
+            {
+                **site,
+                "reconstruction_error": fact.get("reconstruction_error"),
+                "weight_error": fact.get("weight_error"),
+            }
+        )
+    return rows
+
+
+def layer_rows(sites: Sequence[Json]) -> list[dict[str, Any]]:
+    """One row a layer: sparsity of its weights together, mean and largest of their errors."""
+    layers: dict[int, list[Json]] = {}
+    for site in sites:
+        layers.setdefault(site["layer"], []).append(site)
+    rows = []
+    for layer, members in sorted(layers.items()):
+        size = sum(prod(site["shape"]) for site in members)
+        kept = sum(site["nonzeros"] for site in members)
+        errors = [s["reconstruction_error"] for s in members if s.get("reconstruction_error") is not None]
+        weights = [s["weight_error"] for s in members if s.get("weight_error") is not None]
+        rows.append(
+            {
+                "layer": layer,
+                "weights": size,
+                "nonzeros": kept,
+                "sparsity": 1 - kept / size,
+                "reconstruction_error": sum(errors) / len(errors) if errors else None,
+                "largest_reconstruction_error": max(errors, default=None),
+                "weight_error": sum(weights) / len(weights) if weights else None,
+            }
+        )
+    return rows
+
+
+def compare_classes(dense: Json, other: Json) -> dict[str, Any]:
+    """What changed between two results of ``evaluation.quality.evaluate`` on the same labelled examples.
+
+    Returns ``flipped`` (examples whose predicted class changed), ``right_to_wrong``, ``wrong_to_right``,
+    ``examples`` (positions of flipped ones, the first 50) and ``classes`` with the accuracy before and after.
+    """
+    rows = list(zip(dense["truth"], dense["predictions"], other["predictions"], strict=True))
+    flipped = [number for number, (_, a, b) in enumerate(rows) if a != b]
+    after = {entry["label"]: entry for entry in other["classes"]}
+    classes = []
+    for before in dense["classes"]:
+        count = before["examples"]
+        first = before["correct"] / count if count else None
+        second = after[before["label"]]["correct"] / count if count else None
+        change = None if first is None or second is None else second - first
+        classes.append(
+            {"label": before["label"], "examples": count, "dense": first, "final": second, "change": change}
+        )
+    return {
+        "examples": len(rows),
+        "flipped": len(flipped),
+        "right_to_wrong": sum(t == a != b for t, a, b in rows),
+        "wrong_to_right": sum(t == b != a for t, a, b in rows),
+        "flips": [
+            {"position": n, "truth": rows[n][0], "dense": rows[n][1], "final": rows[n][2]}
+            for n in flipped[:50]
+        ],
+        "classes": classes,
+    }

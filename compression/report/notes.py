@@ -1,0 +1,124 @@
+"""What a report says in plain words, most of all what did not get smaller or faster. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compression.report.formats import bytes_text, percent
+from compression.specification import n_m
+
+Json = Mapping[str, Any]
+
+
+def notes(report: Json, granularity: str) -> list[str]:
+    """Sentences for the top of the page, the most important first."""
+    found = [_size(report, granularity), _speed(report, granularity), _quality(report), *_recovery(report)]
+    found += [_evaluation(report), _overlap(report)]
+    return [note for note in found if note]
+
+
+def _size(report: Json, granularity: str) -> str:
+    cost = report["cost"]
+    dense, pruned = cost["dense"], cost[report["quality"]["final"]]
+    ratio = pruned["bytes"] / dense["bytes"] if dense["bytes"] else 1.0
+    if granularity == "layer":
+        return (
+            f"The weight files shrank to {percent(ratio)} of their size: "
+            f"{dense['layers'] - pruned['layers']} of {dense['layers']} layers are gone."
+        )
+    why = "zeros are stored like any other number"
+    if pruned["dtype"] != dense["dtype"]:
+        return (
+            f"The weight files are {percent(ratio)} of their size because weights are now {pruned['dtype']} "
+            f"instead of {dense['dtype']}. Pruning itself did not make them smaller: {why}."
+        )
+    if ratio > 0.98:
+        packed = packed_bytes(pruned)
+        return (
+            f"The weight files did not get smaller: {why}. A format that stores the positions of the zeros "
+            f"could hold them in about {bytes_text(packed)} instead of {bytes_text(pruned['bytes'])}; "
+            "this artifact does not use one, so that every runtime can load it."
+        )
+    return f"The weight files are {percent(ratio)} of their size."
+
+
+def packed_bytes(cost: Json) -> int:
+    """Bytes that the weights would take with one bit a prunable weight and only non-zeros stored."""
+    width = {"float32": 4, "bfloat16": 2, "float16": 2}.get(str(cost["dtype"]), 4)
+    zeros = cost["prunable_parameters"] - cost["prunable_nonzeros"]
+    return int(cost["bytes"] - zeros * width + cost["prunable_parameters"] // 8)
+
+
+def _speed(report: Json, granularity: str) -> str:
+    latency = report["latency"]
+    if latency is None:
+        measured = "Latency was not measured in this job."
+    else:
+        ratio = latency["ratio"]
+        verb = "as fast as" if abs(ratio - 1) < 0.05 else ("faster than" if ratio < 1 else "slower than")
+        measured = (
+            f"Measured on {latency['device']} with {latency['threads']} thread(s), the pruned model is "
+            f"{verb} the dense one: a forward pass takes {percent(ratio)} of the time."
+        )
+    if granularity == "layer":
+        return measured
+    expected = "Ordinary runtimes multiply by the zeros, so no speed-up is to be expected from them. "
+    if n_m(granularity) == (2, 4):
+        expected += "2:4 weights can be faster on NVIDIA sparse tensor cores after a conversion. "
+    elif n_m(granularity) is not None:
+        expected += f"No common hardware makes use of the pattern {granularity}. "
+    return expected + measured
+
+
+def _quality(report: Json) -> str:
+    quality = report["quality"]
+    metric, final = quality["headline"], quality["final"]
+    if metric is None:
+        return "Quality was not evaluated: the job has no evaluation data."
+    dense, value = (quality["dense"] or {}).get(metric), (quality[final] or {}).get(metric)
+    if value is None:
+        return f"The result's {metric} is not a finite number: the model is broken for use."
+    if dense is None:
+        return ""
+    text = f"{metric.replace('_', ' ').capitalize()} went from {dense:.4g} to {value:.4g}"
+    if metric == "perplexity":
+        text += f" ({value / dense:.2f} times; lower is better)"
+        if value > 3 * dense:
+            return text + ". That is heavy damage: use a lower sparsity, a recovery, or both."
+    return text + "."
+
+
+def _recovery(report: Json) -> list[str]:
+    recovery, quality = report["recovery"], report["quality"]
+    if recovery is None or quality["headline"] is None:
+        return []
+    metric = quality["headline"]
+    before, after = (quality["pruned"] or {}).get(metric), (quality["recovered"] or {}).get(metric)
+    found = []
+    if before is not None and after is not None:
+        found.append(f"Recovery ({recovery['method']}) changed {metric} from {before:.4g} to {after:.4g}.")
+    if recovery.get("best_step") == 0:
+        found.append(
+            "No step of the recovery made the held-out loss smaller, so the pruned weights were kept."
+        )
+    if recovery.get("held_out_samples") == 0:
+        found.append("The recovery data was too small to hold a part out: overfitting was not watched for.")
+    if recovery.get("stopped"):
+        found.append(f"The recovery ended early: {recovery['stopped']}.")
+    return found
+
+
+def _evaluation(report: Json) -> str:
+    facts = report["data"].get("evaluation")
+    if facts and facts.get("tokens", 0) < 5000:
+        return f"The evaluation data is small ({facts['tokens']:,} tokens): small differences mean little."
+    return ""
+
+
+def _overlap(report: Json) -> str:
+    overlap = {use: count for use, count in (report["data"].get("overlap") or {}).items() if count}
+    if not overlap:
+        return ""
+    uses = " and ".join(f"{count} with {use}" for use, count in overlap.items())
+    return f"Evaluation shares texts with other data of this job ({uses}), so its figures flatter the result."

@@ -1,0 +1,116 @@
+"""Which runtimes load an artifact and which of them it speeds up. Free of torch.
+
+What was not run in the job is said from the runtimes' own documents and is marked ``checked: false``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compression.specification import n_m
+
+
+def runtimes(
+    task: str, granularity: str, versions: Mapping[str, str], *, verified: bool, latency_ratio: float | None
+) -> list[dict[str, Any]]:
+    """One entry a runtime: ``name``, ``version``, ``loads``, ``faster``, ``checked``, ``note``.
+
+    ``faster`` is yes, no or depends: than the dense model in the same runtime.
+    """
+    layers = granularity == "layer"
+    measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
+    if layers:
+        note = "Fewer layers are computed, so every runtime is faster." + measured
+    else:
+        note = "Zeros are multiplied like any other number." + measured
+    faster = "yes" if layers else "no"
+    found = [
+        _entry("transformers", versions.get("transformers", ""), "yes", faster, note, checked=verified),
+        *(_decoder_runtimes(layers) if task == "text-generation" else _encoder_runtimes(layers)),
+        _entry(
+            "ONNX Runtime",
+            "1.x",
+            "after export",
+            faster,
+            "The exported graph is dense: sparse initialisers would be expanded when it is loaded.",
+        ),
+    ]
+    pattern = n_m(granularity)
+    if pattern is not None:
+        found.append(_semi_structured(pattern))
+    return found
+
+
+def _entry(
+    name: str, version: str, loads: str, faster: str, note: str, *, checked: bool = False
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "version": version,
+        "loads": loads,
+        "faster": faster,
+        "checked": checked,
+        "note": note,
+    }
+
+
+def _decoder_runtimes(layers: bool) -> list[dict[str, Any]]:
+    faster = "yes" if layers else "no"
+    zeros = "A plain checkpoint with an ordinary config.json."
+    return [
+        _entry(
+            "vLLM",
+            "0.19.1 and later",
+            "yes",
+            faster,
+            zeros if layers else zeros + " Support for 2:4 weights was removed in 0.19.1.",
+        ),
+        _entry("Text Generation Inference", "3.x", "yes", faster, zeros),
+        _entry(
+            "llama.cpp",
+            "current",
+            "after conversion to GGUF",
+            faster,
+            "Convert with its own script; quantisation does not keep count of zeros.",
+        ),
+    ]
+
+
+def _encoder_runtimes(layers: bool) -> list[dict[str, Any]]:
+    faster = "yes" if layers else "no"
+    return [
+        _entry(
+            "sentence-transformers",
+            "6.x",
+            "yes",
+            faster,
+            "The same folder, when the model is an encoder without a head.",
+        ),
+        _entry(
+            "Text Embeddings Inference",
+            "1.x",
+            "yes",
+            faster,
+            "A plain checkpoint with an ordinary config.json.",
+        ),
+    ]
+
+
+def _semi_structured(pattern: tuple[int, int]) -> dict[str, Any]:
+    if pattern == (2, 4):
+        return _entry(
+            "torch semi-structured (CUDA)",
+            "2.13",
+            "after conversion",
+            "depends",
+            "torch.sparse.to_sparse_semi_structured takes 2:4 weights on NVIDIA GPUs with sparse tensor "
+            "cores (Ampere and later). Users report no gain for small batches and on Hopper: measure first.",
+        )
+    return _entry(
+        "sparse tensor cores",
+        "",
+        "no",
+        "no",
+        f"Hardware that skips zeros knows the pattern 2:4 and not {pattern[0]}:{pattern[1]}.",
+    )

@@ -1,0 +1,51 @@
+"""Everything a report is made of, as plain data. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What the pipeline knows at the end of a job.
+
+    specification  the resolved specification as JSON
+    recipe         the catalogue's entry: ``name``, ``title``, ``summary``, ``paper``
+    model          architecture, family, task, layers, hidden, vocabulary, dtype ... of the dense model
+    cost           ``evaluation.cost.cost`` of ``dense``, ``pruned`` and, after a recovery, ``recovered``
+    quality        ``evaluation.quality.evaluate`` of ``dense``, ``pruned``, ``recovered`` (or None)
+    baselines      the same of other criteria at the same target, by name
+    facts          of each pruned weight: ``name``, ``reconstruction_error``, ``weight_error``
+    dropped        of layer-drop: ``kept``, ``removed`` (numbers of source layers), ``starts``, ``distances``
+    recovery       ``RecoveryResult.history`` with ``method``; None without recovery
+    measured       ``evaluation.measure.with_pruned_memory``: ``latency``, ``memory`` (each may be None)
+    verification   what ``export.verify.run`` gave
+    data           facts of ``calibration``, ``evaluation``, ``recovery`` and ``overlap`` {use: shared texts}
+    artifact       ``bytes`` and ``files`` of the artifact
+    inputs         sha256 of the model's files and of the datasets: ``model``, ``datasets``
+    versions       software by name; device: ``type``, ``name``, ``threads``
+    seconds        wall time of each stage, by name; ``resumed``: whether an earlier attempt was gone on from
+    """
+
+    specification: Json
+    recipe: Json
+    model: Json
+    cost: Json
+    quality: Json
+    data: Json
+    artifact: Json
+    inputs: Json
+    versions: Mapping[str, str]
+    device: Json
+    seconds: Mapping[str, float]
+    baselines: Json = field(default_factory=dict)
+    facts: Sequence[Json] = ()
+    dropped: Json | None = None
+    recovery: Json | None = None
+    measured: Json = field(default_factory=dict)
+    verification: Json | None = None
+    resumed: bool = False
