@@ -7,7 +7,8 @@
   ``raise`` (raise `FaultInjected`).
 - ``SECATEUR_FAULT_ONCE=path``: the file is made when the fault fires; while it exists nothing fires again, in
   any process.
-- ``SECATEUR_FAULT_GROUP=pgid``: the process group that gets the signal; the own one when left out.
+- ``SECATEUR_FAULT_GROUP=pgid``: the process group that gets the signal; 0 is the group of the process that
+  passes. Left out, it is the worker's group, also for points that its runner passes.
 - ``SECATEUR_FAULT_ARMED_BY=other``: passings count only after this process has passed the point ``other``.
 
 The points are `POINTS`; a misspelt one in the environment is an error, not a test that tests nothing.
