@@ -41,7 +41,9 @@ def query_names(app: FastAPI) -> dict[Any, frozenset[str]]:
         return own.union(*(names(child) for child in dependant.dependencies))
 
     routes = iter_route_contexts(app.routes)
-    return {route.endpoint: frozenset(names(route.dependant)) for route in routes if hasattr(route, "dependant")}
+    return {
+        route.endpoint: frozenset(names(route.dependant)) for route in routes if hasattr(route, "dependant")
+    }
 
 
 def route_templates(app: FastAPI) -> dict[Any, str]:
@@ -54,6 +56,8 @@ def methods_at(app: FastAPI) -> Callable[[str], list[str]]:
     routes = [route for route in iter_route_contexts(app.routes) if getattr(route, "path_regex", None)]
 
     def methods(path: str) -> list[str]:
-        return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
+        return sorted(
+            {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+        )
 
     return methods

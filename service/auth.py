@@ -1,7 +1,8 @@
 """Who calls, and what an endpoint may use on their behalf.
 
-Every call under /v1 depends on `authenticated`: API keys are bearer tokens, looked up by digest and compared in constant time.
-Authentication can be off only for a service bound to loopback (`Settings` enforces it); everybody is then the default tenant.
+Every call under /v1 depends on `authenticated`: API keys are bearer tokens, looked up by digest and
+compared in constant time. Authentication can be off only for a service bound to loopback (`Settings`
+enforces it); everybody is then the default tenant.
 """
 
 from __future__ import annotations
@@ -94,16 +95,18 @@ async def creating(
         str | None,
         Header(
             alias="Idempotency-Key",
-            description="Send the same key again to repeat a request safely: it is carried out once, and answered each time.",
+            description="Repeat a request with the same key: it is carried out once, and answered each time.",
             examples=["5f0f2c1e-6f0e-4f8e-9a59-3a8d1d0a3c11"],
         ),
     ] = None,
 ) -> Call:
-    """Dependency of every call that creates something: the caller and the Idempotency-Key, if one was sent."""
+    """Dependency of every call that creates: the caller and the Idempotency-Key, if one was sent."""
     if idempotency_key is None:
         return call
     if not _KEY.fullmatch(idempotency_key):
-        raise IdempotencyKeyInvalid("an Idempotency-Key has 1 to 255 printable ASCII characters and no spaces")
+        raise IdempotencyKeyInvalid(
+            "an Idempotency-Key has 1 to 255 printable ASCII characters and no spaces"
+        )
     return Call(call.tenant, call.settings, call.database, call.blobs, idempotency_key)
 
 

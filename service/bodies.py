@@ -1,4 +1,4 @@
-"""JSON bodies and query strings, read strictly: what is not understood is refused with the nearest valid name."""
+"""JSON bodies and query strings, read strictly: what is unknown is refused with the nearest valid name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def is_json(content_type: str | None) -> bool:
 
 
 async def read_limited(request: Request, limit: int) -> bytes:
-    """The whole body, when it has at most `limit` bytes; raises TooLarge as soon as more are announced or seen."""
+    """The whole body of at most `limit` bytes; raises TooLarge once more are announced or seen."""
     message = f"the body is larger than the limit of {limit} bytes"
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
@@ -62,7 +62,8 @@ async def json_body(request: Request) -> JsonBody:
     Raises:
         UnsupportedMedia: the content type is not JSON.
         TooLarge: more bytes than the settings allow.
-        JsonInvalid: no JSON (RFC 8259: no NaN, UTF-8), a key twice, nested too deeply, NUL or half surrogates in a text.
+        JsonInvalid: no JSON (RFC 8259: no NaN, UTF-8), a key twice, nested too deeply, NUL or half
+        surrogates in a text.
     """
     if not is_json(request.headers.get("content-type")):
         given = request.headers.get("content-type")
@@ -85,7 +86,10 @@ def parse_json(raw: bytes) -> Any:
     """What JSON bytes say; raises JsonInvalid, see `json_body`."""
     try:
         data = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_without_doubles, parse_constant=_no_constant, parse_float=_finite
+            raw.decode("utf-8"),
+            object_pairs_hook=_without_doubles,
+            parse_constant=_no_constant,
+            parse_float=_finite,
         )
         _check_texts(data, 0)
     except UnicodeDecodeError as error:
@@ -141,7 +145,9 @@ def parse_body(schema: type[Schema], data: Any) -> Schema:
         return schema.model_validate(data)
     except ValidationError as error:
         faults = list(_faults(schema, error))
-        raise BodyInvalid("; ".join(f"{f.pointer or '/'}: {f.message}" for f in faults), errors=faults) from None
+        raise BodyInvalid(
+            "; ".join(f"{f.pointer or '/'}: {f.message}" for f in faults), errors=faults
+        ) from None
 
 
 def _faults(schema: type[BaseModel], error: ValidationError) -> Iterator[Fault]:
@@ -181,7 +187,9 @@ async def known_parameters(request: Request) -> None:
     for name in given:
         if name not in known:
             message = f"unknown query parameter {name[:100]!r}; {closest(name, known)}"
-            raise ParameterUnknown(message, errors=[Fault(f"/query/{name[:100]}", message, "unknown_parameter")])
+            raise ParameterUnknown(
+                message, errors=[Fault(f"/query/{name[:100]}", message, "unknown_parameter")]
+            )
         if given.count(name) > 1:
             message = f"query parameter {name!r} is given twice"
             raise ParameterUnknown(message, errors=[Fault(f"/query/{name}", message, "doubled_parameter")])

@@ -1,4 +1,6 @@
-"""Answers that carry stored files: ranges, validators and digests (RFC 9110, RFC 9530), streamed from the blob store."""
+"""Answers that carry stored files: ranges, validators and digests (RFC 9110, RFC 9530), streamed from the
+blob store.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def repr_digest(sha256: str) -> str:
 
 
 def requested_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The first byte and the number of bytes that a Range header asks of a file of `size` bytes; None means all.
+    """First byte and number of bytes that a Range header asks of a file of `size` bytes; None means all.
 
     Headers of another unit, malformed ones and several ranges at once are ignored, as RFC 9110 allows.
     Raises RangeInvalid when no byte of the file is asked for.
@@ -56,7 +58,8 @@ def requested_range(header: str | None, size: int) -> tuple[int, int] | None:
             return None
     if start > end or start >= size:
         raise RangeInvalid(
-            f"the file has {size} bytes", headers={"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}
+            f"the file has {size} bytes",
+            headers={"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"},
         )
     return start, end - start + 1
 

@@ -1,7 +1,8 @@
 """Requests that create are carried out once, however often they are sent with the same Idempotency-Key.
 
-The key is stored in the transaction that creates, so either both exist or none. A request that failed leaves its key free. While the
-first one is still running, a second one on the same gateway is answered 409; on another gateway it waits for the first one's end.
+The key is stored in the transaction that creates, so either both exist or none. A request that failed
+leaves its key free. While the first one is still running, a second one on the same gateway is answered 409;
+on another gateway it waits for the first one's end.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Answer:
     replayed: bool = False
 
     def response(self, **headers: str) -> Response:
-        """The answer as a response; a repeated one says so. Underscores in the names of `headers` become dashes."""
+        """The answer as a response; a repeated one says so. Names of `headers`: `Retry_After` and so on."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.replayed:
             named["Idempotency-Replayed"] = "true"
@@ -60,7 +61,9 @@ class InFlight:
         key = (call.tenant, call.idempotency_key)
         with self._lock:
             if key in self._keys:
-                raise RequestInProgress("ask again when the first request is answered", headers={"Retry-After": "1"})
+                raise RequestInProgress(
+                    "ask again when the first request is answered", headers={"Retry-After": "1"}
+                )
             self._keys.add(key)
         try:
             yield
@@ -85,7 +88,7 @@ def json_fingerprint(request: Request, raw: bytes) -> str:
 
 
 def form_fingerprint(request: Request, form: Form) -> str:
-    """What makes a multipart request the same one: method, path, fields, and names and content of the files."""
+    """What makes a multipart request the same one: method, path, fields, names and content of files."""
     fields = sorted(f"{name}={value!r}" for name, value in form.fields.items())
     files: Iterable[str] = sorted(f"{file.path!r}:{file.sha256}" for file in form.files)
     return _fingerprint(request, hashlib.sha256("\n".join([*fields, *files]).encode()).hexdigest())

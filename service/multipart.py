@@ -1,7 +1,8 @@
 """Reads a multipart/form-data body part by part straight into the blob store.
 
-Neither the body nor a file of it is ever whole in memory or in a temporary file: bytes go from the socket through the parser into
-a blob writer, at most `BATCH` bytes at a time, and the writing happens in a worker thread.
+Neither the body nor a file of it is ever whole in memory or in a temporary file: bytes go from the socket
+through the parser into a blob writer, at most `BATCH` bytes at a time, and the writing happens in a worker
+thread.
 """
 
 from __future__ import annotations
@@ -48,14 +49,21 @@ class Form:
 
 
 class _Sink:
-    """Takes the parser's callbacks; queues what must be written so that the writing can happen in a thread."""
+    """Takes the parser's callbacks; queues what is to be written, so that a thread can write it."""
 
-    def __init__(self, blobs: BlobStore, file_fields: frozenset[str], text_fields: frozenset[str], limit: int) -> None:
+    def __init__(
+        self, blobs: BlobStore, file_fields: frozenset[str], text_fields: frozenset[str], limit: int
+    ) -> None:
         self.form = Form()
         self.pending: list[Callable[[], None]] = []
         self.waiting = 0
         self.ended = False
-        self._blobs, self._file_fields, self._text_fields, self._limit = blobs, file_fields, text_fields, limit
+        self._blobs, self._file_fields, self._text_fields, self._limit = (
+            blobs,
+            file_fields,
+            text_fields,
+            limit,
+        )
         self._paths: set[str] = set()
         self._writer: BlobWriter | None = None
         self._total = 0
@@ -100,7 +108,9 @@ class _Sink:
             self._begin_text()
             return
         if self._name not in self._file_fields:
-            raise FormInvalid(f"form field {self._name!r} holds a file; files go into {_listed(self._file_fields)}")
+            raise FormInvalid(
+                f"form field {self._name!r} holds a file; files go into {_listed(self._file_fields)}"
+            )
         if len(self._paths) >= MOST_FILES:
             raise FormInvalid(f"more than {MOST_FILES} files in one form")
         self._path = checked_path(options[b"filename"].decode("utf-8", "replace"), pointer=f"/{self._name}")
@@ -158,7 +168,7 @@ class _Sink:
             step()
 
     def abort(self) -> None:
-        """Throw away the file that is half written; whole ones are unreferenced blobs and are collected later."""
+        """Throw away the file that is half written; whole ones nobody refers to are collected later."""
         if self._writer is not None:
             self._writer.abort()
             self._writer = None
@@ -169,7 +179,7 @@ def _listed(names: frozenset[str]) -> str:
 
 
 def boundary_of(request: Request) -> bytes | None:
-    """The boundary when the request carries multipart/form-data, else None; raises FormInvalid when it lacks one."""
+    """The boundary of a request with multipart/form-data, else None; raises FormInvalid without one."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         return None
@@ -180,7 +190,12 @@ def boundary_of(request: Request) -> bytes | None:
 
 
 async def receive_form(
-    request: Request, blobs: BlobStore, *, file_fields: frozenset[str], text_fields: frozenset[str], limit: int
+    request: Request,
+    blobs: BlobStore,
+    *,
+    file_fields: frozenset[str],
+    text_fields: frozenset[str],
+    limit: int,
 ) -> Form:
     """Read the whole body of `request` into blobs; `limit` is the sum of all files in bytes.
 

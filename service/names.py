@@ -15,7 +15,9 @@ from service.problems import NameInvalid
 LONGEST_PATH = 1024
 LONGEST_SEGMENT = 255
 LONGEST_NAME = 200
-_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(1, 10)}
+_DEVICES = {"con", "prn", "aux", "nul"} | {
+    f"{port}{digit}" for port in ("com", "lpt") for digit in range(1, 10)
+}
 
 
 def _refusal(message: str, pointer: str) -> NameInvalid:
@@ -38,13 +40,17 @@ def _fault(path: str) -> str | None:
             return "must not hold empty, '.' or '..' parts"
         if len(segment.encode()) > LONGEST_SEGMENT:
             return f"has a part longer than {LONGEST_SEGMENT} bytes"
-        if segment.split(".")[0].casefold() in _DEVICES or segment != segment.strip() or segment.endswith("."):
+        if (
+            segment.split(".")[0].casefold() in _DEVICES
+            or segment != segment.strip()
+            or segment.endswith(".")
+        ):
             return f"has a part that some systems cannot write: {segment!r}"
     return None
 
 
 def checked_path(path: str, *, pointer: str) -> str:
-    """The relative POSIX path of a file inside a model or dataset, unchanged; raises NameInvalid with the reason."""
+    """A relative POSIX path inside a model or dataset, unchanged; raises NameInvalid with the reason."""
     fault = _fault(path)
     if fault:
         raise _refusal(f"file name {path[:100]!r} {fault}", pointer)
@@ -52,7 +58,7 @@ def checked_path(path: str, *, pointer: str) -> str:
 
 
 def checked_paths(paths: Iterable[str], *, pointer: str) -> None:
-    """Check every path and that no two are the same on a file system that ignores case; raises NameInvalid."""
+    """Check every path, and that no two differ only in case; raises NameInvalid."""
     seen: set[str] = set()
     for index, path in enumerate(paths):
         here = f"{pointer}/{index}/path"

@@ -1,8 +1,10 @@
-"""The OpenAPI document: what FastAPI finds in the routes, and what only we know (bodies read by hand, problems, keys)."""
+"""The OpenAPI document: what FastAPI finds in the routes, and what only we know (bodies read by hand,
+problems, keys).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -19,7 +21,7 @@ from service.schemas import Problem
 from service.uploads.schemas import UploadComplete, UploadCreate
 from service.version import VERSION
 
-BODIES: tuple[type[BaseModel], ...] = (
+BODIES: Final[tuple[type[BaseModel], ...]] = (
     DatasetCreate,
     JobAction,
     JobSpecification,
@@ -29,10 +31,12 @@ BODIES: tuple[type[BaseModel], ...] = (
     UploadCreate,
 )
 
-DESCRIPTION = """Model compression as a service: bring a trained model and a target, get a smaller one with an honest report.
+DESCRIPTION = """Model compression as a service: bring a model and a target, get a smaller one with an honest
+report.
 
-Errors are `application/problem+json` with a stable `code`. Lists take `limit` and `after`. Everything that creates takes an
-`Idempotency-Key`. Unknown keys and query parameters are errors that name the nearest valid one."""
+Errors are `application/problem+json` with a stable `code`. Lists take `limit` and `after`. Everything that
+creates takes an `Idempotency-Key`. Unknown keys and query parameters are errors that name the nearest valid
+one."""
 
 TAGS = [
     {"name": "models", "description": "What is compressed."},
@@ -67,12 +71,17 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    _, bodies = models_json_schema(
-        [(body, "validation") for body in (*BODIES, Problem)], ref_template="#/components/schemas/{model}"
-    )
+    wanted: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
+        (body, "validation") for body in (*BODIES, Problem)
+    ]
+    _, bodies = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
     components["schemas"] = dict(sorted({**schemas, **bodies["$defs"]}.items()))
     components["securitySchemes"] = {
-        "key": {"type": "http", "scheme": "bearer", "description": "An API key. Not needed where authentication is off."}
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key. Not needed where authentication is off.",
+        }
     }
     for path, operations in found["paths"].items():
         for operation in operations.values():

@@ -57,8 +57,10 @@ def answers(
     return {status: entry}
 
 
-def takes(schema: str, *, example: Any = None, form: dict[str, Any] | None = None, required: bool = True) -> dict[str, Any]:
-    """The documentation of a body: the name of its schema, an example, and its form as multipart if there is one."""
+def takes(
+    schema: str, *, example: Any = None, form: dict[str, Any] | None = None, required: bool = True
+) -> dict[str, Any]:
+    """The documentation of a body: the name of its schema, an example, its multipart form if any."""
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     if example is not None:
         content["application/json"]["example"] = example
@@ -84,7 +86,7 @@ def file_form(description: str) -> dict[str, Any]:
 
 
 def valid_id(value: str, prefix: str, missing: type[NotFound]) -> str:
-    """`value`, when it has the form of an id of this kind; whatever has not cannot be found: raises `missing`."""
+    """`value`, when it has the form of an id of this kind; else it cannot exist: raises `missing`."""
     if not ids.is_id(value, prefix):
         raise missing(f"{value[:80]!r} is no id of this kind: those begin with {prefix}_")
     return value

@@ -1,7 +1,8 @@
 """RFC 9457 problem documents: the only place that knows how an error looks on the wire.
 
-Every answer with status >= 400 is rendered here: the service's own errors, the framework's (404, 405, malformed requests) and
-anything unforeseen, of which the caller learns a request id and nothing else. Errors that only HTTP knows:
+Every answer with status >= 400 is rendered here: the service's own errors, the framework's (404, 405,
+malformed requests) and anything unforeseen, of which the caller learns a request id and nothing else.
+Errors that only HTTP knows:
 
 ```
 InvalidRequest (service.errors)
@@ -133,13 +134,15 @@ def render(request: Request, error: ServiceError) -> Response:
 
 
 def log_failure(event: str, error: BaseException, **facts: str) -> None:
-    """Log an error with its traceback as plain text: other renderings print variables, and with them secrets."""
+    """Log an error with a plain traceback: other renderings print variables, and with them secrets."""
     log.error(event, **facts, traceback="".join(traceback.format_exception(error)))
 
 
 def unexpected(request: Request) -> Response:
     """The answer to anything unforeseen: says that it happened and under which id the log has it."""
-    return problem(request, 500, "internal", "Internal error", "Something went wrong on our side; it was logged.")
+    return problem(
+        request, 500, "internal", "Internal error", "Something went wrong on our side; it was logged."
+    )
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
@@ -177,7 +180,10 @@ async def _framework_error(request: Request, error: Exception) -> Response:
     elif error.status_code == 405:
         # The framework names the methods of one route only; several may share the path.
         methods = ", ".join(request.app.state.methods_at(request.url.path))
-        headers = {**{name: value for name, value in headers.items() if name.lower() != "allow"}, "Allow": methods}
+        headers = {
+            **{name: value for name, value in headers.items() if name.lower() != "allow"},
+            "Allow": methods,
+        }
         detail = f"{request.method} is not possible here; allowed: {methods}."
     else:
         detail = str(error.detail)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Answer(BaseModel):
-    """Base of everything the service answers; used for the documentation and by the tests, not at run time."""
+    """Base of everything the service answers: for the documentation and the tests, not at run time."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -16,7 +16,9 @@ class Answer(BaseModel):
 class FaultRead(Answer):
     """One thing wrong with the input."""
 
-    pointer: str = Field(description="JSON pointer (RFC 6901) into the body, or the place of a parameter or file.")
+    pointer: str = Field(
+        description="JSON pointer (RFC 6901) into the body, or the place of a parameter or file."
+    )
     message: str
     code: str
 
@@ -30,7 +32,9 @@ class Problem(Answer):
     detail: str
     code: str = Field(description="Stable name of the kind of problem.")
     request_id: str = Field(description="Also in the X-Request-Id header, and in the log of the service.")
-    errors: list[FaultRead] | None = Field(default=None, description="The single faults, where there are several.")
+    errors: list[FaultRead] | None = Field(
+        default=None, description="The single faults, where there are several."
+    )
 
 
 class FileRead(Answer):

@@ -1,7 +1,7 @@
 """Request ids, logs and metrics: one ASGI layer around the application, and the /metrics page.
 
-Job metrics are computed from the database when they are asked for, so any number of gateways and workers tell the same story and
-no worker needs an exporter.
+Job metrics are computed from the database when they are asked for, so any number of gateways and workers
+tell the same story and no worker needs an exporter.
 """
 
 from __future__ import annotations
@@ -30,18 +30,26 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class Metrics:
-    """The figures of one gateway process: HTTP requests by route, method and status, and how long they took."""
+    """The figures of one gateway process: requests by route, method and status, and their duration."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "secateur_http_requests", "Answered requests", ["method", "route", "status"], registry=self.registry
+            "secateur_http_requests",
+            "Answered requests",
+            ["method", "route", "status"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
-            "secateur_http_request_seconds", "Time to the end of the answer", ["method", "route"],
-            buckets=_BUCKETS, registry=self.registry,
+            "secateur_http_request_seconds",
+            "Time to the end of the answer",
+            ["method", "route"],
+            buckets=_BUCKETS,
+            registry=self.registry,
         )
-        self.active = Gauge("secateur_http_requests_active", "Requests being answered", registry=self.registry)
+        self.active = Gauge(
+            "secateur_http_requests_active", "Requests being answered", registry=self.registry
+        )
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request; `route` is the template, so that ids make no new series."""
@@ -115,7 +123,8 @@ class Telemetry:
         except Exception as error:
             problems.log_failure("unexpected_error", error, request_id=request_id, path=scope["path"])
             if status:
-                # The answer has begun: cutting the connection is the only way left to say that it is not whole.
+                # The answer has begun: cutting the connection is the only way left to say that it is not
+                # whole.
                 raise
             await problems.unexpected(Request(scope))(scope, receive, answer)
         finally:
@@ -131,8 +140,12 @@ class Telemetry:
             return
         write = log.debug if quiet else log.info
         write(
-            "request", method=scope["method"], path=scope["path"], status=status,
-            seconds=round(seconds, 4), request_id=request_id,
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            seconds=round(seconds, 4),
+            request_id=request_id,
         )
 
 
@@ -168,4 +181,3 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-

@@ -1,5 +1,5 @@
-"""A tar of an artifact's files, streamed: nothing is staged, the length is known before the first byte, and the same
-artifact always gives the same bytes (sorted names, no times, no owners)."""
+"""A tar of an artifact's files, streamed: nothing is staged, the length is known before the first byte, and
+the same artifact always gives the same bytes (sorted names, no times, no owners)."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _FORM = file_form("One .jsonl file (rows with text, text and label, or messages)
     openapi_extra=takes("DatasetCreate", example=_EXAMPLE, form=_FORM),
 )
 async def create_dataset(request: Request, call: Creator) -> Response:
-    """Data for calibration, recovery and evaluation: a form with the file, or JSON that names a completed upload.
+    """Calibration, recovery, evaluation data: a form with the file, or JSON that names a completed upload.
 
     The file is read through once; the first line that cannot be used is named.
     """
@@ -91,11 +91,15 @@ def list_datasets(call: Caller, pages: Pages) -> Response:
         return page_response(page.map(service.summary))
 
 
-@router.get("/{dataset_id}", operation_id="getDataset", summary="Read a dataset", responses=answers(DatasetRead))
+@router.get(
+    "/{dataset_id}", operation_id="getDataset", summary="Read a dataset", responses=answers(DatasetRead)
+)
 def get_dataset(dataset_id: str, call: Caller) -> Response:
     """With its file and with what was found in it."""
     with call.read() as session:
-        return JSONResponse(service.read(session, call.tenant, valid_id(dataset_id, ids.DATASET, DatasetNotFound)))
+        return JSONResponse(
+            service.read(session, call.tenant, valid_id(dataset_id, ids.DATASET, DatasetNotFound))
+        )
 
 
 @router.delete("/{dataset_id}", operation_id="deleteDataset", summary="Delete a dataset", status_code=204)

@@ -32,7 +32,8 @@ class Candidate:
 def examine(call: Call, name: str, files: Sequence[FileEntry]) -> Candidate:
     """Check the file of a dataset by reading it through once.
 
-    Raises NameInvalid, DatasetRejected (not exactly one file) and compression.errors.DatasetInvalid, which names the line.
+    Raises NameInvalid, DatasetRejected (not exactly one file) and compression.errors.DatasetInvalid, which
+    names the line.
     """
     name = checked_name(name)
     if len(files) != 1:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Readiness:
-    """The checks of one gateway. The schema is looked at until it is current once: it does not go back by itself."""
+    """The checks of one gateway. The schema is looked at until it is current once: it does not go back by
+    itself.
+    """
 
     def __init__(self, settings: Settings, database: Database, blobs: BlobStore) -> None:
         self._settings, self._database, self._blobs = settings, database, blobs
@@ -43,7 +45,9 @@ class Readiness:
 
             self._schema_current = schema.is_current(self._database)
             if not self._schema_current:
-                raise DatabaseUnavailable("the schema is not at the newest revision: run `python -m service migrate`")
+                raise DatabaseUnavailable(
+                    "the schema is not at the newest revision: run `python -m service migrate`"
+                )
 
     def _broker(self) -> dict[str, Any]:
         url = self._settings.broker_url

@@ -20,7 +20,7 @@ from service.idempotency import Answer, carry_out, in_flight, json_fingerprint, 
 from service.jobs import examples, service, sse
 from service.jobs.repository import Jobs
 from service.jobs.schemas import EventList, JobAction, JobList, JobRead
-from service.jobs.states import State
+from service.jobs.states import TERMINAL, State
 from service.paging import Pages, answers, page_response, takes, valid_id
 from service.tables import JobEvent
 from service.times import rfc3339
@@ -40,7 +40,9 @@ _LOOK_EVERY = 0.25
     openapi_extra=takes("JobSpecification", example=examples.SPECIFICATION),
 )
 def create_job(request: Request, call: Creator, body: Annotated[JsonBody, Depends(json_body)]) -> Response:
-    """The specification is checked and resolved against the model and the data at once; every fault is named."""
+    """The specification is checked and resolved against the model and the data at once; every fault is
+    named.
+    """
     with in_flight(request).hold(call):
         fingerprint = json_fingerprint(request, body.raw)
         answer = recall(call, fingerprint)
@@ -81,16 +83,19 @@ async def get_job(
     job_id: str,
     call: Caller,
     wait: Annotated[
-        int, Query(ge=0, le=LONGEST_WAIT, description="Seconds to hold the answer back until the job has ended.")
+        int,
+        Query(ge=0, le=LONGEST_WAIT, description="Seconds to hold the answer back until the job has ended."),
     ] = 0,
 ) -> Response:
-    """State, stage and progress. With `wait`, the answer comes when the job has ended, or after so many seconds."""
+    """State, stage and progress. With `wait`, the answer comes when the job has ended, or after so many
+    seconds.
+    """
     job_id = valid_id(job_id, ids.JOB, JobNotFound)
     end = time.monotonic() + wait
     while True:
         body: dict[str, Any] = await run_in_threadpool(_read, call, job_id)
         left = end - time.monotonic()
-        if left <= 0 or State(body["state"]) in service.TERMINAL or await request.is_disconnected():
+        if left <= 0 or State(body["state"]) in TERMINAL or await request.is_disconnected():
             return JSONResponse(body, headers=service.polling_headers(body["state"]))
         await anyio.sleep(min(_LOOK_EVERY, left))
 
@@ -114,7 +119,9 @@ def cancel_job(job_id: str, call: Caller, body: Annotated[JsonBody, Depends(opti
     with call.write() as session:
         job = Jobs(session, call.tenant).cancel(valid_id(job_id, ids.JOB, JobNotFound))
         status = 200 if service.finished(job) else 202
-        return JSONResponse(service.describe(job), status_code=status, headers=service.polling_headers(job.state))
+        return JSONResponse(
+            service.describe(job), status_code=status, headers=service.polling_headers(job.state)
+        )
 
 
 @router.post(
@@ -143,7 +150,7 @@ def retry_job(
     summary="Follow a job",
     responses={
         **answers(EventList, example=examples.EVENTS),
-        204: {"description": "The stream has nothing more: Last-Event-ID is the last event of a job that has ended."},
+        204: {"description": "Nothing follows: Last-Event-ID is the last event of a job that has ended."},
     },
 )
 async def list_events(
@@ -151,9 +158,12 @@ async def list_events(
     job_id: str,
     call: Caller,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most (JSON only).")] = 100,
-    after: Annotated[int, Query(ge=0, lt=1 << 31, description="Only events behind this sequence number.")] = 0,
+    after: Annotated[
+        int, Query(ge=0, lt=1 << 31, description="Only events behind this sequence number.")
+    ] = 0,
 ) -> Response:
-    """Everything that happened so far as JSON; with `Accept: text/event-stream`, what happens from now on as well.
+    """Everything that happened so far as JSON; with `Accept: text/event-stream`, what happens from now on
+    as well.
 
     A stream ends after the event `done`, or after ten minutes; `Last-Event-ID` continues it.
     """

@@ -16,7 +16,9 @@ from service.paging import valid_id
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 # Names in a report come from strangers; the page needs no script and no network.
-PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+)
 
 
 @router.head("/{job_id}/report", include_in_schema=False)
@@ -28,12 +30,17 @@ PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; bas
     responses={
         200: {
             "description": "JSON, or one self-contained page with plots when text/html is accepted.",
-            "content": {"application/json": {"schema": {"type": "object"}}, "text/html": {"schema": {"type": "string"}}},
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                "text/html": {"schema": {"type": "string"}},
+            },
         }
     },
 )
 async def get_report(request: Request, job_id: str, call: Caller) -> Response:
-    """What was gained and what was lost: sizes, quality before and after, latency, the exact specification."""
+    """What was gained and what was lost: sizes, quality before and after, latency, the exact
+    specification.
+    """
     page = wants_page(request.headers.get("accept", ""))
     sha256, size = await run_in_threadpool(_locate, call, valid_id(job_id, ids.JOB, JobNotFound), page)
     kind, ending = ("text/html; charset=utf-8", "html") if page else ("application/json", "json")

@@ -32,7 +32,9 @@ class ResultRead(Answer):
 
 
 class JobRead(Answer):
-    """A job. The state changes queued -> running -> succeeded | failed | cancelled, and never again after that."""
+    """A job. The state changes queued -> running -> succeeded | failed | cancelled, and never again after
+    that.
+    """
 
     id: str
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compression.resolve import resolve
 from sqlalchemy.orm import Session
 
 from compression import catalogue
 from compression.anatomy.inspection import Inspection
 from compression.loading.dataset_files import DatasetFacts
-from compression.resolve import resolve
 from compression.specification import JobSpecification, parse
 from service import ids
 from service.auth import Call
@@ -66,7 +66,8 @@ def _datasets(session: Session, tenant: str, specification: JobSpecification) ->
 def check(session: Session, tenant: str, data: Any) -> Checked:
     """Read a specification, fill in its defaults and refuse what cannot work.
 
-    Raises compression.errors.SpecificationInvalid with every fault, ModelNotFound, ModelNotReady, DatasetNotFound.
+    Raises compression.errors.SpecificationInvalid with every fault, ModelNotFound, ModelNotReady,
+    DatasetNotFound.
     """
     specification = parse(data)
     try:
@@ -94,7 +95,9 @@ def retry(session: Session, call: Call, job_id: str) -> Answer:
 
 
 def ring(call: Call, answer: Answer) -> None:
-    """Tell the workers of a job that was created just now; a bell that is lost is rung again by the sweeper."""
+    """Tell the workers of a job that was created just now; a bell that is lost is rung again by the
+    sweeper.
+    """
     if answer.replayed:
         return
     specification = answer.body["specification"]

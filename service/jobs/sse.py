@@ -33,7 +33,9 @@ class StoredEvent(Protocol):
 
 @dataclass(frozen=True)
 class Pace:
-    """How a stream behaves, in seconds: looks at the table, pings when silent, ends and lets the client resume."""
+    """How a stream behaves, in seconds: looks at the table, pings when silent, ends and lets the client
+    resume.
+    """
 
     poll: float = 0.5
     ping: float = 15.0

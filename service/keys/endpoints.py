@@ -49,7 +49,9 @@ def list_keys(call: Caller, pages: Pages) -> Response:
 def get_key(key_id: str, call: Caller) -> Response:
     """Everything but the secret."""
     with call.read() as session:
-        return JSONResponse(service.describe(Keys(session, call.tenant).get(valid_id(key_id, ids.KEY, KeyNotFound))))
+        return JSONResponse(
+            service.describe(Keys(session, call.tenant).get(valid_id(key_id, ids.KEY, KeyNotFound)))
+        )
 
 
 @router.delete("/{key_id}", operation_id="revokeKey", summary="Revoke an API key", status_code=204)

@@ -12,7 +12,9 @@ class KeyCreate(RequestBody):
     """A new API key of this tenant."""
 
     name: str = Field(description="1 to 200 printable characters.")
-    expires_in: int | None = Field(default=None, ge=60, le=10 * 366 * 86400, description="Seconds; never when left out.")
+    expires_in: int | None = Field(
+        default=None, ge=60, le=10 * 366 * 86400, description="Seconds; never when left out."
+    )
 
 
 class KeyRead(Answer):
@@ -29,7 +31,9 @@ class KeyRead(Answer):
 class KeyCreated(KeyRead):
     """A new API key with its secret."""
 
-    key: str | None = Field(description="The secret, shown this once; null when a repeated request is answered.")
+    key: str | None = Field(
+        description="The secret, shown this once; null when a repeated request is answered."
+    )
 
 
 class KeyList(List):

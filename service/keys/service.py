@@ -17,7 +17,9 @@ from service.times import rfc3339, rfc3339_or_none
 
 def create(session: Session, call: Call, wanted: KeyCreate) -> Answer:
     """A new key of the caller's tenant; what is kept for repetitions lacks the secret."""
-    row, secret = Keys(session, call.tenant).create(checked_name(wanted.name), lifetime_seconds=wanted.expires_in)
+    row, secret = Keys(session, call.tenant).create(
+        checked_name(wanted.name), lifetime_seconds=wanted.expires_in
+    )
     described = describe(row)
     return Answer(201, {**described, "key": secret}, kept={**described, "key": None})
 

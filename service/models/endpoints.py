@@ -40,7 +40,8 @@ _FORM = file_form("The files of a transformers folder; the file name is the path
 async def create_model(request: Request, call: Creator) -> Response:
     """Either a form with the files, streamed into storage, or JSON that names a completed upload.
 
-    The files are checked by content: a pickle, code in the configuration or weights that do not fit are refused here.
+    The files are checked by content: a pickle, code in the configuration or weights that do not fit are
+    refused here.
     """
     with in_flight(request).hold(call):
         if boundary_of(request) is not None:
@@ -107,5 +108,3 @@ def delete_model(model_id: str, call: Caller) -> Response:
     with call.write() as session:
         Models(session, call.tenant).delete(valid_id(model_id, ids.MODEL, ModelNotFound))
     return Response(status_code=204)
-
-

@@ -9,9 +9,7 @@ from pydantic import Field
 from service.bodies import RequestBody
 from service.schemas import Answer, FileRead, Json, List, Reason
 
-Metadata = dict[
-    Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]
-]
+Metadata = dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]]
 """Free labels of the user: at most 64."""
 
 

@@ -45,7 +45,8 @@ class Candidate:
 def examine(call: Call, name: str, files: Sequence[FileEntry], metadata: Mapping[str, str]) -> Candidate:
     """Check the files of a model by their content.
 
-    Raises NameInvalid, and compression.errors.ModelRejected or one of its kin, which names what is wrong and where.
+    Raises NameInvalid, and compression.errors.ModelRejected or one of its kin, which names what is wrong
+    and where.
     """
     name = checked_name(name)
     sources = {file.path: BlobSource(call.blobs, file.sha256, file.bytes) for file in files}
@@ -79,7 +80,11 @@ def _stored(blobs: BlobStore, file: FileEntry, rewritten: Mapping[str, bytes]) -
 def create(session: Session, tenant: str, candidate: Candidate) -> Answer:
     """The row of a model that passed admission."""
     model = Models(session, tenant).create(
-        name=candidate.name, files=candidate.files, status="ready", facts=candidate.facts, metadata=candidate.metadata
+        name=candidate.name,
+        files=candidate.files,
+        status="ready",
+        facts=candidate.facts,
+        metadata=candidate.metadata,
     )
     return Answer(201, describe(model, candidate.files))
 

@@ -25,6 +25,6 @@ router = APIRouter(prefix="/plans", tags=["plans"])
     openapi_extra=takes("JobSpecification", example=examples.SPECIFICATION),
 )
 def create_plan(call: Caller, body: Annotated[JsonBody, Depends(json_body)]) -> Response:
-    """The specification of a job, answered at once without running it: valid or not and why, what would be cut,
-    expected parameters, bytes, MACs, memory and time. Nothing is stored."""
+    """The specification of a job, answered at once without running it: valid or not and why, what would be
+    cut, expected parameters, bytes, MACs, memory and time. Nothing is stored."""
     return JSONResponse(service.make(call, body.data))

@@ -14,4 +14,6 @@ class PlanRead(BaseModel):
 
     valid: bool
     errors: list[FaultRead] = Field(description="Why it is not valid; empty when it is.")
-    specification: Json | None = Field(description="Resolved: every default is filled in. Null when not valid.")
+    specification: Json | None = Field(
+        description="Resolved: every default is filled in. Null when not valid."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from compression.anatomy.plan import plan
+
 from compression.errors import SpecificationInvalid
 from service.auth import Call
 from service.jobs.service import check
@@ -20,5 +21,5 @@ def make(call: Call, data: Any) -> dict[str, Any]:
             checked = check(session, call.tenant, data)
     except SpecificationInvalid as error:
         return {"valid": False, "errors": [fault.to_json() for fault in error.errors], "specification": None}
-    made = plan(checked.resolved, checked.inspection, checked.numbers)
+    made = plan(checked.resolved, checked.inspection, {"bytes": checked.model.bytes})
     return {**made, "errors": [], "specification": checked.resolved.to_json()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compression import catalogue
@@ -10,12 +10,13 @@ from compression.suggestions import closest
 from service.errors import RecipeNotFound
 
 
-def every() -> Sequence[dict[str, Any]]:
+def every() -> Sequence[Mapping[str, Any]]:
     """All recipes in the catalogue's order."""
-    return [recipe.to_json() for recipe in catalogue.load().recipes]
+    recipes: Sequence[Mapping[str, Any]] = catalogue.load().data["recipes"]
+    return recipes
 
 
-def read(name: str) -> dict[str, Any]:
+def read(name: str) -> Mapping[str, Any]:
     """One recipe; raises RecipeNotFound, which names the nearest one."""
     recipes = {recipe["name"]: recipe for recipe in every()}
     if name not in recipes:

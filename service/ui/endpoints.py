@@ -1,4 +1,6 @@
-"""/, /docs and /openapi.json. FastAPI's own documentation page loads scripts from another host; ours loads nothing."""
+"""/, /docs and /openapi.json. FastAPI's own documentation page loads scripts from another host; ours loads
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,11 @@ def docs(request: Request) -> Response:
 
 def _kinds() -> Iterator[tuple[str, int, str, str]]:
     """Every kind of problem: code, status, title and what its class says of it."""
-    for kind in _family(ServiceError):
-        if kind.code not in {"lease_lost", "illegal_transition"}:
-            yield kind.code, kind.status, kind.title, _first_line(kind)
-    for refusal in (ModelRejected, DatasetInvalid):
-        for kind in _family(refusal):
-            yield kind.code, 422, problems.title_of(kind), _first_line(kind)
+    for error in _family(ServiceError):
+        if error.code not in {"lease_lost", "illegal_transition"}:
+            yield error.code, error.status, error.title, _first_line(error)
+    for refusal in (*_family(ModelRejected), *_family(DatasetInvalid)):
+        yield refusal.code, 422, problems.title_of(refusal), _first_line(refusal)
 
 
 def _family(kind: type[Kind]) -> Iterator[type[Kind]]:

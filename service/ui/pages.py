@@ -1,4 +1,4 @@
-"""The pages of the service itself: made here, in one piece, without scripts and without anything from another host."""
+"""The pages of the service itself: each in one piece, without scripts, with nothing from another host."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
 
 
-_FIRST_STEPS = """curl -F name=mine -F files=@model/config.json -F files=@model/model.safetensors {base}/v1/models
+_FIRST_STEPS = """curl -F name=mine -F files=@config.json -F files=@model.safetensors {base}/v1/models
 curl -F name=text -F files=@text.jsonl {base}/v1/datasets
 curl -H 'Content-Type: application/json' {base}/v1/jobs -d '{{
   "model": "mdl_…", "recipe": "wanda", "target": {{"sparsity": 0.5}}, "calibration": {{"dataset": "dst_…"}}}}'
@@ -45,11 +45,15 @@ curl -H 'Accept: text/html' {base}/v1/jobs/job_…/report > report.html
 curl {base}/v1/artifacts/art_…/archive | tar x"""
 
 
+def _link(address: str, text: str) -> str:
+    return f'<a href="{escape(address)}"><code>{escape(text)}</code></a>'
+
+
 def landing(base: str, recipes: Iterable[Mapping[str, Any]]) -> str:
     """The page at `/`: what this is, where to go, what can be asked for."""
     rows = [
         (
-            f'<a href="/v1/recipes/{escape(str(recipe["name"]))}"><code>{escape(str(recipe["name"]))}</code></a>',
+            _link(f"/v1/recipes/{recipe['name']}", str(recipe["name"])),
             escape(str(recipe["summary"])),
             escape(", ".join(recipe["granularities"])),
             escape(", ".join(recipe["needs"]) or "nothing"),
@@ -58,8 +62,10 @@ def landing(base: str, recipes: Iterable[Mapping[str, Any]]) -> str:
     ]
     body = (
         f'<h1>Secateur <span class="soft">{escape(VERSION)}</span></h1>'
-        "<p>Model compression as a service: bring a trained model and a target, get a smaller one with an honest report.</p>"
-        '<nav><a href="/docs">Interface</a><a href="/openapi.json">OpenAPI</a><a href="/v1/recipes">Recipes</a>'
+        "<p>Model compression as a service: bring a trained model and a target, "
+        "get a smaller one with an honest report.</p>"
+        '<nav><a href="/docs">Interface</a><a href="/openapi.json">OpenAPI</a>'
+        '<a href="/v1/recipes">Recipes</a>'
         '<a href="/readyz">Health</a><a href="/metrics">Metrics</a></nav>'
         f"<h2>First steps</h2><pre>{escape(_FIRST_STEPS.format(base=base))}</pre>"
         "<p>Or from Python: <code>from secateur import Client</code>; or on a command line: "
@@ -78,10 +84,13 @@ def documentation(document: Mapping[str, Any], problems: Iterable[tuple[str, int
     parts = [
         f'<h1>Secateur <span class="soft">{escape(VERSION)}</span></h1>',
         *(f"<p>{escape(paragraph)}</p>" for paragraph in document["info"]["description"].split("\n\n")),
-        '<nav><a href="/">Start</a><a href="/openapi.json">OpenAPI document</a><a href="#problems">Problems</a></nav>',
+        '<nav><a href="/">Start</a><a href="/openapi.json">OpenAPI document</a>'
+        '<a href="#problems">Problems</a></nav>',
     ]
     for tag in document["tags"]:
-        parts.append(f'<h2 id="{escape(tag["name"])}">{escape(tag["name"])}</h2><p>{escape(tag["description"])}</p>')
+        parts.append(
+            f'<h2 id="{escape(tag["name"])}">{escape(tag["name"])}</h2><p>{escape(tag["description"])}</p>'
+        )
         for path, operations in document["paths"].items():
             for method in _METHODS:
                 operation = operations.get(method)
@@ -111,9 +120,12 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
         for kind, content in response.get("content", {}).items():
             if status != "default":
                 link = _schema_link(content.get("schema", {}))
-                inside.append(f"<p>{escape(status)}: <code>{escape(kind)}</code>{link}</p>{_example(content)}")
+                inside.append(
+                    f"<p>{escape(status)}: <code>{escape(kind)}</code>{link}</p>{_example(content)}"
+                )
     return (
-        f'<details id="{escape(operation["operationId"])}"><summary><span class="method">{method.upper()}</span> '
+        f'<details id="{escape(operation["operationId"])}"><summary>'
+        f'<span class="method">{method.upper()}</span> '
         f'<code>{escape(path)}</code> <span class="soft">{escape(operation["summary"])}</span></summary>'
         f"{''.join(inside)}</details>"
     )

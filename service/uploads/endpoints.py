@@ -23,7 +23,10 @@ from service.uploads.schemas import PartReceived, UploadComplete, UploadCreate, 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 
 BATCH = 1024 * 1024
-_EXAMPLE = {"files": [{"path": "model.safetensors", "bytes": 90868376, "sha256": "0" * 64}], "part_bytes": 67108864}
+_EXAMPLE = {
+    "files": [{"path": "model.safetensors", "bytes": 90868376, "sha256": "0" * 64}],
+    "part_bytes": 67108864,
+}
 
 
 @router.post(
@@ -47,7 +50,9 @@ def create_upload(request: Request, call: Creator, body: Annotated[JsonBody, Dep
 def get_upload(upload_id: str, call: Caller) -> Response:
     """Which parts have been received: where to go on after any interruption."""
     with call.read() as session:
-        return JSONResponse(service.read(session, call.tenant, valid_id(upload_id, ids.UPLOAD, UploadNotFound)))
+        return JSONResponse(
+            service.read(session, call.tenant, valid_id(upload_id, ids.UPLOAD, UploadNotFound))
+        )
 
 
 @router.put(
@@ -75,7 +80,9 @@ async def put_part(request: Request, upload_id: str, number: int, call: Caller) 
     digest = service.announced_digest(request.headers.get("content-digest"))
     blob = await _receive(request, call, part.bytes)
     if blob.sha256 != digest:
-        raise DigestMismatch(f"part {number} arrived with the sha256 {blob.sha256}, not {digest}; send it again")
+        raise DigestMismatch(
+            f"part {number} arrived with the sha256 {blob.sha256}, not {digest}; send it again"
+        )
     await run_in_threadpool(_note, call, upload_id, number, blob)
     return JSONResponse({"number": number, "sha256": blob.sha256, "bytes": blob.bytes})
 
@@ -93,7 +100,7 @@ def _note(call: Call, upload_id: str, number: int, blob: Blob) -> None:
 
 
 async def _receive(request: Request, call: Call, expected: int) -> Blob:
-    """Stream the body into a blob of exactly `expected` bytes; raises PartInvalid and keeps nothing otherwise."""
+    """Stream the body into a blob of exactly `expected` bytes; else raises PartInvalid, keeping nothing."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) != expected:
         raise PartInvalid(f"this part has {expected} bytes; {announced} are announced")

@@ -15,7 +15,9 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class UploadFile(RequestBody):
     """A file that will be sent in parts."""
 
-    path: str = Field(description="Where it lies inside the model or dataset: relative, with forward slashes.")
+    path: str = Field(
+        description="Where it lies inside the model or dataset: relative, with forward slashes."
+    )
     bytes: int = Field(ge=0)
     sha256: Sha256 | None = Field(default=None, description="Checked when the upload is completed.")
 
@@ -25,7 +27,9 @@ class UploadCreate(RequestBody):
 
     files: list[UploadFile] = Field(min_length=1, max_length=2000)
     part_bytes: int | None = Field(
-        default=None, ge=1, description="Size of a part; the service raises it to keep a file under 10,000 parts."
+        default=None,
+        ge=1,
+        description="Size of a part; the service raises it to keep a file under 10,000 parts.",
     )
 
 

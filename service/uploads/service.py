@@ -64,7 +64,9 @@ def parts_of(files: Sequence[dict[str, Any]], part_bytes: int) -> Iterator[Part]
 
 
 def part_size(total: int, wanted: int) -> int:
-    """The size of parts in bytes: what is wanted, unless that made more than `MOST_PARTS` or parts beyond all measure."""
+    """The size of parts in bytes: what is wanted, unless that made more than `MOST_PARTS` or parts beyond
+    all measure.
+    """
     return min(max(wanted, -(-total // MOST_PARTS)), LARGEST_PART)
 
 
@@ -89,7 +91,9 @@ def create(session: Session, call: Call, wanted: UploadCreate) -> Answer:
         raise TooLarge(f"the files have {total} bytes; the limit is {limit}")
     files = [file.model_dump() for file in wanted.files]
     size = part_size(total, wanted.part_bytes or call.settings.part_bytes)
-    upload = Uploads(session, call.tenant).create(files=files, part_bytes=size, ttl_seconds=call.settings.upload_ttl)
+    upload = Uploads(session, call.tenant).create(
+        files=files, part_bytes=size, ttl_seconds=call.settings.upload_ttl
+    )
     return Answer(201, describe(upload, frozenset(), ()))
 
 
@@ -157,7 +161,10 @@ def _wholes(session: Session, tenant: str, upload_id: str) -> list[_Whole]:
         else:
             missing.append(part)
     if missing:
-        faults = [Fault(f"/parts/{part.number}", f"of {part.path}", "part_missing") for part in missing[:_MOST_NAMED]]
+        faults = [
+            Fault(f"/parts/{part.number}", f"of {part.path}", "part_missing")
+            for part in missing[:_MOST_NAMED]
+        ]
         raise UploadIncomplete(f"{len(missing)} parts have not been received", errors=faults)
     return list(wholes.values())
 
@@ -188,13 +195,17 @@ def complete(call: Call, upload_id: str) -> dict[str, Any]:
 def _join(call: Call, index: int, whole: _Whole) -> FileEntry:
     blob = concatenate(call.blobs, whole.parts)
     if whole.sha256 is not None and blob.sha256 != whole.sha256:
-        message = f"file {whole.path!r} has the sha256 {blob.sha256}, not the announced one; send its parts again"
+        message = (
+            f"file {whole.path!r} has the sha256 {blob.sha256}, not the announced one; send its parts again"
+        )
         raise DigestMismatch(message, errors=[Fault(f"/files/{index}/sha256", message, DigestMismatch.code)])
     return FileEntry(whole.path, blob.sha256, blob.bytes)
 
 
 def completed_files(session: Session, tenant: str, upload_id: str) -> Sequence[FileEntry]:
-    """The files of a completed upload. Raises UploadNotFound, UploadIncomplete, UploadClosed, UploadExpired."""
+    """The files of a completed upload. Raises UploadNotFound, UploadIncomplete, UploadClosed,
+    UploadExpired.
+    """
     try:
         upload = Uploads(session, tenant).get(valid_id(upload_id, ids.UPLOAD, UploadNotFound))
     except UploadNotFound as error:
