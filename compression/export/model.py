@@ -12,7 +12,7 @@ import torch
 
 from compression.anatomy.inspection import layer_of, with_layer
 from compression.evaluation.types import TensorSource
-from compression.export.writer import SHARD_BYTES, Entry, write_model_weights
+from compression.export.writer import SHARD_BYTES, Entry, model_bytes, write_model_weights
 from compression.loading.streamed import trimmed_config
 
 _NOT_COPIED = {"config.json", "model.safetensors.index.json", "README.md"}
@@ -68,11 +68,7 @@ def write_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     renamed = kept_names(source.names(), kept)
-    entries = []
-    for name in sorted(renamed, key=natural):
-        stored = source.dtype(renamed[name])
-        target = dtype if dtype is not None and stored.is_floating_point else stored
-        entries.append(Entry(name, target, source.shape(renamed[name])))
+    entries = model_entries(source, renamed, dtype)
     write_model_weights(
         folder,
         entries,
@@ -87,6 +83,46 @@ def write_model(
         target_path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target_path)
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def model_entries(source: TensorSource, renamed: Mapping[str, str], dtype: torch.dtype | None) -> list[Entry]:
+    """The tensors of the written model in order; ``renamed`` is from ``kept_names``."""
+    entries = []
+    for name in sorted(renamed, key=natural):
+        stored = source.dtype(renamed[name])
+        target = dtype if dtype is not None and stored.is_floating_point else stored
+        entries.append(Entry(name, target, source.shape(renamed[name])))
+    return entries
+
+
+class WrittenModel:
+    """A model as ``write_model`` would write it, without writing it: its tensors, and its weight files'
+    bytes.
+    """
+
+    def __init__(
+        self, source: TensorSource, kept: Sequence[int] | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        self._source = source
+        self._renamed = kept_names(source.names(), kept)
+        self._entries = {entry.name: entry for entry in model_entries(source, self._renamed, dtype)}
+
+    def names(self) -> Sequence[str]:
+        return list(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._entries[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._entries[name].dtype
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self._source.tensor(self._renamed[name]).to(self._entries[name].dtype)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weight files."""
+        return model_bytes(list(self._entries.values()))
 
 
 def companions(folder: Path) -> list[Path]:

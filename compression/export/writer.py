@@ -63,6 +63,23 @@ def write_file(
     ``read(name)`` gives each tensor when its turn comes; it is cast to the entry's dtype. Raises ValueError
     when a shape is not the one announced.
     """
+    ordered, text = _header(entries, metadata)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for entry in ordered:
+            tensor = read(entry.name)
+            if tuple(tensor.shape) != entry.shape:
+                raise ValueError(f"{entry.name} has shape {tuple(tensor.shape)}, not {entry.shape}")
+            file.write(raw(tensor.to(entry.dtype)))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return 8 + len(text) + sum(entry.bytes for entry in ordered)
+
+
+def _header(entries: Sequence[Entry], metadata: Mapping[str, str] | None) -> tuple[list[Entry], bytes]:
+    """Entries in the order of their data, and the header of a file of them."""
     ordered = sorted(entries, key=lambda entry: (-entry.dtype.itemsize, entry.name))
     header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     position = 0
@@ -75,19 +92,15 @@ def write_file(
         }
         position = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for entry in ordered:
-            tensor = read(entry.name)
-            if tuple(tensor.shape) != entry.shape:
-                raise ValueError(f"{entry.name} has shape {tuple(tensor.shape)}, not {entry.shape}")
-            file.write(raw(tensor.to(entry.dtype)))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    return 8 + len(text) + position
+    return ordered, text + b" " * (-len(text) % 8)
+
+
+def model_bytes(entries: Sequence[Entry], limit: int = SHARD_BYTES) -> int:
+    """Bytes of the weight files that `write_model_weights` would write for these entries."""
+    return sum(
+        8 + len(_header(part, None)[1]) + sum(entry.bytes for entry in part)
+        for part in shards(entries, limit)
+    )
 
 
 def shards(entries: Sequence[Entry], limit: int = SHARD_BYTES) -> list[list[Entry]]:
