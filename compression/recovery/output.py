@@ -19,8 +19,8 @@ def write_weights(
 ) -> tuple[list[str], list[Path]]:
     """Write (name, tensor) pairs under ``context.output``, about 2 GiB of them in memory at a time.
 
-    Each is cast to the dtype it is stored in. Returns the names and the files. A pruned weight that is not zero
-    would be a fault of this engine and raises AssertionError.
+    Each is cast to the dtype it is stored in. Returns the names and the files. A pruned weight that is not
+    zero would be a fault of this engine and raises AssertionError.
     """
     context.output.mkdir(parents=True, exist_ok=True)
     stored = WeightReader(context.pruned)

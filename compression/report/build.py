@@ -20,8 +20,8 @@ HEADLINES = {
     "feature-extraction": "embedding_cosine",
 }
 MACS_COUNTER = (
-    "multiply-accumulates of the matrix products of one forward pass over one sequence (linear layers, attention "
-    "scores and values, head); look-ups, norms and activations count nothing; zeros count"
+    "multiply-accumulates of the matrix products of one forward pass over one sequence (linear layers, "
+    "attention scores and values, head); look-ups, norms and activations count nothing; zeros count"
 )
 COST_KEYS = (
     "parameters",

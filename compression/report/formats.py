@@ -5,25 +5,21 @@ from __future__ import annotations
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
+def _scaled(value: float, unit: str) -> str:
+    for size, prefix in _LARGE:
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:g} {unit}".rstrip()
+
+
 def count_text(value: float | None) -> str:
     """5475584 -> "5.48 M"."""
-    if value is None:
-        return "–"
-    for size, unit in _LARGE:
-        if abs(value) >= size:
-            return f"{value / size:.3g} {unit}" if abs(value) / size < 999.5 else f"{value / size:.0f} {unit}"
-    return f"{value:g}"
+    return "–" if value is None else _scaled(value, "")
 
 
 def bytes_text(value: float | None) -> str:
     """21908384 -> "21.9 MB" (powers of ten)."""
-    if value is None:
-        return "–"
-    return (
-        f"{value:.0f} B"
-        if abs(value) < 1000
-        else count_text(value).replace("k", "kB") + ("" if abs(value) < 1e6 else "B")
-    )
+    return "–" if value is None else _scaled(value, "B")
 
 
 def seconds_text(value: float | None) -> str:

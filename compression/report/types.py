@@ -20,7 +20,7 @@ class ReportInputs:
     quality        ``evaluation.quality.evaluate`` of ``dense``, ``pruned``, ``recovered`` (or None)
     baselines      the same of other criteria at the same target, by name
     facts          of each pruned weight: ``name``, ``reconstruction_error``, ``weight_error``
-    dropped        of layer-drop: ``kept``, ``removed`` (numbers of source layers), ``starts``, ``distances``
+    dropped        of layer-drop: ``LayerChoice.to_json()``; None otherwise
     recovery       ``RecoveryResult.history`` with ``method``; None without recovery
     measured       ``evaluation.measure.with_pruned_memory``: ``latency``, ``memory`` (each may be None)
     verification   what ``export.verify.run`` gave

@@ -1,0 +1,391 @@
+"""The sections of the HTML page, in the order they are read. Free of torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from compression.report import plots
+from compression.report.formats import (
+    bytes_text,
+    count_text,
+    number_text,
+    percent,
+    seconds_text,
+    signed_percent,
+)
+from compression.report.markup import Cell, figure, folded, listing, number, table
+
+Json = Mapping[str, Any]
+Row = list[Cell | str]
+
+
+def plain_words(report: Json) -> str:
+    """The notes."""
+    return listing(report["notes"])
+
+
+def _states(report: Json) -> list[str]:
+    return ["dense", "pruned"] + (["recovered"] if report["quality"]["final"] == "recovered" else [])
+
+
+def before_and_after(report: Json) -> str:
+    """Counts as bars and as a table."""
+    cost, final = report["cost"], report["quality"]["final"]
+    groups: list[tuple[str, list[plots.Bar], plots.Format]] = []
+    rows: list[Row] = []
+    for key, name, form in (
+        ("parameters", "Parameters", count_text),
+        ("nonzeros", "Non-zeros", count_text),
+        ("bytes", "Weight files", bytes_text),
+        ("macs", "MACs, zeros included", count_text),
+        ("macs_nonzero", "MACs by non-zeros only", count_text),
+    ):
+        dense, last = cost["dense"][key], cost[final][key]
+        groups.append((name, [("dense", dense), (final, last)], form))
+        rows.append([name, number(form(dense)), number(form(last)), number(percent(cost["ratios"][key]))])
+    target = report["target"]
+    caption = f"Target: {target['kind']} {target['requested']}; reached {number_text(target['achieved'])}" + (
+        f" ({percent(target['ratio'])} of dense)." if target["ratio"] is not None else "."
+    )
+    plot = figure(
+        "What it costs",
+        plots.grouped_bars("Dense and result: parameters, non-zeros, bytes, MACs", groups),
+        f"MACs of one sequence of {cost['dense']['sequence_length']} tokens: {cost['macs_counter']}.",
+        ("dense", final),
+    )
+    counts = table(["", number("dense"), number(final), number("ratio")], rows, caption)
+    return f'<div class="plots">{plot}<div>{counts}</div></div>'
+
+
+def quality(report: Json) -> str:
+    """Each metric before pruning, after pruning and after recovery, with the baselines."""
+    found, states = report["quality"], _states(report)
+    if found["headline"] is None:
+        return "<p>The job had no evaluation data, so nothing is known about the quality of the result.</p>"
+    names = sorted(
+        {name for state in states for name in found[state] or {}}, key=lambda n: (n != found["headline"], n)
+    )
+    values = [(state, (found[state] or {}).get(found["headline"])) for state in states]
+    title = found["headline"].replace("_", " ").capitalize()
+    direction = "lower is better" if found["headline"] in found["lower_is_better"] else "higher is better"
+    plot = figure(
+        f"{title} ({direction})",
+        plots.grouped_bars(title, [("", values, number_text)]),
+        _evaluated(report),
+        states,
+    )
+    rows = [
+        [name.replace("_", " "), *(number(_known((found[state] or {}).get(name))) for state in states)]
+        for name in names
+    ]
+    numbers = table(["metric", *(number(state) for state in states)], rows)
+    others = _baselines(report, names)
+    return f'<div class="plots">{plot}<div>{numbers}{others}</div></div>'
+
+
+def _known(value: float | None) -> str:
+    return "not finite" if value is None else number_text(value)
+
+
+def _evaluated(report: Json) -> str:
+    facts = report["data"].get("evaluation") or {}
+    counts = report["quality"]["counts"] or {}
+    pieces = [f"{facts[name]:,} {name}" for name in ("documents", "sequences", "tokens") if facts.get(name)]
+    if not pieces:
+        pieces = [f"{counts[name]:,} {name}" for name in ("sequences", "tokens") if counts.get(name)]
+    return "Evaluated on " + ", ".join(pieces) + "." if pieces else ""
+
+
+def _baselines(report: Json, names: list[str]) -> str:
+    final = report["quality"]["pruned"] or {}
+    rows = [
+        [entry["name"], *(number(_known(entry["metrics"].get(name))) for name in names)]
+        for entry in report["baselines"]
+    ]
+    if not rows:
+        return ""
+    own: Row = [
+        f"this job ({report['recipe']['name']}), pruned",
+        *(number(_known(final.get(name))) for name in names),
+    ]
+    return "<h3>Baselines at the same target, without recovery</h3>" + table(
+        ["criterion", *(number(name.replace("_", " ")) for name in names)], [own, *rows]
+    )
+
+
+def gates(report: Json) -> str:
+    """Every gate with its verdict."""
+    rows = []
+    for gate in report["gates"]:
+        bound = gate["bound"].replace("_", " ").replace("max", "at most").replace("min", "at least")
+        limit = f"{number_text(gate['limit'])}" + (" × dense" if "ratio" in gate["bound"] else "")
+        verdict = Cell("passed", "good") if gate["passed"] else Cell("failed", "bad")
+        value = number_text(gate["value"]) if gate["reason"] is None else gate["reason"]
+        rows.append([gate["metric"], f"{bound.replace(' ratio', '')} {limit}", number(value), verdict])
+    return table(["metric", "bound", number("found"), "verdict"], rows)
+
+
+def damage(report: Json) -> str:
+    """Divergence from the dense model, flipped examples, classes."""
+    found = report["damage"]
+    rows = []
+    for state, values in (found["divergence"] or {}).items():
+        for name, value in _flat(values or {}):
+            rows.append([name, state, number(number_text(value))])
+    rows.sort(key=lambda row: str(row[0]))
+    parts = [table(["distance from the dense model", "state", number("value")], rows)]
+    classes = found["classes"]
+    if classes is not None:
+        parts.append(
+            f"<p>{classes['flipped']:,} of {classes['examples']:,} examples changed their class: "
+            f"{classes['right_to_wrong']:,} from right to wrong, {classes['wrong_to_right']:,} from wrong to "
+            "right.</p>"
+        )
+        parts.append(
+            table(
+                ["class", number("examples"), number("dense"), number("result"), number("change, points")],
+                [
+                    [
+                        entry["label"],
+                        number(f"{entry['examples']:,}"),
+                        number(percent(entry["dense"])),
+                        number(percent(entry["final"])),
+                        number(signed_percent(entry["change"]), "bad" if (entry["change"] or 0) < 0 else ""),
+                    ]
+                    for entry in classes["classes"]
+                ],
+                "Share of each class's examples that are classified right.",
+            )
+        )
+    return "".join(parts)
+
+
+_WORDS = {
+    "mean_kl": "mean KL divergence (nats)",
+    "top1_agreement": "same most likely answer (share)",
+    "max_abs_logit_difference": "largest difference of two logits",
+    "positions": "positions compared",
+}
+
+
+def _flat(values: Json) -> list[tuple[str, float | None]]:
+    found: list[tuple[str, float | None]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += [(f"{name.replace('_', ' ')}, {inner}", number) for inner, number in value.items()]
+        else:
+            found.append((_WORDS.get(name, name.replace("_", " ")), value))
+    return found
+
+
+def layers(report: Json) -> str:
+    """Sparsity and reconstruction error per layer, and every weight in a folded table."""
+    rows, series = report["layers"], report["quality"]["final"]
+    parts = []
+    if report["dropped"] is not None:
+        parts.append(_dropped(report))
+    if any(row["sparsity"] > 0 for row in rows):
+        sparsity = plots.columns(
+            "Sparsity per layer",
+            [(str(row["layer"]), row["sparsity"]) for row in rows],
+            percent,
+            series,
+            top=1.0,
+        )
+        parts.append(
+            figure("Sparsity per layer", sparsity, "Share of zeros among the layer's prunable weights.")
+        )
+    if any(row["reconstruction_error"] is not None for row in rows):
+        error = plots.columns(
+            "Reconstruction error per layer",
+            [(str(row["layer"]), row["reconstruction_error"]) for row in rows],
+            lambda value: number_text(None if value is None else float(f"{value:.2g}")),
+            series,
+        )
+        told = (
+            "Share of the energy of each weight's outputs on the calibration data that pruning lost, "
+            "mean over the layer's weights, before recovery."
+        )
+        parts.append(figure("Reconstruction error per layer", error, told))
+    plotted = f'<div class="plots">{"".join(parts)}</div>' if parts else ""
+    return plotted + folded(f"All {len(report['sites'])} prunable weights", _sites(report))
+
+
+def _dropped(report: Json) -> str:
+    dropped, before = report["dropped"], report["cost"]["dense"]["layers"]
+    gone = sorted(set(range(before)) - set(dropped["kept"]))
+    starts, distances = dropped.get("starts") or [], dropped.get("distances") or []
+    words = f"Layers {gone[0]} to {gone[-1]} of 0 to {before - 1} were removed." if gone else ""
+    if not starts:
+        return figure("Removed layers", " ", words)
+    plot = plots.columns(
+        "Distance for each first removed layer",
+        [(str(start), distance) for start, distance in zip(starts, distances, strict=True)],
+        lambda value: number_text(None if value is None else float(f"{value:.2g}")),
+        "pruned",
+    )
+    return figure(
+        "Which layers to remove",
+        plot,
+        f"{words} Angular distance between what enters and what leaves the run of layers that begins at each "
+        "number; the smallest was taken.",
+    )
+
+
+def _sites(report: Json) -> str:
+    return table(
+        ["weight", "shape", number("sparsity"), number("non-zeros"), number("reconstruction error")],
+        [
+            [
+                Cell(site["name"], "code wide"),
+                " × ".join(map(str, site["shape"])),
+                number(percent(site["sparsity"])),
+                number(f"{site['nonzeros']:,}"),
+                number(number_text(site["reconstruction_error"])),
+            ]
+            for site in report["sites"]
+        ],
+    )
+
+
+def recovery(report: Json) -> str:
+    """The curve of the recovery."""
+    found = report["recovery"]
+    if found is None:
+        return ""
+    curve = found.get("curve") or []
+    series = [
+        ("pruned", [(point["step"], point["loss"]) for point in curve if point["loss"] is not None]),
+        (
+            "recovered",
+            [(point["step"], point["held_out"]) for point in curve if point["held_out"] is not None],
+        ),
+    ]
+    plot = plots.curves(
+        "Loss over the steps of the recovery", series, lambda v: number_text(float(f"{v:.3g}"))
+    )
+    told = (
+        "Orange: loss of the step's batch. Green: loss of the held-out share, which chose the state of step "
+        f"{found.get('best_step', 0)}."
+    )
+    rows = [
+        ["method", found["method"]],
+        ["loss", str(found.get("loss", "–"))],
+        ["steps", number(f"{found.get('steps', 0):,}")],
+        ["best step", number(f"{found.get('best_step', 0):,}")],
+        ["trained parameters", number(count_text(found.get("trained_parameters")))],
+        ["samples trained on", number(f"{found.get('training_samples', 0):,}")],
+        ["samples held out", number(f"{found.get('held_out_samples', 0):,}")],
+    ]
+    facts = table(["recovery", ""], rows)
+    return f'<div class="plots">{figure("Loss", plot, told)}<div>{facts}</div></div>'
+
+
+def speed(report: Json) -> str:
+    """Latency with its spread, throughput, peak memory."""
+    latency, memory, final = report["latency"], report["memory"], report["quality"]["final"]
+    parts = []
+    if latency is not None:
+        rows = [
+            (f"{case['name'].capitalize()}: {case['what']}", series, case[key])
+            for case in latency["cases"]
+            for key, series in (("dense", "dense"), ("pruned", final))
+        ]
+        repeats = latency["cases"][0]["dense"]["repeats"]
+        told = (
+            f"Median of {repeats} interleaved runs, whiskers from the 10th to the 90th percentile. "
+            f"{latency['device']}, {latency['threads']} thread(s), {latency['runtime']}; "
+            f"dense in {latency['dtype']['dense']}, result in {latency['dtype']['pruned']}."
+        )
+        parts.append(figure("Latency", plots.ranges("Latency", rows, seconds_text), told, ("dense", final)))
+        parts.append(f"<div>{_throughput(latency, final)}{_memory(memory, final)}</div>")
+    else:
+        parts.append(f"<div>{_memory(memory, final)}</div>" if memory else "")
+    content = "".join(parts)
+    return f'<div class="plots">{content}</div>' if content else "<p>Not measured in this job.</p>"
+
+
+def _throughput(latency: Json, final: str) -> str:
+    rows = [
+        [
+            case["name"],
+            number(number_text(case["dense"]["tokens_per_second"])),
+            number(number_text(case["pruned"]["tokens_per_second"])),
+            number(percent(case["ratio"])),
+        ]
+        for case in latency["cases"]
+    ]
+    return table(["tokens a second", number("dense"), number(final), number("time, of dense")], rows)
+
+
+def _memory(memory: Json | None, final: str) -> str:
+    if memory is None or not memory.get("pruned"):
+        return ""
+    rows: list[Row] = [
+        [words, number(bytes_text(memory["dense"][key])), number(bytes_text(memory["pruned"][key]))]
+        for key, words in (
+            ("model_bytes", "for the model"),
+            ("process_bytes", "whole process"),
+            ("device_bytes", "on the accelerator"),
+        )
+        if memory["dense"][key] is not None
+    ]
+    told = "Peak of a fresh process that loads the model and runs the same inputs."
+    return "<h3>Peak memory</h3>" + table(["", number("dense"), number(final)], rows, told)
+
+
+def runtimes(report: Json) -> str:
+    """Who loads the artifact, and whom it makes faster."""
+    rows: list[Row] = [
+        [
+            f"{entry['name']} {entry['version']}".strip(),
+            entry["loads"],
+            Cell(entry["faster"], "good" if entry["faster"] == "yes" else ""),
+            "in this job" if entry["checked"] else "no",
+            Cell(entry["note"], "wide"),
+        ]
+        for entry in report["runtimes"]
+    ]
+    verified = report["verification"]
+    told = ""
+    if verified is not None:
+        told = (
+            "<p>A clean process loaded the artifact with the stock loader; its outputs differ from the "
+            f"evaluated ones by at most {number_text(verified['max_abs_difference'])}.</p>"
+        )
+    return told + table(["runtime", "loads it", "faster", "checked", "note"], rows)
+
+
+def reproducibility(report: Json) -> str:
+    """Times, versions, hashes, the specification."""
+    found = report["reproducibility"]
+    device = found["device"]
+    times: list[Row] = [[name, number(seconds_text(value))] for name, value in found["seconds"].items()]
+    times.append(["all stages", number(seconds_text(found["wall_seconds"]))])
+    where = f"{device.get('name', '')}, {device.get('threads', '?')} thread(s)" + (
+        "; gone on from an earlier attempt, whose time is not counted" if found["resumed"] else ""
+    )
+    versions: list[Row] = [[name, Cell(value, "code")] for name, value in sorted(found["versions"].items())]
+    hashes: list[Row] = [[name, Cell(value, "code")] for name, value in _hashes(found["inputs"])]
+    hashes += [[entry["path"], Cell(entry["sha256"], "code")] for entry in report["artifact"]["files"]]
+    specification = json.dumps(found["specification"], indent=2, ensure_ascii=False)
+    stages, software = (
+        table(["stage", number("time")], times, where),
+        table(["software", "version"], versions),
+    )
+    return (
+        f'<div class="plots"><div>{stages}</div><div>{software}</div></div>'
+        + folded("Specification", f"<pre>{escape(specification)}</pre>")
+        + folded("sha256 of inputs and artifact", table(["file", "sha256"], hashes))
+    )
+
+
+def _hashes(inputs: Json) -> list[tuple[str, str]]:
+    found = []
+    for kind, entries in inputs.items():
+        if isinstance(entries, Mapping):
+            found += [(f"{kind}: {name}", str(value)) for name, value in entries.items()]
+    return found
