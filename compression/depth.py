@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compression.anatomy.inspection import Site
 from compression.criteria import layer_criteria
 from compression.granularity.layer import best_start, candidate_starts, kept_layers
 from compression.loading.streamed import States, StreamedModel
@@ -31,7 +33,7 @@ class LayerChoice:
     tokens: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `LayerChoice(**data)` with lists made tuples reads it back."""
+        """Plain JSON; `from_json` reads it back."""
         return {
             "start": self.start,
             "removed": self.removed,
@@ -40,6 +42,18 @@ class LayerChoice:
             "distances": list(self.distances),
             "tokens": self.tokens,
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LayerChoice:
+        """Reads what `to_json` gave."""
+        return cls(
+            start=data["start"],
+            removed=data["removed"],
+            kept=tuple(data["kept"]),
+            starts=tuple(data["starts"]),
+            distances=tuple(data["distances"]),
+            tokens=data["tokens"],
+        )
 
 
 def boundary_states(
@@ -91,3 +105,22 @@ def choose_layers(
         distances=tuple(distances),
         tokens=int(boundaries[0].shape[0]),
     )
+
+
+def baseline_layers(
+    name: str, model: StreamedModel, sites: Sequence[Site], remove: int, ends: tuple[int, int], seed: int
+) -> tuple[int, ...]:
+    """Layers that stay when a baseline chooses the run: "random" by the seed, "magnitude" by the weights.
+
+    "magnitude": the run whose weights have the smallest sum of squares. Same limits as `choose_layers`.
+    """
+    starts = candidate_starts(model.layers, remove, *ends)
+    if name == "random":
+        start = random.Random(seed).choice(list(starts))
+    else:
+        squares = [0.0] * model.layers
+        for site in sites:
+            weight = model.reader.tensor(site.name).to(torch.float32)
+            squares[site.layer] += float(weight.square().sum(dtype=torch.float64))
+        start = best_start([sum(squares[at : at + remove]) for at in starts], starts)
+    return tuple(kept_layers(model.layers, start, remove))

@@ -1,9 +1,9 @@
-"""What every allocation is, and the arithmetic of exact shares."""
+"""What every allocation is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ class Allocation(Protocol):
         ...
 
 
-def remove_count(sparsity: float, total: int) -> int:
-    """round(sparsity * total), half up, of the decimal number that was written: 0.1 means a tenth."""
-    return int((Decimal(repr(sparsity)) * total).quantize(Decimal(1), rounding=ROUND_HALF_UP))
-
-
 def most_removable(size: int, minimum_density: float) -> int:
     """How many of `size` weights may go when `minimum_density` of them must stay."""
-    keep = (Decimal(repr(minimum_density)) * size).to_integral_value(rounding="ROUND_CEILING")
+    keep = (Decimal(repr(minimum_density)) * size).to_integral_value(rounding=ROUND_CEILING)
     return size - int(keep)

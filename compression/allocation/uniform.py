@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from compression.allocation import allocations
 from compression.allocation.base import ScoreStream
+from compression.anatomy.budget import uniform_counts
 
 
 @allocations.register
@@ -25,16 +26,3 @@ class Uniform:
     ) -> dict[str, int]:
         """Each site gets its share of `remove_total`, rounded so that running sums are exact."""
         return uniform_counts(sizes, remove_total)
-
-
-def uniform_counts(sizes: Mapping[str, int], remove_total: int) -> dict[str, int]:
-    """Shares of `remove_total` in proportion to `sizes`, each within one of it, their sum exact."""
-    total = sum(sizes.values())
-    counts: dict[str, int] = {}
-    seen = given = 0
-    for site, size in sizes.items():
-        seen += size
-        upto = (2 * seen * remove_total + total) // (2 * total)
-        counts[site] = upto - given
-        given = upto
-    return counts

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compression.allocation import allocations
-from compression.allocation.base import most_removable, remove_count
+from compression.allocation.base import most_removable
 from compression.allocation.globally import global_counts, score_keys
+from compression.anatomy.budget import remove_count
 from compression.errors import TargetUnreachable
 
 

@@ -1,0 +1,225 @@
+"""Recover, evaluate, export, verify: from the pruned weights to an artifact that the stock loader reads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compression.anatomy import inspect, layer_of
+from compression.evaluation import probe
+from compression.evaluation.cost import cost
+from compression.evaluation.measure import measure, with_pruned_memory
+from compression.evaluation.quality import evaluate
+from compression.export import verify
+from compression.export.artifact import Artifact, ArtifactInputs, weight_bytes, write_artifact
+from compression.export.model import WrittenModel, rewritten_config, write_model
+from compression.loading.streamed import StreamedModel, trimmed_config
+from compression.loading.weights import WeightReader
+from compression.recovery.registry import recover
+from compression.recovery.types import RecoveryContext
+from compression.stages.data import evaluation_length, recovery_rows
+from compression.stages.job import Data, Loaded, Pruned, Watched
+
+# What the artifact is verified on: few enough to keep whole logits, from the evaluation data where there is any.
+VERIFIED_SEQUENCES = 4
+VERIFIED_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Final:
+    """The model as it will be written: where its weights are, and its settings.
+
+    `source` holds the weights; `settings` describe them; `kept` are the layers of the source that stay (None: all);
+    `recovery` is the account of the recovery (None: there was none).
+    """
+
+    source: WeightReader
+    settings: Mapping[str, Any]
+    kept: tuple[int, ...] | None
+    model: StreamedModel
+    folder: Path | None = None
+    recovery: Mapping[str, Any] | None = field(default=None)
+
+
+def write_pruned(loaded: Loaded, pruned: Pruned, folder: Path) -> None:
+    """The pruned model as a folder that the stock loader reads, in the dtype of the result."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_model(
+        folder,
+        pruned.source(loaded),
+        loaded.admission.config,
+        loaded.folder,
+        kept=pruned.kept,
+        dtype=loaded.output_dtype,
+    )
+
+
+def finish(loaded: Loaded, data: Data, pruned: Pruned) -> Final:
+    """Recover, if the specification asks for it."""
+    spec = loaded.specification
+    if spec.recovery.method == "none":
+        return Final(pruned.source(loaded), loaded.admission.config, pruned.kept, pruned.model(loaded))
+    folder, output = loaded.work / "pruned", loaded.work / "recovered"
+    write_pruned(loaded, pruned, folder)
+    shutil.rmtree(output, ignore_errors=True)
+    result = recover(
+        RecoveryContext(
+            method=spec.recovery.method,
+            options=spec.recovery.options,
+            steps=spec.recovery.budget.steps,
+            seed=spec.seed,
+            task=loaded.admission.task,
+            pruned=folder,
+            dense=loaded.folder,
+            output=output,
+            masks=pruned.masks,
+            data=recovery_rows(loaded, data),
+            store=loaded.store,
+            observer=loaded.observer,
+            device=str(loaded.device),
+            sites=written_sites(loaded, pruned),
+        )
+    )
+    settings = rewritten_config(loaded.admission.config, pruned.kept, loaded.output_dtype)
+    files = list(result.files)
+    model = StreamedModel(
+        folder, settings, loaded.admission.family, loaded.device, loaded.result_dtype, overlay=files
+    )
+    history = {"method": result.method, **result.history}
+    return Final(WeightReader(folder, files), settings, None, model, folder, history)
+
+
+def written_sites(loaded: Loaded, pruned: Pruned) -> list[str]:
+    """Names of the weight sites in the written model."""
+    config = trimmed_config(loaded.admission.config, pruned.kept or range(loaded.inspection.layers))
+    return [site.name for site in inspect(config, WeightReader(loaded.work / "pruned").names()).sites]
+
+
+def quality(loaded: Loaded, data: Data, model: StreamedModel, reference: StreamedModel | None) -> dict[str, Any] | None:
+    """Quality of a model on the evaluation batches; None when there are none."""
+    if data.evaluation is None:
+        return None
+    metrics = loaded.specification.evaluation.metrics or []
+    return evaluate(Watched(model, loaded.observer.progress), data.evaluation, metrics, reference=reference)
+
+
+def final_quality(
+    loaded: Loaded, data: Data, final: Final, pruned_quality: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Quality of the final model, kept as step `final-quality`; without a recovery that of the pruned model."""
+    if final.recovery is None or data.evaluation is None:
+        return pruned_quality
+    if not loaded.store.has("final-quality"):
+        found = quality(loaded, data, final.model, loaded.dense_model())
+        loaded.store.save("final-quality", None, {"quality": found})
+    result: dict[str, Any] = loaded.store.data("final-quality")["quality"]
+    return result
+
+
+def costs(loaded: Loaded, pruned: Pruned, final: Final) -> dict[str, Any]:
+    """What the dense, the pruned and (after a recovery) the recovered model cost."""
+    dense = WeightReader(loaded.folder)
+    found = {
+        "dense": cost(
+            dense,
+            loaded.inspection,
+            sequence_length=evaluation_length(loaded),
+            weight_bytes=weight_bytes(loaded.folder),
+        ),
+        "pruned": written_cost(loaded, pruned.source(loaded), pruned.kept),
+    }
+    if final.recovery is not None:
+        found["recovered"] = written_cost(loaded, final.source, final.kept)
+    return found
+
+
+def written_cost(loaded: Loaded, source: WeightReader, kept: tuple[int, ...] | None) -> dict[str, Any]:
+    """What a model will cost once it is written."""
+    written = WrittenModel(source, kept, loaded.output_dtype)
+    layers = {layer_of(name) for name in written.names()} - {None}
+    settings = trimmed_config(loaded.admission.config, range(len(layers)))
+    return cost(
+        written,
+        inspect(settings, written.names(), has_tokenizer=loaded.inspection.has_tokenizer),
+        sequence_length=evaluation_length(loaded),
+        weight_bytes=written.bytes,
+    )
+
+
+def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, Any]) -> Artifact:
+    """Write the artifact under `work/artifact`; what an earlier attempt left there is written anew."""
+    folder = loaded.work / "artifact"
+    shutil.rmtree(folder, ignore_errors=True)
+
+    def after_file(done: int, total: int) -> None:
+        loaded.observer.progress(done, total)
+        loaded.hook("mid_export")
+
+    return write_artifact(
+        ArtifactInputs(
+            folder=folder,
+            source=final.source,
+            settings=final.settings,
+            copy_from=loaded.folder,
+            task=loaded.admission.task,
+            specification=loaded.specification.to_json(),
+            model_files=loaded.files,
+            datasets=loaded.datasets,
+            versions=loaded.versions,
+            figures=figures,
+            recipe_title=loaded.recipe.title,
+            masks=pruned.masks,
+            kept=final.kept,
+            layers=pruned.kept,
+            dtype=loaded.output_dtype,
+            after_file=after_file,
+        )
+    )
+
+
+def check(loaded: Loaded, data: Data, final: Final, artifact: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Verify the artifact in a clean process, then measure it; (verification, measurements).
+
+    Raises ArtifactVerificationFailed.
+    """
+    batches = fixed_batches(loaded, data)
+    with torch.no_grad():
+        outputs = [output.cpu() for output in final.model.outputs(batches)]
+    inputs = probe.write_inputs(loaded.work / "expected.safetensors", batches, outputs, loaded.admission.task)
+    threads, device = loaded.request.threads, str(loaded.device)
+    verified = verify.run(artifact.folder, inputs, threads=threads, device=device)
+    loaded.observer.progress(1, 2)
+    measured = measure(
+        loaded.folder,
+        artifact.folder,
+        work=loaded.work / "scratch",
+        inputs=inputs,
+        measure=loaded.specification.evaluation.measure,
+        threads=threads,
+        device=device,
+    )
+    loaded.observer.progress(2, 2)
+    return verified, with_pruned_memory(measured, verified)
+
+
+def fixed_batches(loaded: Loaded, data: Data) -> list[dict[str, Tensor]]:
+    """Token batches to verify on: the first evaluation (or calibration) rows, cut; else made from the seed."""
+    source = data.evaluation or data.calibration
+    if source is None:
+        generator = torch.Generator().manual_seed(loaded.specification.seed % (1 << 63))
+        length = min(VERIFIED_TOKENS, loaded.inspection.context)
+        size = (VERIFIED_SEQUENCES, length)
+        return [{"input_ids": torch.randint(0, loaded.inspection.vocabulary, size, generator=generator)}]
+    first = source.batches[0]
+    cut = {
+        name: value[:VERIFIED_SEQUENCES, :VERIFIED_TOKENS]
+        for name, value in first.items()
+        if name != "labels"
+    }
+    return [{name: value.contiguous() for name, value in cut.items()}]

@@ -1,0 +1,156 @@
+"""What the stages of one job share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from compression.anatomy.inspection import Inspection
+from compression.checkpoint import Store
+from compression.device import DTYPES, compute_dtype
+from compression.loading.admission import Admission
+from compression.loading.data import DataPlan, Sequences, TrainingRows
+from compression.loading.streamed import StreamedModel
+from compression.loading.weights import WeightReader
+from compression.recipes.base import Recipe
+from compression.specification import JobSpecification
+
+Hook = Callable[[str], None]
+
+
+class Observer(Protocol):
+    """Whoever follows a job. `stage` is called once a stage, in order; progress is within it."""
+
+    def stage(self, name: str) -> None: ...
+
+    def progress(self, done: int, total: int) -> None: ...
+
+    def checkpoint(self, name: str, files: Sequence[Path], data: dict[str, Any]) -> None: ...
+
+    def log(self, message: str) -> None: ...
+
+    def metric(self, name: str, value: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One job. `specification` is resolved; `model` is a folder; `datasets` maps ids to files; `work` is scratch."""
+
+    specification: JobSpecification
+    model: Path
+    datasets: Mapping[str, Path]
+    work: Path
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What loading gives: the admitted model in a folder of its own, hashes of everything, the store of steps.
+
+    `folder` holds the weight files and the rewritten settings; `files` and `datasets` map names to sha256.
+    """
+
+    request: Request
+    observer: Observer
+    hook: Hook
+    device: torch.device
+    folder: Path
+    admission: Admission
+    inspection: Inspection
+    recipe: Recipe
+    files: Mapping[str, str]
+    datasets: Mapping[str, str]
+    versions: Mapping[str, str]
+    store: Store
+
+    @property
+    def specification(self) -> JobSpecification:
+        """The resolved specification."""
+        return self.request.specification
+
+    @property
+    def work(self) -> Path:
+        """Scratch folder of the job."""
+        return self.request.work
+
+    @property
+    def output_dtype(self) -> torch.dtype | None:
+        """The dtype that weights are written in; None: as they are stored."""
+        name = self.specification.output.dtype
+        return None if name is None else DTYPES[name]
+
+    @property
+    def result_dtype(self) -> torch.dtype:
+        """The dtype that the result is computed in, by us and by the stock loader."""
+        return compute_dtype(self.output_dtype or str(self.admission.config["dtype"]))
+
+    def dense_model(self) -> StreamedModel:
+        """The dense model as it came."""
+        return StreamedModel(
+            self.folder, self.admission.config, self.admission.family, self.device
+        )
+
+
+@dataclass
+class Data:
+    """The data of a job, as far as the specification names any. `overlap` counts shared texts by pair of uses."""
+
+    plan: DataPlan | None = None
+    evaluation: Sequences | None = None
+    calibration: Sequences | None = None
+    recovery: TrainingRows | None = None
+    overlap: dict[str, int] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """What the report says of the data."""
+        uses = {"evaluation": self.evaluation, "calibration": self.calibration, "recovery": self.recovery}
+        facts: dict[str, Any] = {name: None if use is None else use.facts() for name, use in uses.items()}
+        return {**facts, "overlap": dict(self.overlap)}
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning gives: files laid over the dense weights, or the layers that stay; masks; facts of sites.
+
+    `layers` is the choice of layers as JSON (layer dropping only).
+    """
+
+    overlay: tuple[Path, ...]
+    kept: tuple[int, ...] | None
+    masks: Mapping[str, Tensor]
+    sites: list[dict[str, Any]]
+    layers: dict[str, Any] | None
+
+    def source(self, loaded: Loaded) -> WeightReader:
+        """The weights, pruned ones in place of dense ones (with all layers of the dense model)."""
+        return WeightReader(loaded.folder, list(self.overlay))
+
+    def model(self, loaded: Loaded) -> StreamedModel:
+        """The pruned model, in the dtype that it will be written in."""
+        return StreamedModel(
+            loaded.folder,
+            loaded.admission.config,
+            loaded.admission.family,
+            loaded.device,
+            loaded.result_dtype,
+            overlay=list(self.overlay),
+            keep_layers=self.kept,
+        )
+
+
+class Watched:
+    """A model whose progress through its blocks an observer hears of (an `Evaluable`)."""
+
+    def __init__(self, model: StreamedModel, progress: Callable[[int, int], None]) -> None:
+        self._model = model
+        self._progress = progress
+
+    def outputs(self, batches: Sequence[dict[str, Tensor]]) -> Any:
+        """See `StreamedModel.outputs`."""
+        return self._model.outputs(batches, self._progress)

@@ -1,0 +1,117 @@
+"""Load and inspect: admission, hashes, the key of the finished steps, and whether every weight is a number."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from compression.anatomy.inspection import Inspection
+from compression.checkpoint import Hook, Store, file_digest, job_key
+from compression.device import prepare_device
+from compression.errors import WeightsNotFinite
+from compression.loading.admission import Admission, FileSource, PathSource, admit_model
+from compression.loading.weights import WeightReader
+from compression.recipes import recipes
+from compression.stages.job import Loaded, Observer, Request
+
+OURS = "secateur"
+
+
+def load(request: Request, observer: Observer, hook: Hook) -> Loaded:
+    """Admit the model, make the folder that everything else reads, and open the store of finished steps.
+
+    Raises ModelRejected, UnknownEntry for the recipe, DeviceUnavailable.
+    """
+    device = prepare_device(request.device, request.threads)
+    recipe = recipes[request.specification.recipe]
+    sources = model_files(request.model)
+    admission = admit_model(sources)
+    folder = request.work / "model"
+    make_view(folder, request.model, sources, admission)
+    files = {}
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for number, name in enumerate(names):
+        files[name] = file_digest(folder / name)
+        observer.progress(number + 1, len(names))
+        hook("mid_load")
+    datasets = {name: file_digest(path) for name, path in sorted(request.datasets.items())}
+    versions = software()
+    key = job_key(result_specification(request), {**files, **datasets}, {**versions, "device": device.type})
+    return Loaded(
+        request=request,
+        observer=observer,
+        hook=hook,
+        device=device,
+        folder=folder,
+        admission=admission,
+        inspection=Inspection.from_json(admission.inspection),
+        recipe=recipe,
+        files=files,
+        datasets=datasets,
+        versions=versions,
+        store=Store(request.work / "checkpoints", key, observer, hook),
+    )
+
+
+def result_specification(request: Request) -> dict[str, object]:
+    """The part of the specification that the result depends on, as JSON."""
+    data = request.specification.to_json()
+    return {name: part for name, part in data.items() if name not in ("limits", "priority", "metadata", "queue")}
+
+
+def software() -> dict[str, str]:
+    """Versions that results depend on."""
+    return {
+        "secateur": version("secateur"),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "safetensors": version("safetensors"),
+        "tokenizers": version("tokenizers"),
+    }
+
+
+def model_files(folder: Path) -> dict[str, FileSource]:
+    """The files under a model's folder by relative path. Links are followed: the caller laid them out."""
+    return {
+        path.relative_to(folder).as_posix(): PathSource(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and OURS not in path.relative_to(folder).parts[:1]
+    }
+
+
+def make_view(folder: Path, model: Path, sources: dict[str, FileSource], admission: Admission) -> None:
+    """A folder with the admitted model: settings as rewritten, everything else a link to where it lies."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    for name in sources:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if name in admission.rewritten:
+            target.write_bytes(admission.rewritten[name])
+        else:
+            target.symlink_to((model / name).resolve())
+
+
+def check_finite(loaded: Loaded) -> dict[str, int]:
+    """Read every weight once; gives the number of zeros by tensor.
+
+    Raises WeightsNotFinite that names the tensor and the position of the first NaN or infinity.
+    """
+    reader = WeightReader(loaded.folder)
+    names = reader.names()
+    zeros: dict[str, int] = {}
+    for number, name in enumerate(names):
+        zeros[name] = 0
+        for start, rows in reader.rows(name):
+            if rows.is_floating_point() and not bool(torch.isfinite(rows).all()):
+                place = (~torch.isfinite(rows)).nonzero()[0].tolist()
+                place[0] += start
+                value = float(rows[tuple([place[0] - start, *place[1:]])])
+                where = ", ".join(str(index) for index in place)
+                raise WeightsNotFinite(f"the weight {name}[{where}] is {value}", pointer=name)
+            zeros[name] += int((rows == 0).sum())
+        loaded.observer.progress(number + 1, len(names))
+    return zeros

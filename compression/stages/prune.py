@@ -1,0 +1,152 @@
+"""Prune: single weights or whole layers, by the recipe's criterion or by that of a baseline."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from compression.anatomy.budget import layers_to_remove, removed_in_all, selected_sites
+from compression.checkpoint import Store
+from compression.depth import LayerChoice, baseline_layers, boundary_states, choose_layers
+from compression.errors import TargetUnreachable
+from compression.evaluation.quality import evaluate
+from compression.granularity.base import Pattern, parse_granularity
+from compression.loading.data import Sequences
+from compression.pruning import Listener, MaskFiles, PruneSettings, WeightPruner, finished_files
+from compression.recipes import recipes
+from compression.stages.job import Data, Loaded, Pruned, Watched
+
+
+def pattern_of(loaded: Loaded) -> Pattern:
+    """The granularity of the job, parsed; the recipe's first one when the specification leaves it open."""
+    return parse_granularity(loaded.specification.structure.granularity or loaded.recipe.granularities[0])
+
+
+def prune(
+    loaded: Loaded, calibration: Sequences | None, entered: Callable[[], None] = lambda: None
+) -> Pruned:
+    """Prune by the recipe. `entered` is called once calibration is over and removing begins."""
+    if pattern_of(loaded).kind == "layer":
+        choice = _choose(loaded, calibration)
+        entered()
+        return Pruned((), choice.kept, {}, [], choice.to_json())
+    settings = weight_settings(loaded, loaded.recipe.axes["criterion"], loaded.specification.options)
+    pruner = WeightPruner(
+        loaded.dense_model,
+        selected_sites(loaded.specification, loaded.inspection),
+        settings,
+        calibration.batches if calibration is not None else None,
+        loaded.store,
+        loaded.observer,
+        loaded.hook,
+    )
+    pruner.allocate()
+    entered()
+    return _removed(loaded, pruner, loaded.store)
+
+
+def _removed(loaded: Loaded, pruner: WeightPruner, store: Store) -> Pruned:
+    facts = pruner.run()
+    layers = loaded.inspection.layers
+    return Pruned(tuple(finished_files(store, layers)), None, MaskFiles(store, pruner.sites), facts, None)
+
+
+def weight_settings(loaded: Loaded, criterion: str, options: dict[str, Any]) -> PruneSettings:
+    """The axes of a recipe of single weights; the target counts over all prunable weights that are not ignored."""
+    spec = loaded.specification
+    if spec.target.sparsity is None:
+        raise TargetUnreachable(f"recipe {spec.recipe!r} needs target.sparsity")
+    chosen: Any = loaded.recipe.options.model_validate(options)
+    return PruneSettings(
+        criterion=criterion,
+        pattern=pattern_of(loaded),
+        remove_total=removed_in_all(spec, loaded.inspection),
+        allocation=chosen.allocation,
+        comparison=chosen.comparison,
+        minimum_density=chosen.minimum_density,
+        sequential=getattr(chosen, "sequential", True),
+        update=loaded.recipe.axes["update"],
+        seed=spec.seed,
+    )
+
+
+def _choose(loaded: Loaded, calibration: Sequences | None) -> LayerChoice:
+    """The run of layers to drop, kept as step `layers`."""
+    if not loaded.store.has("layers"):
+        assert calibration is not None
+        boundaries = boundary_states(loaded.dense_model(), calibration.batches, loaded.observer)
+        keep_first, keep_last = _kept_ends(loaded)
+        choice = choose_layers(
+            boundaries, loaded.recipe.axes["criterion"], _layers_to_remove(loaded), keep_first, keep_last
+        )
+        loaded.store.save("layers", None, choice.to_json())
+    return LayerChoice.from_json(loaded.store.data("layers"))
+
+
+def _kept_ends(loaded: Loaded) -> tuple[int, int]:
+    chosen: Any = loaded.recipe.options.model_validate(loaded.specification.options)
+    return chosen.keep_first, chosen.keep_last
+
+
+def _layers_to_remove(loaded: Loaded) -> int:
+    count = layers_to_remove(loaded.specification, loaded.inspection)
+    if not count:
+        target = loaded.specification.target
+        raise TargetUnreachable(
+            f"target.{target.kind} {target.value} cannot be met by dropping from 1 to "
+            f"{loaded.inspection.layers - 1} of {loaded.inspection.layers} layers"
+        )
+    return count
+
+
+def compare(loaded: Loaded, data: Data, name: str, calibration: Sequences | None) -> dict[str, Any]:
+    """Quality of the same target by another criterion, kept as step `compared-NAME`; its weights are thrown away."""
+    step = f"compared-{name}"
+    if not loaded.store.has(step):
+        scratch = loaded.work / "scratch" / name
+        shutil.rmtree(scratch, ignore_errors=True)
+        pruned = _by_criterion(loaded, name, Store(scratch, loaded.store.key), calibration)
+        loaded.store.save(step, None, {"quality": judge(loaded, data, pruned)})
+        shutil.rmtree(scratch, ignore_errors=True)
+    quality: dict[str, Any] = loaded.store.data(step)["quality"]
+    return quality
+
+
+def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequences | None) -> Pruned:
+    if pattern_of(loaded).kind == "layer":
+        keep_first, keep_last = _kept_ends(loaded)
+        kept = baseline_layers(
+            name,
+            loaded.dense_model(),
+            loaded.inspection.sites,
+            _layers_to_remove(loaded),
+            (keep_first, keep_last),
+            loaded.specification.seed,
+        )
+        return Pruned((), kept, {}, [], None)
+    # A baseline has the job's allocation and granularity and, for the rest, its own habits.
+    habits: Any = recipes[name].options()
+    options = {**loaded.specification.options, "comparison": habits.comparison}
+    settings = weight_settings(loaded, name, options)
+    batches = calibration.batches if calibration is not None and settings.needs_activations else None
+    pruner = WeightPruner(
+        loaded.dense_model, selected_sites(loaded.specification, loaded.inspection), settings, batches, store, _Quiet(loaded.observer)
+    )
+    return _removed(loaded, pruner, store)
+
+
+class _Quiet:
+    """Passes progress on, so that a baseline looks like any other work."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.progress = listener.progress
+        self.log = listener.log
+
+
+def judge(loaded: Loaded, data: Data, pruned: Pruned) -> dict[str, Any]:
+    """Quality of a pruned model on the evaluation batches, and how far it is from the dense one."""
+    assert data.evaluation is not None
+    metrics = loaded.specification.evaluation.metrics or []
+    watched = Watched(pruned.model(loaded), loaded.observer.progress)
+    return evaluate(watched, data.evaluation, metrics, reference=loaded.dense_model())
