@@ -52,7 +52,7 @@ class Follower:
             if self._poor_streams < 2:
                 job = self._stream(job)
             else:
-                job = self._read(wait=self._patience(POLL))
+                job = self._poll()
         return job
 
     def _stream(self, job: Job) -> Job:
@@ -77,6 +77,14 @@ class Follower:
         self._poor_streams = 0 if heard else self._poor_streams + 1
         # Also the way out when the stream ended early; a missing job raises here.
         return self._read()
+
+    def _poll(self) -> Job:
+        """One long poll; where it is not held open, at most one a second."""
+        begun = time.monotonic()
+        job = self._read(wait=self._patience(POLL))
+        if not job.finished:
+            time.sleep(max(0.0, min(1.0, self._patience(1.0)) - (time.monotonic() - begun)))
+        return job
 
     def _apply(self, job: Job, event: Event) -> Job:
         if self._on_event:
