@@ -1,0 +1,234 @@
+"""The life of jobs, in random order, against a model of it: hypothesis looks for a history that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy.orm import Session
+
+from service.db import Database
+from service.errors import JobFinished, JobNotFinished, LeaseLost
+from service.jobs.repository import Jobs, NewEvent
+from service.leases.repository import Lease, Leases
+from tests import seeds
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+LIVE, DEAD = 3600.0, -1.0
+
+
+@dataclass
+class Expected:
+    """What the model knows of a job."""
+
+    max_attempts: int
+    state: str = "queued"
+    epoch: int = 0
+    attempt: int = 0
+    live: bool = False
+    cancelling: bool = False
+    events: list[str] = field(default_factory=lambda: ["state"])
+
+    def become(self, state: str) -> None:
+        assert self.state not in TERMINAL
+        self.state = state
+        self.events.append("state")
+        if state in TERMINAL:
+            self.events.append("done")
+
+    def run_out(self) -> None:
+        """The lease has run out and somebody noticed."""
+        if self.cancelling:
+            self.become("cancelled")
+        elif self.attempt >= self.max_attempts:
+            self.become("failed")
+
+    def holds(self, lease: Lease) -> bool:
+        return self.state == "running" and self.epoch == lease.epoch
+
+
+class JobLife(RuleBasedStateMachine):
+    """Any number of clients, workers and sweepers; some workers are dead, some hold on to old leases."""
+
+    database: Database
+    jobs = Bundle("jobs")
+    leases = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tenant = seeds.other_tenant(self.database)
+        self.model = seeds.make_model(self.database, self.tenant)
+        self.expected: dict[str, Expected] = {}
+
+    @rule(target=jobs, max_attempts=st.integers(1, 3))
+    def submit(self, max_attempts: int) -> str:
+        job = seeds.make_job(self.database, self.model, self.tenant, max_attempts=max_attempts)
+        self.expected[job] = Expected(max_attempts)
+        return job
+
+    @rule(target=leases, job=jobs, seconds=st.sampled_from([LIVE, DEAD]))
+    def claim(self, job: str, seconds: float) -> Any:
+        known = self.expected[job]
+        if known.state == "running" and not known.live:
+            known.run_out()
+        possible = known.state == "queued" or (known.state == "running" and not known.live)
+        if possible:
+            known.become("running")
+            known.epoch += 1
+            known.attempt += 1
+            known.live = seconds == LIVE
+        with self.database.session() as session:
+            lease = Leases(session).claim(job, "worker", seconds)
+        assert (lease is not None) == possible
+        if lease is None:
+            return multiple()
+        assert (lease.epoch, lease.attempt) == (known.epoch, known.attempt)
+        return lease
+
+    @rule(lease=leases, seconds=st.sampled_from([LIVE, DEAD]))
+    def heartbeat(self, lease: Lease, seconds: float) -> None:
+        known = self.expected[lease.job_id]
+        with self._fenced(known, lease) as session:
+            beat = Leases(session).heartbeat(lease, seconds)
+            known.live = seconds == LIVE
+            assert beat.cancel_requested == known.cancelling
+
+    @rule(lease=leases, count=st.integers(1, 3))
+    def append(self, lease: Lease, count: int) -> None:
+        known = self.expected[lease.job_id]
+        with self._fenced(known, lease) as session:
+            Leases(session).append_events(lease, [NewEvent("log", {"message": "x"})] * count)
+            known.events += ["log"] * count
+
+    @rule(lease=leases, charge=st.booleans())
+    def release(self, lease: Lease, charge: bool) -> None:
+        known = self.expected[lease.job_id]
+        with self._fenced(known, lease) as session:
+            Leases(session).release(lease, charge=charge)
+            if known.cancelling:
+                known.become("cancelled")
+            elif charge and known.attempt >= known.max_attempts:
+                known.become("failed")
+            else:
+                known.become("queued")
+                known.attempt -= 0 if charge else 1
+
+    @rule(lease=consumes(leases), how=st.sampled_from(["succeed", "fail", "cancelled"]))
+    def end(self, lease: Lease, how: str) -> None:
+        known = self.expected[lease.job_id]
+        with self._fenced(known, lease) as session:
+            if how == "succeed":
+                Leases(session).succeed(
+                    lease, result={}, artifact=seeds.new_artifact(), report_sha256="a" * 64
+                )
+                known.become("succeeded")
+            elif how == "fail":
+                Leases(session).fail(lease, "crashed", "it crashed")
+                known.become("failed")
+            else:
+                Leases(session).cancelled(lease)
+                known.become("cancelled")
+
+    @rule(job=jobs)
+    def cancel(self, job: str) -> None:
+        known = self.expected[job]
+        finished = known.state in ("succeeded", "failed")
+        if known.state == "queued":
+            known.become("cancelled")
+        elif known.state == "running":
+            known.cancelling = True
+        try:
+            with self.database.session() as session:
+                assert Jobs(session, self.tenant).cancel(job).state == known.state
+            assert not finished
+        except JobFinished:
+            assert finished
+
+    @rule(target=jobs, job=jobs)
+    def retry(self, job: str) -> Any:
+        known = self.expected[job]
+        try:
+            with self.database.session() as session:
+                again = Jobs(session, self.tenant).retry(job).id
+        except JobNotFinished:
+            assert known.state not in TERMINAL
+            return multiple()
+        except JobFinished:
+            assert known.state == "succeeded"
+            return multiple()
+        assert known.state in ("failed", "cancelled")
+        self.expected[again] = Expected(known.max_attempts)
+        return again
+
+    @rule()
+    def sweep(self) -> None:
+        overdue = {job for job, known in self.expected.items() if known.state == "running" and not known.live}
+        for job in overdue:
+            known = self.expected[job]
+            known.run_out()
+            if known.state == "running":
+                known.become("queued")
+        with self.database.session() as session:
+            expired = Leases(session).expire_leases()
+        found = {lease.job_id: lease.state for lease in expired if lease.job_id in self.expected}
+        assert found == {job: self.expected[job].state for job in overdue}
+
+    @invariant()
+    def agrees(self) -> None:
+        """Every job, touched or not: a change of one must not show in another."""
+        for job, known in self.expected.items():
+            found = seeds.snapshot(self.database, job, self.tenant)
+            assert (found["state"], found["epoch"], found["attempt"]) == (
+                known.state,
+                known.epoch,
+                known.attempt,
+            )
+            assert [event[1] for event in found["events"]] == known.events
+            assert [event[0] for event in found["events"]] == list(range(1, len(known.events) + 1))
+            assert len(found["artifacts"]) == (known.state == "succeeded")
+            assert (found["lease_until"] is not None) == (known.state == "running")
+            assert (found["finished_at"] is not None) == (known.state in TERMINAL)
+
+    @contextmanager
+    def _fenced(self, known: Expected, lease: Lease) -> Iterator[Session]:
+        """A transaction of a worker, which must raise `LeaseLost` exactly if the worker was fenced off."""
+        holds = known.holds(lease)
+        try:
+            with self.database.session() as session:
+                yield session
+        except LeaseLost:
+            assert not holds
+        else:
+            assert holds, "a worker that was fenced off could write"
+
+
+def test_life_of_jobs(database: Database) -> None:
+    class Life(JobLife):
+        pass
+
+    Life.database = database
+    run_state_machine_as_test(
+        Life,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate,),  # shrinking replays for minutes; histories are short anyway
+            database=None,
+            derandomize=True,
+        ),
+    )
