@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from compression.anatomy.families import family, family_of
 from compression.anatomy.families.base import Macs
-from compression.anatomy.inspection import Inspection, Site, layer_of, with_layer
+from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site, elements, layer_of, with_layer
 from compression.anatomy.patterns import ignored
 
 __all__ = ["Inspection", "Macs", "Site", "count_macs", "ignored", "inspect", "layer_of", "with_layer"]
 
 
 def inspect(config: Mapping[str, Any], tensors: Iterable[str], *, has_tokenizer: bool = True) -> Inspection:
-    """What can be cut in a model. `config` is a rewritten one (`Admission.config`), `tensors` the names of
-    the stored
-    tensors (a mapping by name will do)."""
-    return family_of(config["architectures"][0]).inspect(config, list(tensors), has_tokenizer)
+    """What can be cut in a model.
+
+    `config` is a rewritten one (`Admission.config`). `tensors` are the names of the stored tensors; given
+    as a mapping to `TensorHeader`, the bytes are exact, else they follow from the config's dtype.
+    """
+    anatomy = family_of(config["architectures"][0])
+    found = anatomy.inspect(config, list(tensors), has_tokenizer)
+    required = anatomy.expected(config, list(tensors)).required
+    dtype = str(config.get("dtype") or "float32")
+
+    def stored(name: str) -> int:
+        header = tensors.get(name) if isinstance(tensors, Mapping) else None
+        size = getattr(header, "bytes", None)
+        return size if isinstance(size, int) else elements(required[name]) * ITEM_SIZES[dtype]
+
+    return replace(
+        found,
+        parameters=sum(map(elements, required.values())),
+        bytes=sum(map(stored, required)),
+        layer_bytes=sum(stored(name) for name in required if layer_of(name) == 0),
+        dtype=dtype,
+    )
 
 
 def count_macs(inspection: Inspection, sequence_length: int) -> Macs:

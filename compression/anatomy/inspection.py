@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 Task = Literal["text-generation", "text-classification", "feature-extraction"]
 
+ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
 _LAYER = re.compile(r"(?:^|\.)layers?\.([0-9]{1,5})\.")
 
 
@@ -32,9 +34,14 @@ class Site:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The anatomy of a model. Sizes count elements; `context` counts tokens; `layer_prefix` is what the
-    names of a
-    layer's tensors begin with before the layer's number ("model.layers.", "bert.encoder.layer.")."""
+    """The anatomy of a model. Sizes count elements, `context` counts tokens.
+
+    `layer_prefix` is what the names of a layer's tensors begin with before the layer's number
+    ("model.layers.", "bert.encoder.layer."). `parameters` and `bytes` are those of the whole model as
+    stored (a tied head once, headers and buffers not), `layer_parameters` and `layer_bytes` those of one
+    layer, `prunable_parameters` those of all sites; `dtype` is the type in which the model is meant to be
+    loaded.
+    """
 
     family: str
     architecture: str
@@ -57,6 +64,10 @@ class Inspection:
     prunable_parameters: int
     granularities: tuple[str, ...]
     not_prunable: tuple[Mapping[str, str], ...] = field(default=())
+    parameters: int = 0
+    bytes: int = 0
+    layer_bytes: int = 0
+    dtype: str = "float32"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; `from_json` reads it back."""

@@ -101,10 +101,13 @@ class LlamaFamily:
                 "reason": "an embedding table: its rows are looked up, not multiplied",
             }
         ]
-        if not config["tie_word_embeddings"]:
-            kept.append(
-                {"name": "lm_head.weight", "reason": "the output head: kept dense, every token depends on it"}
-            )
+        tied = config["tie_word_embeddings"]
+        head = (
+            "tied to the embedding table"
+            if tied
+            else "the output head: kept dense, every token depends on it"
+        )
+        kept.append({"name": "lm_head.weight", "reason": head})
         return Inspection(
             family=self.name,
             architecture=config["architectures"][0],

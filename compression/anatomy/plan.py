@@ -1,0 +1,176 @@
+"""What a job would do, as arithmetic: the answer of a plan, without running anything. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compression.anatomy import count_macs
+from compression.anatomy.budget import (
+    layers_to_remove,
+    removals,
+    removed_in_all,
+    selected_sites,
+    stated_length,
+    weight_bytes,
+    without_layers,
+)
+from compression.anatomy.inspection import ITEM_SIZES, Inspection
+from compression.specification import JobSpecification
+
+# Rough speeds, in multiply-accumulates a second, of what a queue usually stands for.
+_SPEED = {"cpu": 2e10, "gpu": 2e13}
+_START = 20.0
+_BATCH = 8
+_EVALUATED = 512
+_INTERPRETER = 512 << 20
+_BASIS = (
+    "Counted multiply-accumulates at {speed:.0e} a second ({queue}) plus {start:.0f} s to start: calibration "
+    "runs every block twice, evaluation both models, a recovery step costs four passes. Expect a factor of "
+    "three either way."
+)
+
+
+def plan(
+    specification: JobSpecification,
+    inspection: Inspection,
+    admission_numbers: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The plan of a resolved specification, as JSON data.
+
+    `admission_numbers` may give `bytes` (of the weight files as uploaded) for the dense model. Figures:
+    `parameters` and `nonzeros` count elements (the dense model is taken to have no zeros), `bytes` those of
+    the weights, `macs` those of all matrix products of one sequence, zeros included, `macs_nonzero` without
+    the zeros, `memory_bytes` weights plus activations of one sequence. Ratios are pruned / dense.
+    """
+    length = stated_length(specification, inspection)
+    if specification.structure.granularity == "layer":
+        cut, left, removed = _layer_cut(specification, inspection)
+    else:
+        cut, left, removed = _weight_cut(specification, inspection)
+    dense = _figures(inspection, inspection.dtype, length, {})
+    pruned = _figures(left, specification.output.dtype or inspection.dtype, length, removed)
+    if admission_numbers and admission_numbers.get("bytes"):
+        headers = int(admission_numbers["bytes"]) - inspection.bytes
+        dense["bytes"] += headers
+        pruned["bytes"] += headers * left.layers // inspection.layers
+    return {
+        "valid": True,
+        "dense": dense,
+        "pruned": pruned,
+        "ratios": {name: round(pruned[name] / dense[name], 6) for name in dense if dense[name]},
+        "cut": cut,
+        "sequence_length": length,
+        "estimate": _estimate(specification, inspection, dense["macs"], length),
+        "notes": _notes(specification, inspection),
+    }
+
+
+Removed = Mapping[str, int]
+
+
+def _weight_cut(
+    specification: JobSpecification, inspection: Inspection
+) -> tuple[dict[str, Any], Inspection, Removed]:
+    counts = removals(specification, inspection)
+    rows: list[dict[str, Any]] = []
+    for site in selected_sites(specification, inspection):
+        remove = counts[site.name]
+        keep = None if remove is None else site.size - remove
+        rows.append({"name": site.name, "shape": list(site.shape), "keep": keep, "remove": remove})
+    total = removed_in_all(specification, inspection)
+    known = {name: count for name, count in counts.items() if count is not None}
+    # With a global allocation the places are unknown; spreading them evenly keeps the totals right.
+    removed = known or _spread(inspection, counts, total)
+    return {"sites": rows, "weights_removed": total, "layers_removed": None}, inspection, removed
+
+
+def _spread(inspection: Inspection, counts: Mapping[str, int | None], total: int) -> dict[str, int]:
+    sizes = {site.name: site.size for site in inspection.sites if site.name in counts}
+    whole = sum(sizes.values())
+    return {name: size * total // whole for name, size in sizes.items()}
+
+
+def _layer_cut(
+    specification: JobSpecification, inspection: Inspection
+) -> tuple[dict[str, Any], Inspection, Removed]:
+    count = layers_to_remove(specification, inspection) or 0
+    left = without_layers(inspection, count)
+    total = inspection.prunable_parameters - left.prunable_parameters
+    return {"sites": [], "weights_removed": total, "layers_removed": count}, left, {}
+
+
+def _figures(inspection: Inspection, dtype: str, length: int, removed: Removed) -> dict[str, int]:
+    macs = count_macs(inspection, length)
+    size = ITEM_SIZES[dtype]
+    stored = weight_bytes(inspection, dtype)
+    hidden, ffn, heads = inspection.hidden, inspection.ffn, inspection.heads
+    outputs = length * inspection.vocabulary if inspection.task == "text-generation" else 0
+    activations = length * (4 * hidden + 2 * ffn) + heads * length * length + outputs
+    zeros = sum(removed.values())
+    return {
+        "parameters": inspection.parameters,
+        "nonzeros": inspection.parameters - zeros,
+        "bytes": stored,
+        "macs": macs.total,
+        "macs_nonzero": macs.total - length * zeros,
+        "memory_bytes": stored + size * activations,
+    }
+
+
+def _estimate(
+    specification: JobSpecification, inspection: Inspection, macs: int, length: int
+) -> dict[str, Any]:
+    speed = _SPEED[specification.queue]
+    calibration, recovery = specification.calibration, specification.recovery
+    sequences = 0
+    if calibration:
+        sequences += 2 * calibration.samples * (calibration.sequence_length or length) // length
+    if specification.evaluation.dataset:
+        sequences += 2 * (specification.evaluation.samples or _EVALUATED)
+        sequences *= 1 + len(specification.evaluation.baselines)
+    if recovery.method != "none":
+        sequences += 4 * recovery.budget.steps * int(recovery.options.get("batch_size", _BATCH))
+    return {
+        "seconds": round(_START + sequences * macs / speed, 1),
+        "memory_bytes": _memory(specification, inspection, length),
+        "basis": _BASIS.format(speed=speed, queue=specification.queue, start=_START),
+    }
+
+
+def _memory(specification: JobSpecification, inspection: Inspection, length: int) -> int:
+    """Bytes the runner is likely to need, in float32: the interpreter, what is not in a block, a few
+    blocks, the hidden states of the calibration, and for a recovery the whole model with its training
+    state."""
+    samples = specification.calibration.samples if specification.calibration else 1
+    states = 4 * length * inspection.hidden * samples
+    edges = 4 * (inspection.parameters - inspection.layers * inspection.layer_parameters)
+    memory = _INTERPRETER + edges + 16 * inspection.layer_parameters + states
+    if specification.recovery.method == "distillation":
+        # Weights, gradients, two moments of the optimiser, and the dense teacher.
+        memory += 20 * inspection.parameters
+    elif specification.recovery.method != "none":
+        memory += 8 * inspection.parameters
+    return memory
+
+
+def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]:
+    notes: list[str] = []
+    left_alone = len(inspection.sites) - len(selected_sites(specification, inspection))
+    if specification.structure.granularity == "layer":
+        notes.append("Fewer layers make the file smaller and every runtime faster.")
+    else:
+        notes.append(
+            "Zeros among single weights make neither the file smaller nor dense kernels faster; runtimes "
+            "with sparse kernels gain, and so does a compressed copy of the file."
+        )
+        if specification.options.get("allocation") == "global":
+            notes.append("One threshold over all weights decides while running how much each of them loses.")
+    if left_alone:
+        notes.append(f"{left_alone} of {len(inspection.sites)} weights are left alone by structure.ignore.")
+    if not specification.evaluation.dataset:
+        notes.append(
+            "Quality is not evaluated: give evaluation.dataset, or calibration.dataset, of which some is "
+            "held out."
+        )
+    return notes

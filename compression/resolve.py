@@ -1,0 +1,150 @@
+"""Fills every default of a specification and refuses what cannot work, before a job is queued. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from compression import options
+from compression.anatomy.budget import default_length
+from compression.anatomy.inspection import Inspection
+from compression.catalogue import Catalogue, Offer
+from compression.errors import Fault, SpecificationInvalid
+from compression.loading.dataset_files import DatasetFacts
+from compression.resolving.data import resolve_evaluation, resolve_recovery
+from compression.resolving.draft import Draft
+from compression.resolving.target import check_target
+from compression.specification import JobSpecification, n_m
+from compression.suggestions import closest
+
+
+def resolve(
+    spec: JobSpecification,
+    catalogue: Catalogue,
+    inspection: Inspection,
+    datasets: Mapping[str, DatasetFacts],
+) -> JobSpecification:
+    """The specification with nothing left open, for this model and these datasets (by id).
+
+    Resolving a resolved specification changes nothing. Raises SpecificationInvalid with every fault found.
+    """
+    recipe = _recipe(spec, catalogue)
+    draft = Draft(spec, recipe, catalogue, inspection, datasets)
+    _check_family(draft)
+    granularity = _granularity(draft)
+    _check_ignore(draft)
+    draft.update("structure", granularity=granularity)
+    _resolve_options(draft)
+    _resolve_calibration(draft)
+    resolve_evaluation(draft)
+    resolve_recovery(draft)
+    dtype = spec.output.dtype or (inspection.dtype if inspection.dtype in ("float32", "bfloat16") else None)
+    draft.update("output", dtype=dtype)
+    if not draft.faults:
+        check_target(draft)
+    if draft.faults:
+        raise SpecificationInvalid(draft.faults)
+    return draft.specification
+
+
+def _recipe(spec: JobSpecification, catalogue: Catalogue) -> Offer:
+    recipes = catalogue.recipes
+    if spec.recipe not in recipes:
+        message = f"There is no recipe {spec.recipe[:80]!r}: {closest(spec.recipe, recipes)}."
+        raise SpecificationInvalid([Fault("/recipe", message, "recipe_unknown")])
+    return recipes[spec.recipe]
+
+
+def _check_family(draft: Draft) -> None:
+    recipe, inspection = draft.recipe, draft.inspection
+    if inspection.family not in recipe.families:
+        others = [
+            name for name, offer in draft.catalogue.recipes.items() if inspection.family in offer.families
+        ]
+        draft.refuse(
+            "/recipe",
+            f"{recipe.name} does not work on the family {inspection.family!r} (it does on "
+            f"{', '.join(recipe.families)}); recipes for this model: {', '.join(others) or 'none'}.",
+            "family_unsupported",
+        )
+
+
+def _granularity(draft: Draft) -> str:
+    recipe = draft.recipe
+    given = draft.specification.structure.granularity
+    if given is None:
+        return recipe.granularities[0]
+    kind = "n:m" if n_m(given) else given
+    if kind not in recipe.granularities:
+        able = [name for name, offer in draft.catalogue.recipes.items() if kind in offer.granularities]
+        hint = f"recipes that do: {', '.join(able)}" if able else "no recipe does yet"
+        draft.refuse(
+            "/structure/granularity",
+            f"{recipe.name} does not remove by {given!r}; it offers {', '.join(recipe.granularities)} "
+            f"({hint}).",
+            "granularity_unsupported",
+        )
+        return recipe.granularities[0]
+    if kind not in draft.inspection.granularities:
+        draft.refuse(
+            "/structure/granularity",
+            f"This model cannot be cut by {given!r}; possible: {', '.join(draft.inspection.granularities)}.",
+            "granularity_unsupported",
+        )
+    return given
+
+
+def _check_ignore(draft: Draft) -> None:
+    from compression.anatomy.patterns import ignored
+
+    patterns = draft.specification.structure.ignore
+    names = [site.name for site in draft.inspection.sites]
+    never_pruned = [item["name"] for item in draft.inspection.not_prunable]
+    if patterns and draft.layers:
+        draft.refuse(
+            "/structure/ignore",
+            "With whole layers there is nothing to ignore: use options.keep_first and options.keep_last.",
+            "pattern_unsupported",
+        )
+        return
+    for index, pattern in enumerate(patterns):
+        if not ignored([pattern], [*names, *never_pruned]):
+            example = f"{names[0]!r} or {'*.' + names[0].rsplit('.', 2)[-2]!r}"
+            draft.refuse(
+                f"/structure/ignore/{index}",
+                f"{pattern!r} names no weight of this model; names look like {example}.",
+                "pattern_matches_nothing",
+            )
+    if patterns and len(ignored(patterns, names)) == len(names):
+        draft.refuse("/structure/ignore", "These patterns leave no weight to prune.", "pattern_matches_all")
+
+
+def _resolve_options(draft: Draft) -> None:
+    schema, given = draft.recipe.options, draft.specification.options
+    draft.faults += options.check_options(given, schema, draft.recipe.name, ["options"])
+    filled = options.with_defaults(given, schema)
+    if n_m(draft.specification.structure.granularity) and filled.get("allocation", "uniform") != "uniform":
+        draft.refuse(
+            "/options/allocation",
+            f"n:m removes the same share everywhere, so {filled['allocation']!r} is impossible: write "
+            "'uniform' or "
+            "leave it out, or use the granularity 'unstructured'.",
+            "option_conflict",
+        )
+    draft.replace(options=filled)
+
+
+def _resolve_calibration(draft: Draft) -> None:
+    calibration, recipe = draft.specification.calibration, draft.recipe
+    if calibration is None:
+        if "calibration" in recipe.needs:
+            draft.refuse(
+                "/calibration",
+                f'{recipe.name} looks at activations, so it needs text: add "calibration": '
+                f'{{"dataset": "dst_..."}}.',
+                "calibration_missing",
+            )
+        return
+    draft.dataset("/calibration/dataset", calibration.dataset)
+    length = calibration.sequence_length or default_length(draft.inspection)
+    draft.length("/calibration/sequence_length", length)
+    draft.update("calibration", sequence_length=length)

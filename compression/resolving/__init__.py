@@ -1,0 +1,1 @@
+"""The parts of resolving a specification."""
