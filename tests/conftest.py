@@ -17,7 +17,7 @@ from tests.stacks import EmbeddedStack, FullStack, Stack
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # What a developer's shell says must not reach the tests: they configure their own services.
-for _name in [name for name in os.environ if name.startswith("SECATEUR_")]:
+for _name in [name for name in os.environ if name.startswith("SECATEUR_") and name != "SECATEUR_FAULT_SEEDS"]:
     del os.environ[_name]
 
 

@@ -121,10 +121,10 @@ def _take_stdout() -> int:
 
 def _compress(job: dict[str, Any], work: Path, reporter: Reporter) -> None:
     from compression import pipeline
-    from compression.specification import parse
+    from compression.specification import JobSpecification
 
     request = pipeline.Request(
-        specification=parse(job["specification"]),
+        specification=JobSpecification.model_validate(job["specification"]),
         model=work / job["model"],
         datasets={name: work / path for name, path in job["datasets"].items()},
         work=work,

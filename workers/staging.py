@@ -48,10 +48,9 @@ class Abandoned(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a job needs: the model's files and its admitted configuration, and one file for each dataset."""
+    """What a job needs: the model's files as admitted, and one file for each dataset."""
 
     model: tuple[FileEntry, ...]
-    config: Mapping[str, Any] | None
     datasets: Mapping[str, FileEntry]
 
     @property
@@ -68,7 +67,6 @@ def find_inputs(database: Database, lease: Lease) -> Inputs:
         model = Models(session, lease.tenant_id).get(lease.model_id)
         return Inputs(
             model=tuple(files.of(model.id)),
-            config=model.config,
             datasets={name: files.of(name)[0] for name in sorted(names)},
         )
 
@@ -98,7 +96,7 @@ class Staging:
         self.path.mkdir(mode=0o700)
         for folder in ("tmp", "checkpoints", "input/model"):
             (self.path / folder).mkdir(parents=True)
-        readable = list(self._materialise_model(inputs))
+        readable = [self._materialise(file.sha256, f"input/model/{file.path}") for file in inputs.model]
         datasets = {}
         for name, file in inputs.datasets.items():
             datasets[name] = f"input/datasets/{name}/{PurePosixPath(file.path).name}"
@@ -172,14 +170,6 @@ class Staging:
         self.abandoned.set()
         shutil.rmtree(self.path, ignore_errors=True)
         self._note.unlink(missing_ok=True)
-
-    def _materialise_model(self, inputs: Inputs) -> Iterator[Path]:
-        for file in inputs.model:
-            if file.path != "config.json" or inputs.config is None:
-                yield self._materialise(file.sha256, f"input/model/{file.path}")
-        if inputs.config is not None:
-            # The configuration as admitted: only known keys, nothing that names code.
-            (self.path / "input/model/config.json").write_text(json.dumps(inputs.config, indent=2))
 
     def _restore(self) -> Iterator[Path]:
         for file in (self._lease.checkpoint or {}).get("files", []):

@@ -1,0 +1,25 @@
+"""Sites to break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness import Site, open_site
+from tests.stacks import Stack
+
+
+@pytest.fixture
+def site(stack: Stack, tmp_path: Path) -> Iterator[Site]:
+    """A fresh database and blob store on both stacks; workers are started by the test."""
+    with open_site(stack, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def embedded_site(embedded_stack: Stack, tmp_path: Path) -> Iterator[Site]:
+    """The same on SQLite and a unix socket only, for what does not depend on the stack."""
+    with open_site(embedded_stack, tmp_path) as opened:
+        yield opened
