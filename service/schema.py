@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
@@ -13,6 +14,10 @@ from sqlalchemy import event, inspect
 
 from service.db import Database, create_database_engine
 from service.errors import DatabaseUnavailable
+
+
+# Alembic keeps the migration that is running in a global of the process.
+_one_at_a_time: Final = threading.Lock()
 
 
 def alembic_config() -> Config:
@@ -65,7 +70,7 @@ def _migrate(url: str, revision: str, direction: Any) -> None:
     if sqlite:
         event.listen(engine, "connect", _no_foreign_keys)
     try:
-        with engine.begin() as connection:
+        with _one_at_a_time, engine.begin() as connection:
             config = alembic_config()
             config.attributes["connection"] = connection
             direction(config, revision)
