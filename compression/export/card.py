@@ -67,7 +67,7 @@ def model_card(inputs: ArtifactInputs) -> str:
 
 
 def _cost_table(cost: Mapping[str, Any]) -> list[str]:
-    dense, pruned = cost.get("dense"), cost.get("pruned")
+    dense, pruned = cost.get("dense"), cost.get("recovered") or cost.get("pruned")
     if not dense or not pruned:
         return []
     rows = ["| | dense | pruned | ratio |", "| --- | ---: | ---: | ---: |"]

@@ -55,3 +55,8 @@ def percent(value: float | None) -> str:
 def signed_percent(value: float | None) -> str:
     """A change in percentage points: 0.021 -> "+2.1"."""
     return "–" if value is None else f"{value * 100:+.1f}"
+
+
+def threads_text(count: int | None) -> str:
+    """1 -> "1 thread"."""
+    return "threads not stated" if count is None else f"{count} thread{'' if count == 1 else 's'}"

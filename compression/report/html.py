@@ -98,7 +98,7 @@ def _achieved(target: Json) -> str:
     if kind == "sparsity":
         return percent(value)
     if kind == "layers":
-        return f"{value} layers"
+        return f"{value} layers removed" if value != 1 else "1 layer removed"
     if kind == "latency":
         return seconds_text(value)
     return percent(target["ratio"])

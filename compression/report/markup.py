@@ -20,7 +20,7 @@ def number(text: str, css: str = "") -> Cell:
     return Cell(text, f"n {css}".strip())
 
 
-def _cell(cell: Cell | str, tag: str) -> str:
+def _cell(cell: Cell | str, tag: str, label: str = "") -> str:
     found = cell if isinstance(cell, Cell) else Cell(cell)
     names = [name for name in found.css.split() if name != "code"]
     css = f' class="{" ".join(names)}"' if names else ""
@@ -28,22 +28,35 @@ def _cell(cell: Cell | str, tag: str) -> str:
     if "code" in found.css.split():
         text = f"<code>{text}</code>"
     scope = ' scope="row"' if tag == "th" else ""
-    return f"<{tag}{css}{scope}>{text}</{tag}>"
+    data = f' data-label="{escape(label)}"' if label else ""
+    return f"<{tag}{css}{scope}{data}>{text}</{tag}>"
 
 
-def table(head: Sequence[Cell | str], rows: Sequence[Sequence[Cell | str]], caption: str = "") -> str:
-    """A table that scrolls sideways by itself on a narrow page; the first cell of a row heads it."""
+def table(
+    head: Sequence[Cell | str],
+    rows: Sequence[Sequence[Cell | str]],
+    caption: str = "",
+    *,
+    stack: bool = False,
+) -> str:
+    """A table that scrolls sideways by itself on a narrow page; the first cell of a row heads it.
+
+    With ``stack`` a narrow page shows each row as a block instead, every cell under its column's title.
+    """
     if not rows:
         return ""
+    names = [cell.text if isinstance(cell, Cell) else cell for cell in head]
     titles = "".join(_cell(cell, "th").replace('scope="row"', 'scope="col"') for cell in head)
-    body = "".join(
-        "<tr>" + _cell(row[0], "th") + "".join(_cell(cell, "td") for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
+    body = ""
+    for row in rows:
+        cells = [
+            _cell(cell, "td", name if stack else "") for cell, name in zip(row[1:], names[1:], strict=True)
+        ]
+        body += f"<tr>{_cell(row[0], 'th')}{''.join(cells)}</tr>"
     told = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
-        f'<div class="scroll" tabindex="0"><table>{told}<thead><tr>{titles}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0"><table{" class=stack" if stack else ""}>{told}'
+        f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compression.report.formats import bytes_text, percent
+from compression.report.formats import bytes_text, percent, threads_text
 from compression.specification import n_m
 
 Json = Mapping[str, Any]
@@ -58,7 +58,7 @@ def _speed(report: Json, granularity: str) -> str:
         ratio = latency["ratio"]
         verb = "as fast as" if abs(ratio - 1) < 0.05 else ("faster than" if ratio < 1 else "slower than")
         measured = (
-            f"Measured on {latency['device']} with {latency['threads']} thread(s), the pruned model is "
+            f"Measured on {latency['device']} with {threads_text(latency['threads'])}, the pruned model is "
             f"{verb} the dense one: a forward pass takes {percent(ratio)} of the time."
         )
     if granularity == "layer":

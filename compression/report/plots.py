@@ -44,8 +44,9 @@ def grouped_bars(title: str, groups: Sequence[tuple[str, Sequence[Bar], Format]]
     parts: list[str] = []
     y = 0.0
     for name, bars, form in groups:
-        y += 14
-        parts.append(_text(0, y, name))
+        if name:
+            y += 14
+            parts.append(_text(0, y, name))
         y += 5
         top = max((abs(value) for _, value in bars if value is not None), default=0.0)
         for series, value in bars:
@@ -62,12 +63,13 @@ def columns(
     title: str,
     values: Sequence[tuple[str, float | None]],
     form: Format,
-    css: str,
     *,
     top: float | None = None,
+    chosen: str | None = None,
 ) -> str:
-    """Vertical bars, one an entry, with a scale on the left; labels below are thinned where they would
-    collide.
+    """Vertical bars, one an entry, with a scale on the left; labels are thinned where they would collide.
+
+    ``top`` fixes the scale. With ``chosen`` every other bar is drawn in the colour of the dense model.
     """
     left, height, base = 38.0, 150.0, 128.0
     known = [value for _, value in values if value is not None]
@@ -82,6 +84,7 @@ def columns(
         x = left + number * step
         if value is not None:
             tall = min(value / limit, 1.0) * (base - 12)
+            css = "pruned" if chosen in (None, label) else "dense"
             parts.append(_rect(x + step * 0.14, base - tall, step * 0.72, tall, css))
         if number % every == 0:
             parts.append(_text(x + step / 2, base + 12, label, "middle", "soft"))

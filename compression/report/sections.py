@@ -15,6 +15,7 @@ from compression.report.formats import (
     percent,
     seconds_text,
     signed_percent,
+    threads_text,
 )
 from compression.report.markup import Cell, figure, folded, listing, number, table
 
@@ -131,12 +132,13 @@ def gates(report: Json) -> str:
 def damage(report: Json) -> str:
     """Divergence from the dense model, flipped examples, classes."""
     found = report["damage"]
-    rows = []
-    for state, values in (found["divergence"] or {}).items():
-        for name, value in _flat(values or {}):
-            rows.append([name, state, number(number_text(value))])
-    rows.sort(key=lambda row: str(row[0]))
-    parts = [table(["distance from the dense model", "state", number("value")], rows)]
+    states = [state for state, values in (found["divergence"] or {}).items() if values]
+    flat = {state: dict(_flat(found["divergence"][state])) for state in states}
+    names = list(dict.fromkeys(name for values in flat.values() for name in values))
+    rows: list[Row] = [
+        [name, *(number(number_text(flat[state].get(name))) for state in states)] for name in names
+    ]
+    parts = [table(["distance from the dense model", *(number(state) for state in states)], rows)]
     classes = found["classes"]
     if classes is not None:
         parts.append(
@@ -183,7 +185,7 @@ def _flat(values: Json) -> list[tuple[str, float | None]]:
 
 def layers(report: Json) -> str:
     """Sparsity and reconstruction error per layer, and every weight in a folded table."""
-    rows, series = report["layers"], report["quality"]["final"]
+    rows = report["layers"]
     parts = []
     if report["dropped"] is not None:
         parts.append(_dropped(report))
@@ -192,7 +194,6 @@ def layers(report: Json) -> str:
             "Sparsity per layer",
             [(str(row["layer"]), row["sparsity"]) for row in rows],
             percent,
-            series,
             top=1.0,
         )
         parts.append(
@@ -202,8 +203,7 @@ def layers(report: Json) -> str:
         error = plots.columns(
             "Reconstruction error per layer",
             [(str(row["layer"]), row["reconstruction_error"]) for row in rows],
-            lambda value: number_text(None if value is None else float(f"{value:.2g}")),
-            series,
+            _short,
         )
         told = (
             "Share of the energy of each weight's outputs on the calibration data that pruning lost, "
@@ -212,6 +212,10 @@ def layers(report: Json) -> str:
         parts.append(figure("Reconstruction error per layer", error, told))
     plotted = f'<div class="plots">{"".join(parts)}</div>' if parts else ""
     return plotted + folded(f"All {len(report['sites'])} prunable weights", _sites(report))
+
+
+def _short(value: float | None) -> str:
+    return number_text(None if value is None else float(f"{value:.2g}"))
 
 
 def _dropped(report: Json) -> str:
@@ -224,8 +228,8 @@ def _dropped(report: Json) -> str:
     plot = plots.columns(
         "Distance for each first removed layer",
         [(str(start), distance) for start, distance in zip(starts, distances, strict=True)],
-        lambda value: number_text(None if value is None else float(f"{value:.2g}")),
-        "pruned",
+        _short,
+        chosen=str(dropped["start"]),
     )
     return figure(
         "Which layers to remove",
@@ -271,11 +275,11 @@ def recovery(report: Json) -> str:
         "Orange: loss of the step's batch. Green: loss of the held-out share, which chose the state of step "
         f"{found.get('best_step', 0)}."
     )
-    rows = [
-        ["method", found["method"]],
-        ["loss", str(found.get("loss", "–"))],
+    rows: list[Row] = [
+        ["method", number(found["method"])],
+        ["loss", number(str(found.get("loss", "–")))],
         ["steps", number(f"{found.get('steps', 0):,}")],
-        ["best step", number(f"{found.get('best_step', 0):,}")],
+        ["step that was kept", number(f"{found.get('best_step', 0):,}")],
         ["trained parameters", number(count_text(found.get("trained_parameters")))],
         ["samples trained on", number(f"{found.get('training_samples', 0):,}")],
         ["samples held out", number(f"{found.get('held_out_samples', 0):,}")],
@@ -297,7 +301,7 @@ def speed(report: Json) -> str:
         repeats = latency["cases"][0]["dense"]["repeats"]
         told = (
             f"Median of {repeats} interleaved runs, whiskers from the 10th to the 90th percentile. "
-            f"{latency['device']}, {latency['threads']} thread(s), {latency['runtime']}; "
+            f"{latency['device']}, {threads_text(latency['threads'])}, {latency['runtime']}; "
             f"dense in {latency['dtype']['dense']}, result in {latency['dtype']['pruned']}."
         )
         parts.append(figure("Latency", plots.ranges("Latency", rows, seconds_text), told, ("dense", final)))
@@ -356,7 +360,7 @@ def runtimes(report: Json) -> str:
             "<p>A clean process loaded the artifact with the stock loader; its outputs differ from the "
             f"evaluated ones by at most {number_text(verified['max_abs_difference'])}.</p>"
         )
-    return told + table(["runtime", "loads it", "faster", "checked", "note"], rows)
+    return told + table(["runtime", "loads it", "faster", "checked", "note"], rows, stack=True)
 
 
 def reproducibility(report: Json) -> str:
@@ -365,7 +369,7 @@ def reproducibility(report: Json) -> str:
     device = found["device"]
     times: list[Row] = [[name, number(seconds_text(value))] for name, value in found["seconds"].items()]
     times.append(["all stages", number(seconds_text(found["wall_seconds"]))])
-    where = f"{device.get('name', '')}, {device.get('threads', '?')} thread(s)" + (
+    where = f"{device.get('name', '')}, {threads_text(device.get('threads'))}" + (
         "; gone on from an earlier attempt, whose time is not counted" if found["resumed"] else ""
     )
     versions: list[Row] = [[name, Cell(value, "code")] for name, value in sorted(found["versions"].items())]
