@@ -72,13 +72,14 @@ RUN python -m pip --python /opt/secateur/bin/python install --no-deps --prefix /
 FROM base AS gateway
 COPY --from=gateway-dependencies /opt/secateur /opt/secateur
 COPY --from=product /product /opt/secateur
+COPY deploy/gateway_health.py /opt/secateur/share/gateway_health.py
 USER 10001:10001
 ENV SECATEUR_HOME=/var/lib/secateur \
     SECATEUR_HOST=0.0.0.0 \
     SECATEUR_PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['SECATEUR_PORT'] + '/livez', timeout=4)"]
+    CMD ["python", "/opt/secateur/share/gateway_health.py", "/livez"]
 CMD ["python", "-m", "service", "gateway"]
 
 FROM base AS worker
