@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from service import faults
 from service.blobs.base import CHUNK_BYTES, Blob, checked, file_chunks, hash_chunks
 from service.blobs.spool import Spool, space
-from service.errors import BlobCorrupt, BlobMissing, ServiceError, Unavailable
+from service.errors import BlobCorrupt, BlobMissing, Unavailable
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,10 +57,19 @@ def s3_store(settings: Settings) -> S3Store:
 def _answering() -> Iterator[None]:
     try:
         yield
-    except NotFoundError:
+    except FileNotFoundError:  # what the client raises for a missing object
         raise
-    except BaseError as error:
+    except (BaseError, OSError) as error:
         raise Unavailable("the blob store does not answer; try again") from error
+
+
+@contextmanager
+def _existing_bucket() -> Iterator[None]:
+    try:
+        with _answering():
+            yield
+    except FileNotFoundError as error:
+        raise Unavailable("the bucket of the blob store does not exist") from error
 
 
 class S3Blobs:
@@ -88,7 +97,7 @@ class S3Blobs:
     def upload(self, path: Path, blob: Blob) -> None:
         """Sends a file whose digest is known. An object that is there already is sent again: that makes it
         young, which keeps collectors away until a row refers to it."""
-        with _answering():
+        with _existing_bucket():
             obstore.put(
                 self._store,
                 self.key(blob.sha256),
@@ -105,7 +114,7 @@ class S3Blobs:
         try:
             with _answering():
                 return int(obstore.head(self._store, self.key(sha256))["size"])
-        except NotFoundError:
+        except FileNotFoundError:
             return None
 
     def read(self, sha256: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
@@ -120,7 +129,7 @@ class S3Blobs:
         with _answering():
             try:
                 answer = obstore.get(self._store, self.key(sha256), options={"range": (start, end)})
-            except NotFoundError:
+            except FileNotFoundError:
                 raise BlobMissing(f"blob {sha256} is missing") from None
             for piece in answer.stream(min_chunk_size=CHUNK_BYTES):
                 view = memoryview(piece)
@@ -155,13 +164,13 @@ class S3Blobs:
                 if _age(obstore.head(self._store, self.key(sha256))["last_modified"]) < minimum_age:
                     return False
                 obstore.delete(self._store, self.key(sha256))
-        except NotFoundError:
+        except FileNotFoundError:
             return False
         return True
 
     def iterate(self) -> Iterator[tuple[str, float]]:
         """Digest and age of every blob."""
-        with _answering():
+        with _existing_bucket():
             for batch in obstore.list(self._store, prefix="objects"):
                 for item in batch:
                     yield item["path"].rpartition("/")[2], _age(item["last_modified"])
@@ -178,13 +187,8 @@ class S3Blobs:
 
     def check(self) -> None:
         """Writes a small object."""
-        try:
-            with _answering():
-                obstore.put(self._store, "check", b"check")
-        except ServiceError:
-            raise
-        except BaseError as error:
-            raise Unavailable("the bucket of the blob store does not exist") from error
+        with _existing_bucket():
+            obstore.put(self._store, "check", b"check")
 
 
 def _age(modified: datetime) -> float:
