@@ -165,11 +165,10 @@ def _faults(schema: type[BaseModel], error: ValidationError) -> Iterator[Fault]:
 def _keys_at(schema: Any, location: tuple[int | str, ...]) -> list[str]:
     """The keys that the object at `location` inside `schema` may have."""
     for part in location:
-        if isinstance(part, int):
-            schema = next((kind for kind in typing.get_args(schema)), None)
-        elif isinstance(schema, type) and issubclass(schema, BaseModel) and part in schema.model_fields:
-            schema = schema.model_fields[part].annotation
-        schema = next((kind for kind in typing.get_args(schema) if _is_model(kind)), schema)
+        # A position in a list leads to what the list holds, which the step before has found.
+        if isinstance(part, str) and _is_model(schema) and part in schema.model_fields:
+            kind = schema.model_fields[part].annotation
+            schema = next((inner for inner in typing.get_args(kind) if _is_model(inner)), kind)
     return list(schema.model_fields) if _is_model(schema) else []
 
 

@@ -71,8 +71,9 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    shown: tuple[type[BaseModel], ...] = (*BODIES, Problem)
     wanted: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
-        (body, "validation") for body in (*BODIES, Problem)
+        (body, "validation") for body in shown
     ]
     _, bodies = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
     components["schemas"] = dict(sorted({**schemas, **bodies["$defs"]}.items()))
