@@ -172,9 +172,7 @@ class LocalWriter:
                 faults.point("after_fsync")
                 _make_folder(target.parent, self._store.root)
                 with self._store.locked(blob.sha256):
-                    # Over an equal blob too: the new age keeps collectors away until a row refers to it.
-                    os.utime(spool.handle)
-                    os.replace(spool.path, target)
+                    self._place(target, blob.bytes)
                 spool.close()
                 faults.point("after_rename")
                 _sync_folder(target.parent)
@@ -182,6 +180,18 @@ class LocalWriter:
             self.abort()
             raise
         return blob
+
+    def _place(self, target: Path, size: int) -> None:
+        """Renames into place; an equal blob that is there stays, because sandboxes hold on to its inode.
+
+        Either way the blob gets a new age, which keeps collectors away until a row refers to it.
+        """
+        if self._store.size(target.name) == size:
+            os.utime(target)
+            self._spool.path.unlink()
+        else:
+            os.utime(self._spool.handle)
+            os.replace(self._spool.path, target)
 
     def abort(self) -> None:
         """Removes the staged file."""

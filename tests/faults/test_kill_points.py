@@ -77,7 +77,7 @@ class Matrix:
         self._lock = threading.Lock()
         self._opened = open_site(stack, folder / "site")
         self._site = self._opened.__enter__()
-        self._rescuer = self._site.worker(RESCUER, concurrency=2)
+        self._site.worker(RESCUER, concurrency=2).wait_ready()
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._expected = {seed: self._pool.submit(self._undisturbed, seed) for seed in range(SEEDS)}
         self._futures = {case: self._pool.submit(self._run, case) for case in CASES}
@@ -126,7 +126,13 @@ class Matrix:
     def _worker(self, site: Site, case: Case, broker: str | None = None) -> Worker:
         number = 1 + CASES.index(case) % (RESCUER - 1)
         with self._lock:
-            worker = site.worker(number, fault=case.fault, armed_by=case.armed_by, broker=broker)
+            # Where one healthy worker sweeps for all, the doomed ones keep to their own bells.
+            alone = (
+                {} if broker else {"SECATEUR_SWEEP_SECONDS": "3600", "SECATEUR_RING_AFTER_SECONDS": "3600"}
+            )
+            worker = site.worker(
+                number, fault=case.fault, armed_by=case.armed_by, broker=broker, environment=alone
+            )
         return worker if broker else worker.wait_ready()
 
     def _outcome(self, site: Site, worker: Worker, job: str, case: Case, *, same_inputs: bool = True) -> int:
