@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from service import faults
-from service.blobs.base import CHUNK_BYTES, Blob, checked, file_chunks
+from service.blobs.base import CHUNK_BYTES, Blob, checked, file_chunks, hash_chunks
 from service.blobs.spool import Spool, space
 from service.errors import BlobMissing, ServiceError, Unavailable
 
@@ -171,8 +171,9 @@ class LocalWriter:
                 os.fchmod(spool.handle, 0o444)
                 faults.point("after_fsync")
                 _make_folder(target.parent, self._store.root)
+                intact = self._is_intact(target, blob)
                 with self._store.locked(blob.sha256):
-                    self._place(target, blob.bytes)
+                    self._place(target, intact)
                 spool.close()
                 faults.point("after_rename")
                 _sync_folder(target.parent)
@@ -181,12 +182,19 @@ class LocalWriter:
             raise
         return blob
 
-    def _place(self, target: Path, size: int) -> None:
+    def _is_intact(self, target: Path, blob: Blob) -> bool:
+        """Whether the blob is there already, undamaged."""
+        try:
+            return target.stat().st_size == blob.bytes and hash_chunks(file_chunks(target)) == blob
+        except FileNotFoundError:
+            return False
+
+    def _place(self, target: Path, intact: bool) -> None:
         """Renames into place; an equal blob that is there stays, because sandboxes hold on to its inode.
 
         Either way the blob gets a new age, which keeps collectors away until a row refers to it.
         """
-        if self._store.size(target.name) == size:
+        if intact and target.exists():
             os.utime(target)
             self._spool.path.unlink()
         else:
