@@ -14,7 +14,7 @@ def counted_macs(model: nn.Module, batch: Batch, task: str) -> int:
     """Multiply-accumulates of every matrix product that ``model`` makes for ``batch``.
 
     torch counts two operations a multiply-accumulate. Attention must be of the ``eager`` kind, so that its
-    products are ordinary ones; the rotary table's outer product is counted here, in the report it is not.
+    products are ordinary ones.
     """
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         stock.answer(model, batch, task)
