@@ -91,6 +91,7 @@ def without_layers(inspection: Inspection, removed: int) -> Inspection:
         prunable_parameters=sum(site.size for site in sites),
         parameters=inspection.parameters - removed * inspection.layer_parameters,
         bytes=inspection.bytes - removed * inspection.layer_bytes,
+        granularities=tuple(name for name in inspection.granularities if name != "layer" or left > 1),
     )
 
 

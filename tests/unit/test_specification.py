@@ -41,8 +41,19 @@ def test_everything_that_can_be_said_survives_json() -> None:
             **LEAST,
             "structure": {"granularity": "2:4", "ignore": ["*.down_proj", r"re:layers\.[01]\."]},
             "options": {"comparison": "row"},
-            "calibration": {"dataset": "dst_1", "samples": 16, "sequence_length": 64, "seed": 3, "batch_size": 2},
-            "recovery": {"method": "lora", "dataset": "dst_2", "budget": {"steps": 5}, "options": {"rank": 4}},
+            "calibration": {
+                "dataset": "dst_1",
+                "samples": 16,
+                "sequence_length": 64,
+                "seed": 3,
+                "batch_size": 2,
+            },
+            "recovery": {
+                "method": "lora",
+                "dataset": "dst_2",
+                "budget": {"steps": 5},
+                "options": {"rank": 4},
+            },
             "evaluation": {
                 "dataset": "dst_3",
                 "samples": 9,
@@ -67,7 +78,14 @@ def test_everything_that_can_be_said_survives_json() -> None:
 
 
 def test_datasets_are_named_once_and_only_if_read() -> None:
-    spec = parse({**LEAST, "calibration": {"dataset": "a"}, "recovery": {"dataset": "b"}, "evaluation": {"dataset": "a"}})
+    spec = parse(
+        {
+            **LEAST,
+            "calibration": {"dataset": "a"},
+            "recovery": {"dataset": "b"},
+            "evaluation": {"dataset": "a"},
+        }
+    )
     assert spec.datasets() == ["a"]
 
 
@@ -83,7 +101,11 @@ def test_recovery_none_as_a_word() -> None:
         ({"structure": {"granulraity": "2:4"}}, "/structure/granulraity", "'granularity'"),
         ({"calibration": {"dataset": "d", "sample": 3}}, "/calibration/sample", "'samples'"),
         ({"recovery": {"budget": {"step": 3}}}, "/recovery/budget/step", "'steps'"),
-        ({"evaluation": {"gates": [{"metric": "m", "max_rato": 1}]}}, "/evaluation/gates/0/max_rato", "'max_ratio'"),
+        (
+            {"evaluation": {"gates": [{"metric": "m", "max_rato": 1}]}},
+            "/evaluation/gates/0/max_rato",
+            "'max_ratio'",
+        ),
         ({"output": {"format": []}}, "/output/format", "'formats'"),
         ({"limits": {"second": 1}}, "/limits/second", "'seconds'"),
     ],
@@ -199,7 +221,11 @@ def test_bad_patterns(pattern: str) -> None:
         ({"recovery": {"method": "distilation"}}, "/recovery/method", "did you mean 'distillation'"),
         ({"recovery": 3}, "/recovery", "JSON object"),
         ({"evaluation": {"gates": [{"metric": "m"}]}}, "/evaluation/gates/0", "none is given"),
-        ({"evaluation": {"gates": [{"metric": "m", "max": 1, "min": 0}]}}, "/evaluation/gates/0", "max and min"),
+        (
+            {"evaluation": {"gates": [{"metric": "m", "max": 1, "min": 0}]}},
+            "/evaluation/gates/0",
+            "max and min",
+        ),
         ({"evaluation": {"baselines": ["magnitud"]}}, "/evaluation/baselines/0", "did you mean 'magnitude'"),
         ({"evaluation": {"metrics": "perplexity"}}, "/evaluation/metrics", "list"),
         ({"output": {"formats": ["onnx"]}}, "/output/formats/0", "'safetensors'"),
