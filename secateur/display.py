@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-output = Console(soft_wrap=True, highlight=False)
+# Where nobody is watching, lines are as long as they have to be.
+output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 240)
 """Results: standard output."""
 
 notes = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -47,11 +48,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
 def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()
 ) -> None:
-    """Print a table; as wide as it has to be where nobody is watching, so that pipes get whole lines."""
-    if output.is_terminal:
-        output.print(table(columns, rows, right=right))
-    else:
-        output.print(table(columns, rows, right=right), width=max(output.width, 200), crop=False)
+    """Print a table."""
+    output.print(table(columns, rows, right=right))
 
 
 def text(value: object) -> str:

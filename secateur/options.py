@@ -53,6 +53,9 @@ Evaluation = Annotated[
         rich_help_panel=CHECK,
     ),
 ]
+EvaluationSamples = Annotated[
+    int | None, Option(help="Sequences to measure on. Default: all there are.", rich_help_panel=CHECK)
+]
 Metric = Annotated[list[str] | None, Option(help="Quality metric. Repeatable.", rich_help_panel=CHECK)]
 Gate = Annotated[
     list[str] | None,

@@ -30,6 +30,7 @@ class Wish:
     recovery: str | None = None
     recovery_steps: int | None = None
     recovery_options: Mapping[str, Any] = field(default_factory=dict)
+    evaluation_samples: int | None = None
     metrics: Sequence[str] = ()
     gates: Sequence[Mapping[str, Any]] = ()
     baselines: Sequence[str] = ()
@@ -63,6 +64,7 @@ def specification(
     check = _merge(
         spec.get("evaluation"),
         dataset=evaluation,
+        samples=wish.evaluation_samples,
         metrics=list(wish.metrics),
         gates=[dict(gate) for gate in wish.gates],
         baselines=list(wish.baselines),
