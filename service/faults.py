@@ -21,6 +21,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 POINTS: Final = (
@@ -120,6 +121,11 @@ def point(name: str) -> None:
     """Pass the named point: nothing unless it is armed (`FaultInjected` for the action ``raise``)."""
     if _fault is not None and _fault.pass_by(name):
         _fault.fire()
+
+
+def folders() -> tuple[Path, ...]:
+    """Where a sandboxed process that passes points must be able to write; none unless a fault is armed."""
+    return () if _fault is None or _fault.once is None else (Path(_fault.once).parent,)
 
 
 def environment() -> dict[str, str]:

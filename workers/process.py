@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Final
 
@@ -88,13 +88,17 @@ class RunnerProcess:
         """Memory in bytes of the runner and everything below it."""
         return sum(processes.resident_bytes(pid) for pid in (self.pid, *processes.descendants(self.pid)))
 
-    def stop(self, grace_seconds: float) -> None:
-        """End the runner and all it started: SIGTERM, up to ``grace_seconds``, SIGKILL. Idempotent."""
+    def stop(self, grace_seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """End the runner and all it started: SIGTERM, up to ``grace_seconds``, SIGKILL. Idempotent.
+
+        ``meanwhile`` is called many times a second during the grace.
+        """
         self._discard.set()
         if self._process.poll() is None:
             self._signal(signal.SIGTERM)
             deadline = time.monotonic() + grace_seconds
             while self._process.poll() is None and time.monotonic() < deadline:
+                meanwhile()
                 time.sleep(0.02)
         self._signal(signal.SIGKILL)
         self._process.wait()

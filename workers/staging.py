@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
+from service import faults
 from service.blobs import CHUNK_BYTES, Blob, BlobStore
 from service.db import Database
 from service.errors import BlobMissing
@@ -91,7 +92,7 @@ class Staging:
         known = {name: [pid, processes.start_time(pid)] for name, pid in pids.items()}
         self._note.write_text(json.dumps({"host": socket.gethostname(), **known}))
 
-    def prepare(self, inputs: Inputs, device: str, threads: int, *, scope_signals: bool) -> None:
+    def prepare(self, inputs: Inputs, device: str, threads: int) -> None:
         """Make the folder and put inputs, checkpoints of earlier attempts and ``job.json`` into it."""
         self.path.mkdir(mode=0o700)
         for folder in ("tmp", "checkpoints", "input/model"):
@@ -108,7 +109,8 @@ class Staging:
             readable=tuple(readable),
             memory_bytes=self._lease.specification["limits"].get("memory_bytes") if device == "cpu" else None,
             file_bytes=4 * inputs.bytes + (1 << 33),
-            scope_signals=scope_signals,
+            writable=faults.folders(),
+            scope_signals=not faults.armed(),
         )
         job = {
             "specification": self._lease.specification,

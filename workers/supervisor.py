@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -151,11 +152,7 @@ class Supervisor:
         except NotFound as error:
             raise JobFailed("input_missing", f"An input of the job is gone: {error}.") from error
         place = self._placement
-        self._meanwhile(
-            self._background.submit(
-                self._staging.prepare, inputs, place.device, place.threads, scope_signals=not faults.armed()
-            )
-        )
+        self._meanwhile(self._background.submit(self._staging.prepare, inputs, place.device, place.threads))
 
     def _publish(self) -> Publication:
         assert self._finished is not None
@@ -182,7 +179,7 @@ class Supervisor:
             grace = 0.0
             raise
         finally:
-            runner.stop(grace)
+            runner.stop(grace, self._keep_lease)
         self._judge(runner)
 
     def _listen(self, runner: RunnerProcess) -> None:
@@ -256,6 +253,11 @@ class Supervisor:
             raise CancelRequested
         if self._draining():
             raise Draining
+
+    def _keep_lease(self) -> None:
+        """Nobody shall take the job over while its runner is still being ended."""
+        with suppress(LeaseLost):
+            self._held.tick()
 
     def _meanwhile(self, future: Future[_Result]) -> _Result:
         """The result of background work, with the lease kept alive while it is under way."""

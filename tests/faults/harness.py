@@ -38,6 +38,8 @@ from tests.tiny_models import tiny_llama
 from workers import processes
 
 LEASE_SECONDS = 3.0
+PATIENCE = 240.0
+"""Seconds for what takes some 10 on an idle machine: a busy one is no failure."""
 SPEED = {
     "SECATEUR_LEASE_SECONDS": str(LEASE_SECONDS),
     "SECATEUR_HEARTBEAT_SECONDS": "0.5",
@@ -148,7 +150,8 @@ class Site:
     ) -> Worker:
         """Start a worker on broker `number`, with a fault armed in it and in its runners."""
         name = f"worker-{len(self.workers)}"
-        marker = self.folder / f"{name}.fired"
+        marker = self.folder / "fired" / name
+        marker.parent.mkdir(exist_ok=True)
         armed = {
             "SECATEUR_FAULT": fault,
             "SECATEUR_FAULT_ARMED_BY": armed_by,
@@ -223,12 +226,12 @@ class Site:
         with self.database.read() as session:
             return list(Jobs(session, DEFAULT_TENANT).events(job_id, limit=10_000))
 
-    def wait(self, job_id: str, seconds: float = 60.0) -> Job:
+    def wait(self, job_id: str, seconds: float = PATIENCE) -> Job:
         """The job once it has ended."""
         until(lambda: State(self.job(job_id).state) in TERMINAL, seconds, lambda: self.account(job_id))
         return self.job(job_id)
 
-    def wait_stopped(self, worker: Worker, seconds: float = 60.0) -> int:
+    def wait_stopped(self, worker: Worker, seconds: float = PATIENCE) -> int:
         """The runner that the fault `...:stop` of this worker has stopped; its pid, once it is so."""
         until(lambda: worker.fired, seconds, lambda: f"the fault never fired: {worker.tail()}")
         pid = self.runners()[-1]

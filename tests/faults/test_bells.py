@@ -10,7 +10,9 @@ import pytest
 from kombu import Connection, Exchange, Producer
 
 from service.broker import TASK, Bell
-from tests.faults.harness import Site, until
+from tests.faults.harness import PATIENCE, Site, until
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
@@ -99,6 +101,6 @@ def test_a_priority_overtakes(embedded_site: Site) -> None:
         assert bell.ring(job, "cpu", 0)
     assert bell.ring(urgent, "cpu", 9)
     worker = embedded_site.worker()
-    until(lambda: embedded_site.job(urgent).started_at is not None, 30, worker.tail)
+    until(lambda: embedded_site.job(urgent).started_at is not None, PATIENCE, worker.tail)
     assert all(embedded_site.job(job).started_at is None for job in ordinary)
     worker.signal(signal.SIGKILL)

@@ -7,10 +7,13 @@ import threading
 import time
 
 import psycopg
+import pytest
 from sqlalchemy.engine import make_url
 
-from tests.faults.harness import Site, open_site, until
+from tests.faults.harness import PATIENCE, Site, open_site, until
 from tests.stacks import Stack
+
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_cut_connections_to_postgresql_do_not_harm_a_job(full_stack: Stack, tmp_path) -> None:
@@ -20,7 +23,7 @@ def test_cut_connections_to_postgresql_do_not_harm_a_job(full_stack: Stack, tmp_
         url = make_url(site.database_url)
         plain = url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
         with psycopg.connect(plain, autocommit=True) as connection:
-            until(lambda: site.job(job).state == "running", 30, lambda: site.account(job))
+            until(lambda: site.job(job).state == "running", PATIENCE, lambda: site.account(job))
             while site.job(job).state == "running":
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -36,7 +39,7 @@ def test_a_locked_sqlite_is_waited_for(embedded_site: Site) -> None:
     job = embedded_site.submit()
     path = make_url(embedded_site.database_url).database
     assert path is not None
-    until(lambda: embedded_site.job(job).state == "running", 30, lambda: embedded_site.account(job))
+    until(lambda: embedded_site.job(job).state == "running", PATIENCE, lambda: embedded_site.account(job))
     release = threading.Event()
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("BEGIN IMMEDIATE")

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from service.faults import POINTS
-from tests.faults.harness import Site, Worker, open_site, until
+from tests.faults.harness import PATIENCE, Site, Worker, open_site, until
 from tests.stacks import Stack
 
 SEEDS = int(os.environ.get("SECATEUR_FAULT_SEEDS", "1"))
@@ -119,7 +119,7 @@ class Matrix:
         with open_site(self._stack, folder) as site:
             job = site.submit(None, seed=case.seed)
             worker = self._worker(site, case, site.broker(0))
-            until(lambda: worker.fired, 30, worker.tail)
+            until(lambda: worker.fired, PATIENCE, worker.tail)
             site.worker(0).wait_ready()
             return self._outcome(site, worker, job, case, same_inputs=False)
 
@@ -136,7 +136,7 @@ class Matrix:
         return worker if broker else worker.wait_ready()
 
     def _outcome(self, site: Site, worker: Worker, job: str, case: Case, *, same_inputs: bool = True) -> int:
-        until(lambda: worker.fired, 60, lambda: f"never at {case.point}\n{site.account(job)}")
+        until(lambda: worker.fired, PATIENCE, lambda: f"never at {case.point}\n{site.account(job)}")
         assert worker.process.wait(10) == -9
         expected = self._expected[case.seed].result()
         done = site.check_succeeded(job, expected if same_inputs else None)
@@ -163,7 +163,7 @@ def matrix(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     opened.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.point}-{case.seed}")
 def test_a_killed_worker_loses_and_doubles_nothing(matrix: Matrix, case: Case) -> None:
     assert matrix.result(case).attempts <= 2

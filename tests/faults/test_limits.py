@@ -6,10 +6,12 @@ import time
 
 import pytest
 
-from tests.faults.harness import Site, until
+from tests.faults.harness import PATIENCE, Site, until
 
 RUNNER_ONLY = "0"
 CANCEL_SECONDS = 15.0
+
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_cancelling_a_queued_job_is_immediate(site: Site) -> None:
@@ -45,7 +47,7 @@ def test_cancelling_a_running_job_takes_seconds(site: Site, point: str) -> None:
 def test_cancelling_a_computing_job_takes_a_moment(embedded_site: Site) -> None:
     embedded_site.worker().wait_ready()
     job = embedded_site.submit()
-    until(lambda: embedded_site.job(job).stage is not None, 30, lambda: embedded_site.account(job))
+    until(lambda: embedded_site.job(job).stage is not None, PATIENCE, lambda: embedded_site.account(job))
     began = time.monotonic()
     embedded_site.cancel(job)
     assert embedded_site.wait(job, CANCEL_SECONDS).state == "cancelled"
@@ -56,7 +58,7 @@ def test_cancelling_a_computing_job_takes_a_moment(embedded_site: Site) -> None:
 def test_a_job_of_a_dead_worker_is_cancelled_too(site: Site) -> None:
     dead = site.worker(1, fault="after_spawn:kill").wait_ready()
     job = site.submit(1)
-    until(lambda: dead.fired, 30, dead.tail)
+    until(lambda: dead.fired, PATIENCE, dead.tail)
     site.cancel(job)
     began = time.monotonic()
     site.worker(2)

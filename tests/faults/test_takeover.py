@@ -6,9 +6,13 @@ import os
 import signal
 import time
 
-from tests.faults.harness import LEASE_SECONDS, Site, until
+import pytest
+
+from tests.faults.harness import LEASE_SECONDS, PATIENCE, Site, until
 
 RUNNER_ONLY = "0"
+
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_zombie_is_fenced_off_and_changes_nothing(site: Site) -> None:
@@ -106,7 +110,7 @@ def test_attempts_of_dead_workers_come_to_an_end(embedded_site: Site) -> None:
     for number in (1, 2):
         worker = embedded_site.worker(number, fault="after_claim:kill").wait_ready()
         embedded_site.ring(job, number)
-        until(lambda worker=worker: worker.fired, 20, worker.tail)  # type: ignore[misc]
+        until(lambda worker=worker: worker.fired, PATIENCE, worker.tail)  # type: ignore[misc]
     embedded_site.worker(3).wait_ready()
     done = embedded_site.wait(job)
     assert done.state == "failed"

@@ -181,7 +181,7 @@ def test_without_a_database_the_lease_is_presumed_lost(tmp_path: Path) -> None:
 def place(held: HeldLease, settings: Settings, blobs: LocalBlobs) -> Staging:
     place = Staging(settings, held.lease, blobs)
     place.own()
-    place.prepare(staging.Inputs((), {}), "cpu", 1, scope_signals=True)
+    place.prepare(staging.Inputs((), {}), "cpu", 1)
     return place
 
 
