@@ -4,6 +4,7 @@ problems, keys).
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, Literal
 
 from fastapi import FastAPI
@@ -93,6 +94,10 @@ def build(app: FastAPI) -> dict[str, Any]:
 def _finish(operation: dict[str, Any], *, secured: bool) -> None:
     responses = operation["responses"]
     responses.pop("422", None)
+    bodies = [operation.get("requestBody", {}), *responses.values()]
+    for content in (content for body in bodies for content in body.get("content", {}).values()):
+        if isinstance(content.get("example"), str):
+            content["example"] = json.loads(content["example"])
     responses["default"] = {
         "description": "A problem: `code` says which.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -53,7 +54,8 @@ def answers(
     if description:
         entry["description"] = description
     if example is not None:
-        entry["content"] = {"application/json": {"example": example}}
+        # As text, because FastAPI takes nulls out of what it copies; service.openapi reads it back.
+        entry["content"] = {"application/json": {"example": json.dumps(example)}}
     return {status: entry}
 
 
@@ -63,7 +65,7 @@ def takes(
     """The documentation of a body: the name of its schema, an example, its multipart form if any."""
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     if example is not None:
-        content["application/json"]["example"] = example
+        content["application/json"]["example"] = json.dumps(example)
     if form is not None:
         content["multipart/form-data"] = {"schema": form}
     return {"requestBody": {"required": required, "content": content}}

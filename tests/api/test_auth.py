@@ -28,14 +28,18 @@ class TestBearer:
 
     def test_scheme_in_any_case(self, gateway: Gateway) -> None:
         _, key = gateway.tenant()
-        assert gateway.client().get("/v1/models", headers={"Authorization": f"bearer {key}"}).status_code == 200
+        assert (
+            gateway.client().get("/v1/models", headers={"Authorization": f"bearer {key}"}).status_code == 200
+        )
 
     def test_comes_before_everything_else(self, gateway: Gateway) -> None:
         stranger = gateway.client()
         assert stranger.get("/v1/models?limt=1").status_code == 401
         assert stranger.get("/v1/models?limit=none").status_code == 401
         assert stranger.post("/v1/jobs", content=b"{").status_code == 401
-        assert stranger.post("/v1/jobs", content=b"x" * (gateway.settings.max_json_bytes + 1)).status_code == 401
+        assert (
+            stranger.post("/v1/jobs", content=b"x" * (gateway.settings.max_json_bytes + 1)).status_code == 401
+        )
 
     def test_revoked_and_expired(self, gateway: Gateway) -> None:
         with gateway.database.session() as session:
@@ -44,7 +48,11 @@ class TestBearer:
             keys.revoke(revoked.id)
             _, two = keys.create("expired", lifetime_seconds=-1)
             _, three = keys.create("alive", lifetime_seconds=60)
-        assert [gateway.client(key).get("/v1/models").status_code for key in (one, two, three)] == [401, 401, 200]
+        assert [gateway.client(key).get("/v1/models").status_code for key in (one, two, three)] == [
+            401,
+            401,
+            200,
+        ]
 
     def test_probes_need_no_key(self, gateway: Gateway) -> None:
         for path in ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"):

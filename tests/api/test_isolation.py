@@ -61,9 +61,7 @@ def test_every_route_answers_404_to_others_and_not_to_the_owner(
         path = PLACES.sub(lambda place: things[place.group(1)], template)
         foreign = call(other, method, path)
         assert foreign.status_code == 404, f"{method} {path} of another tenant: {foreign.status_code}"
-        unknown = PLACES.sub(
-            lambda place: re.sub(r"_\w+", "_" + "0" * 26, things[place.group(1)]), template
-        )
+        unknown = PLACES.sub(lambda place: re.sub(r"_\w+", "_" + "0" * 26, things[place.group(1)]), template)
         assert call(other, method, unknown).status_code == 404
         if method != "HEAD":
             # Nothing in the answer may tell the two cases apart.
@@ -103,9 +101,7 @@ def test_foreign_things_cannot_be_used(other: httpx2.Client, things: dict[str, s
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (404, "/upload")
 
 
-def test_foreign_dataset_in_a_specification(
-    client: httpx2.Client, other: httpx2.Client, model: str
-) -> None:
+def test_foreign_dataset_in_a_specification(client: httpx2.Client, other: httpx2.Client, model: str) -> None:
     body = {"model": model, "recipe": "wanda", "target": {"sparsity": 0.5}}
     foreign = create_dataset(other)
     for part in ({"calibration": {"dataset": foreign}}, {"evaluation": {"dataset": foreign}}):

@@ -44,7 +44,9 @@ class TestForm:
         assert model["dtype"] == "bfloat16"
         assert sum(file["path"].endswith(".safetensors") for file in model["files"]) == 3
 
-    def test_config_is_stored_rewritten(self, client: httpx2.Client, gateway: Gateway, tmp_path: Path) -> None:
+    def test_config_is_stored_rewritten(
+        self, client: httpx2.Client, gateway: Gateway, tmp_path: Path
+    ) -> None:
         folder = tiny_models.tiny_llama(tmp_path / "model", config={"harmless_note": "dropped"})
         model = client.get(f"/v1/models/{create_model(client, folder)}").json()
         sha256 = next(file["sha256"] for file in model["files"] if file["path"] == "config.json")
@@ -72,7 +74,19 @@ BROKEN_FORMS = {
     "file in the wrong field": ({"name": "x"}, [("file", ("config.json", b"{}"))], "'files'"),
     "same name twice": ({"name": "x"}, [("files", ("a.json", b"{}")), ("files", ("A.json", b"{}"))], "twice"),
 }
-BAD_NAMES = ["../config.json", "/etc/passwd", "a//b", "a/./b", "a\\b", "c:config.json", "nul", "a/COM1.txt", "x" * 300, "tail.", " a"]
+BAD_NAMES = [
+    "../config.json",
+    "/etc/passwd",
+    "a//b",
+    "a/./b",
+    "a\\b",
+    "c:config.json",
+    "nul",
+    "a/COM1.txt",
+    "x" * 300,
+    "tail.",
+    " a",
+]
 
 
 class TestBadForms:
@@ -94,9 +108,15 @@ class TestBadForms:
 
     @pytest.mark.parametrize(
         "content",
-        [b"", b"nonsense", b"--b\r\n", b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\ncut',
-         b"--b\r\nNo-Disposition: x\r\n\r\nx\r\n--b--\r\n", b"--b\r\n" + b"X: y\r\n" * 100 + b"\r\nx\r\n--b--\r\n",
-         b"--b\r\nX: " + b"y" * 100_000 + b"\r\n\r\nx\r\n--b--\r\n"],
+        [
+            b"",
+            b"nonsense",
+            b"--b\r\n",
+            b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\ncut',
+            b"--b\r\nNo-Disposition: x\r\n\r\nx\r\n--b--\r\n",
+            b"--b\r\n" + b"X: y\r\n" * 100 + b"\r\nx\r\n--b--\r\n",
+            b"--b\r\nX: " + b"y" * 100_000 + b"\r\n\r\nx\r\n--b--\r\n",
+        ],
         ids=["empty", "nonsense", "cut-1", "cut-2", "no-disposition", "many-headers", "long-header"],
     )
     def test_malformed(self, client: httpx2.Client, content: bytes) -> None:
@@ -151,11 +171,15 @@ class TestFromUpload:
 
     def test_one_upload_can_become_several_models(self, client: httpx2.Client, llama: Path) -> None:
         upload = send_upload(client, contents(llama))
-        made = {client.post("/v1/models", json={"name": "m", "upload": upload}).json()["id"] for _ in range(2)}
+        made = {
+            client.post("/v1/models", json={"name": "m", "upload": upload}).json()["id"] for _ in range(2)
+        }
         assert len(made) == 2
 
     def test_upload_that_is_not_complete(self, client: httpx2.Client) -> None:
-        upload = client.post("/v1/uploads", json={"files": [{"path": "config.json", "bytes": 3}]}).json()["id"]
+        upload = client.post("/v1/uploads", json={"files": [{"path": "config.json", "bytes": 3}]}).json()[
+            "id"
+        ]
         answer = client.post("/v1/models", json={"name": "m", "upload": upload})
         assert (answer.status_code, answer.json()["code"]) == (409, "upload_incomplete")
         client.delete(f"/v1/uploads/{upload}")

@@ -130,7 +130,10 @@ class TestBodies:
 
 class TestUnforeseen:
     def test_tells_nothing_of_the_inside(
-        self, special: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self,
+        special: Callable[..., Settings],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         def fails(*arguments: object, **named: object) -> None:
             raise RuntimeError("password of the database: hunter2")

@@ -103,7 +103,9 @@ class TestSending:
         for part in sent:
             put_part(client, upload["id"], part, FILES)
         read = client.get(f"/v1/uploads/{upload['id']}").json()
-        assert [part["number"] for part in read["parts"] if part["received"]] == [part["number"] for part in sent]
+        assert [part["number"] for part in read["parts"] if part["received"]] == [
+            part["number"] for part in sent
+        ]
         assert read["expires_at"] > upload["expires_at"]
         answer = client.post(f"/v1/uploads/{upload['id']}/complete")
         assert (answer.status_code, answer.json()["code"]) == (409, "upload_incomplete")
@@ -113,7 +115,9 @@ class TestSending:
 
 
 class TestWrongParts:
-    def put(self, client: httpx2.Client, content: bytes, headers: dict[str, str], number: int = 1) -> httpx2.Response:
+    def put(
+        self, client: httpx2.Client, content: bytes, headers: dict[str, str], number: int = 1
+    ) -> httpx2.Response:
         upload = open_upload(client, {"a.bin": b"12345"})
         answer = client.put(f"/v1/uploads/{upload['id']}/parts/{number}", content=content, headers=headers)
         assert not any(part["received"] for part in client.get(f"/v1/uploads/{upload['id']}").json()["parts"])
@@ -121,7 +125,15 @@ class TestWrongParts:
 
     @pytest.mark.parametrize(
         "digest",
-        [None, "", "sha-256=:AAAA:", "md5=:AAAA:", "sha-256=abc", "sha-256=:%%%%:", "sha-256=:" + "A" * 45 + ":"],
+        [
+            None,
+            "",
+            "sha-256=:AAAA:",
+            "md5=:AAAA:",
+            "sha-256=abc",
+            "sha-256=:%%%%:",
+            "sha-256=:" + "A" * 45 + ":",
+        ],
     )
     def test_no_usable_digest(self, client: httpx2.Client, digest: str | None) -> None:
         answer = self.put(client, b"12345", {} if digest is None else {"Content-Digest": digest})
