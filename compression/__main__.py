@@ -1,8 +1,8 @@
 """The engine by itself: `python -m compression catalogue | methods | run`.
 
-    catalogue   write compression/catalogue.json from the registries (--check: only say whether it is fresh)
-    methods     write docs/methods.md from the registries (--check: the same)
-    run         one job without the service: --model DIR --spec FILE --work DIR [--dataset ID=FILE ...]
+catalogue   write compression/catalogue.json from the registries (--check: only say whether it is fresh)
+methods     write docs/methods.md from the registries (--check: the same)
+run         one job without the service: --model DIR --spec FILE --work DIR [--dataset ID=FILE ...]
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = commands.add_parser("run", help="run one job without the service")
     run.add_argument("--model", type=Path, required=True, help="folder of the model")
     run.add_argument("--spec", type=Path, required=True, help="job specification, JSON")
-    run.add_argument("--work", type=Path, required=True, help="folder for scratch, checkpoints and the result")
+    run.add_argument(
+        "--work", type=Path, required=True, help="folder for scratch, checkpoints and the result"
+    )
     run.add_argument("--dataset", action="append", default=[], metavar="ID=FILE", help="a dataset's file")
     run.add_argument("--device", default="cpu")
     run.add_argument("--threads", type=int, default=1)

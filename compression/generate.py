@@ -1,4 +1,6 @@
-"""What the registries say of themselves: the catalogue (JSON) and docs/methods.md. Both are generated files."""
+"""What the registries say of themselves: the catalogue (JSON) and docs/methods.md. Both are generated
+files.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def catalogue() -> dict[str, Any]:
         "version": VERSION,
         "recipes": [recipe.to_json() for recipe in recipes],
         "criteria": [
-            {"name": c.name, "summary": c.summary, "needs": sorted(c.needs), "arxiv": c.paper} for c in criteria
+            {"name": c.name, "summary": c.summary, "needs": sorted(c.needs), "arxiv": c.paper}
+            for c in criteria
         ],
         "layer_criteria": [{"name": c.name, "summary": c.summary, "arxiv": c.paper} for c in layer_criteria],
         "granularities": [
@@ -68,7 +71,13 @@ def methods_text() -> str:
     lines += ["", "## Axes"]
     axes = ("criteria", "layer_criteria", "granularities", "allocations", "updates", "schedules")
     for axis in axes:
-        lines += ["", f"### {axis.replace('_', ' ').capitalize()}", "", "| name | what it does |", "| --- | --- |"]
+        lines += [
+            "",
+            f"### {axis.replace('_', ' ').capitalize()}",
+            "",
+            "| name | what it does |",
+            "| --- | --- |",
+        ]
         lines += [f"| `{entry['name']}` | {entry['summary']}{_arxiv(entry)} |" for entry in data[axis]]
     return "\n".join(lines) + "\n"
 
@@ -77,7 +86,9 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
     paper = recipe["paper"]
     lines = [f"### `{recipe['name']}`: {recipe['title']}", "", recipe["summary"], ""]
     if paper is not None:
-        where = f", [arXiv {paper['arxiv']}](https://arxiv.org/abs/{paper['arxiv']})" if paper["arxiv"] else ""
+        where = (
+            f", [arXiv {paper['arxiv']}](https://arxiv.org/abs/{paper['arxiv']})" if paper["arxiv"] else ""
+        )
         lines.append(f"- Paper: {paper['authors']}, *{paper['title']}*, {paper['venue']}{where}")
     needs = ", ".join(recipe["needs"]) or "no data"
     lines += [

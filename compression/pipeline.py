@@ -15,8 +15,8 @@ from compression.export.artifact import Artifact
 from compression.report.build import build
 from compression.report.html import render
 from compression.report.types import ReportInputs
-from compression.stages import finish, load, prune
 from compression.stages import data as datasets
+from compression.stages import finish, load, prune
 from compression.stages.job import Data, Loaded, Observer, Pruned, Request
 
 __all__ = ["STAGES", "Observer", "Outcome", "Request", "run"]
@@ -54,10 +54,11 @@ class _Clock:
 
 
 def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Outcome:
-    """Run a job; a job that was killed goes on from the steps under `work/checkpoints`. Raises CompressionError.
+    """Run a job; a job that was killed goes on from the steps under `work/checkpoints`. Raises
+    CompressionError.
 
-    `hook(name)` is called at "mid_load", "mid_block", "before_checkpoint_rename", "after_checkpoint_rename" and
-    "mid_export", so that a test can kill the process there.
+    `hook(name)` is called at "mid_load", "mid_block", "before_checkpoint_rename", "after_checkpoint_rename"
+    and "mid_export", so that a test can kill the process there.
     """
     clock = _Clock(observer)
     request.work.mkdir(parents=True, exist_ok=True)
@@ -157,7 +158,16 @@ def _figures(cost: dict[str, Any], qualities: dict[str, Any]) -> dict[str, Any]:
 
 def _model_facts(loaded: Loaded) -> dict[str, Any]:
     inspection = loaded.inspection
-    facts = ("layers", "hidden", "heads", "key_value_heads", "ffn", "vocabulary", "context", "tied_embeddings")
+    facts = (
+        "layers",
+        "hidden",
+        "heads",
+        "key_value_heads",
+        "ffn",
+        "vocabulary",
+        "context",
+        "tied_embeddings",
+    )
     return {
         "architecture": loaded.admission.architecture,
         "family": loaded.admission.family,

@@ -158,8 +158,12 @@ class StreamedModel:
         module, self._list_name = ARCHITECTURES[self.architecture]
         model_class = getattr(importlib.import_module(module), self.architecture)
         self.config = model_class.config_class.from_dict(trimmed_config(settings, self.kept))
+        # A headless encoder may come without its pooler, which nothing here looks at.
+        bare = self.architecture == "BertModel" and self.reader.stored_name("pooler.dense.weight") is None
         with torch.device("meta"):
-            self.skeleton: nn.Module = model_class(self.config)
+            self.skeleton: nn.Module = model_class(
+                self.config, **({"add_pooling_layer": False} if bare else {})
+            )
         self.skeleton.eval()
         self._templates = list(self.skeleton.get_submodule(self._list_name).children())
         self._ports = [_Port(index, template) for index, template in enumerate(self._templates)]

@@ -12,7 +12,9 @@ from compression.stages.job import Data, Loaded
 
 
 def open_data(loaded: Loaded) -> Data:
-    """The plan of the job's datasets and the evaluation batches. Raises DatasetInvalid, DatasetInsufficient."""
+    """The plan of the job's datasets and the evaluation batches. Raises DatasetInvalid,
+    DatasetInsufficient.
+    """
     spec = loaded.specification
     if not spec.datasets():
         return Data()

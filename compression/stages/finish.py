@@ -26,7 +26,8 @@ from compression.recovery.types import RecoveryContext
 from compression.stages.data import evaluation_length, recovery_rows
 from compression.stages.job import Data, Loaded, Pruned, Watched
 
-# What the artifact is verified on: few enough to keep whole logits, from the evaluation data where there is any.
+# What the artifact is verified on: few enough to keep whole logits, from the evaluation data where there is
+# any.
 VERIFIED_SEQUENCES = 4
 VERIFIED_TOKENS = 64
 
@@ -35,8 +36,8 @@ VERIFIED_TOKENS = 64
 class Final:
     """The model as it will be written: where its weights are, and its settings.
 
-    `source` holds the weights; `settings` describe them; `kept` are the layers of the source that stay (None: all);
-    `recovery` is the account of the recovery (None: there was none).
+    `source` holds the weights; `settings` describe them; `kept` are the layers of the source that stay
+    (None: all); `recovery` is the account of the recovery (None: there was none).
     """
 
     source: WeightReader
@@ -101,7 +102,9 @@ def written_sites(loaded: Loaded, pruned: Pruned) -> list[str]:
     return [site.name for site in inspect(config, WeightReader(loaded.work / "pruned").names()).sites]
 
 
-def quality(loaded: Loaded, data: Data, model: StreamedModel, reference: StreamedModel | None) -> dict[str, Any] | None:
+def quality(
+    loaded: Loaded, data: Data, model: StreamedModel, reference: StreamedModel | None
+) -> dict[str, Any] | None:
     """Quality of a model on the evaluation batches; None when there are none."""
     if data.evaluation is None:
         return None
@@ -112,7 +115,9 @@ def quality(loaded: Loaded, data: Data, model: StreamedModel, reference: Streame
 def final_quality(
     loaded: Loaded, data: Data, final: Final, pruned_quality: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Quality of the final model, kept as step `final-quality`; without a recovery that of the pruned model."""
+    """Quality of the final model, kept as step `final-quality`; without a recovery that of the pruned
+    model.
+    """
     if final.recovery is None or data.evaluation is None:
         return pruned_quality
     if not loaded.store.has("final-quality"):
@@ -183,7 +188,9 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
     )
 
 
-def check(loaded: Loaded, data: Data, final: Final, artifact: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
+def check(
+    loaded: Loaded, data: Data, final: Final, artifact: Artifact
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Verify the artifact in a clean process, then measure it; (verification, measurements).
 
     Raises ArtifactVerificationFailed.
@@ -209,7 +216,9 @@ def check(loaded: Loaded, data: Data, final: Final, artifact: Artifact) -> tuple
 
 
 def fixed_batches(loaded: Loaded, data: Data) -> list[dict[str, Tensor]]:
-    """Token batches to verify on: the first evaluation (or calibration) rows, cut; else made from the seed."""
+    """Token batches to verify on: the first evaluation (or calibration) rows, cut; else made from the
+    seed.
+    """
     source = data.evaluation or data.calibration
     if source is None:
         generator = torch.Generator().manual_seed(loaded.specification.seed % (1 << 63))

@@ -39,7 +39,9 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """One job. `specification` is resolved; `model` is a folder; `datasets` maps ids to files; `work` is scratch."""
+    """One job. `specification` is resolved; `model` is a folder; `datasets` maps ids to files; `work` is
+    scratch.
+    """
 
     specification: JobSpecification
     model: Path
@@ -51,7 +53,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What loading gives: the admitted model in a folder of its own, hashes of everything, the store of steps.
+    """What loading gives: the admitted model in a folder of its own, hashes of everything, the store of
+    steps.
 
     `folder` holds the weight files and the rewritten settings; `files` and `datasets` map names to sha256.
     """
@@ -92,14 +95,14 @@ class Loaded:
 
     def dense_model(self) -> StreamedModel:
         """The dense model as it came."""
-        return StreamedModel(
-            self.folder, self.admission.config, self.admission.family, self.device
-        )
+        return StreamedModel(self.folder, self.admission.config, self.admission.family, self.device)
 
 
 @dataclass
 class Data:
-    """The data of a job, as far as the specification names any. `overlap` counts shared texts by pair of uses."""
+    """The data of a job, as far as the specification names any. `overlap` counts shared texts by pair of
+    uses.
+    """
 
     plan: DataPlan | None = None
     evaluation: Sequences | None = None

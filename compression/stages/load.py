@@ -1,4 +1,6 @@
-"""Load and inspect: admission, hashes, the key of the finished steps, and whether every weight is a number."""
+"""Load and inspect: admission, hashes, the key of the finished steps, and whether every weight is a
+number.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def load(request: Request, observer: Observer, hook: Hook) -> Loaded:
 def result_specification(request: Request) -> dict[str, object]:
     """The part of the specification that the result depends on, as JSON."""
     data = request.specification.to_json()
-    return {name: part for name, part in data.items() if name not in ("limits", "priority", "metadata", "queue")}
+    return {
+        name: part for name, part in data.items() if name not in ("limits", "priority", "metadata", "queue")
+    }
 
 
 def software() -> dict[str, str]:

@@ -53,7 +53,9 @@ def _removed(loaded: Loaded, pruner: WeightPruner, store: Store) -> Pruned:
 
 
 def weight_settings(loaded: Loaded, criterion: str, options: dict[str, Any]) -> PruneSettings:
-    """The axes of a recipe of single weights; the target counts over all prunable weights that are not ignored."""
+    """The axes of a recipe of single weights; the target counts over all prunable weights that are not
+    ignored.
+    """
     spec = loaded.specification
     if spec.target.sparsity is None:
         raise TargetUnreachable(f"recipe {spec.recipe!r} needs target.sparsity")
@@ -101,7 +103,9 @@ def _layers_to_remove(loaded: Loaded) -> int:
 
 
 def compare(loaded: Loaded, data: Data, name: str, calibration: Sequences | None) -> dict[str, Any]:
-    """Quality of the same target by another criterion, kept as step `compared-NAME`; its weights are thrown away."""
+    """Quality of the same target by another criterion, kept as step `compared-NAME`; its weights are thrown
+    away.
+    """
     step = f"compared-{name}"
     if not loaded.store.has(step):
         scratch = loaded.work / "scratch" / name
@@ -131,7 +135,12 @@ def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequence
     settings = weight_settings(loaded, name, options)
     batches = calibration.batches if calibration is not None and settings.needs_activations else None
     pruner = WeightPruner(
-        loaded.dense_model, selected_sites(loaded.specification, loaded.inspection), settings, batches, store, _Quiet(loaded.observer)
+        loaded.dense_model,
+        selected_sites(loaded.specification, loaded.inspection),
+        settings,
+        batches,
+        store,
+        _Quiet(loaded.observer),
     )
     return _removed(loaded, pruner, store)
 
