@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from compression.errors import Fault
-from compression.suggestions import closest
+from compression.suggestions import broken_text, closest
 
 MAXIMUM_DEPTH = 32
 MAXIMUM_FAULTS = 50
@@ -51,7 +51,7 @@ def unusual(data: Any) -> list[Fault]:
 
 
 def _broken(text: str) -> bool:
-    return "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text)
+    return "\x00" in text or broken_text(text)
 
 
 def translate(error: ValidationError, model: type[BaseModel]) -> list[Fault]:

@@ -1,9 +1,17 @@
-"""Near misses: what somebody probably meant. No torch."""
+"""Strings of strangers: what somebody probably meant, and what is no text at all. No torch."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def broken_text(text: str) -> bool:
+    """Whether a string holds half of a surrogate pair, which is no character and cannot be written as UTF-8."""
+    return _SURROGATE.search(text) is not None
 
 
 def closest(word: str, valid: Iterable[str]) -> str:

@@ -18,13 +18,13 @@ from typing import Any, Literal, NoReturn
 from compression.errors import DatasetEmpty, DatasetFormatUnknown, DatasetInvalid
 from compression.loading.file_kinds import is_pickle
 from compression.loading.sources import FileSource, PathSource, chunks
-from compression.suggestions import closest
+from compression.suggestions import broken_text, closest
 
 Kind = Literal["text", "labelled", "messages"]
 Label = int | str
 
 FORMATS = (".jsonl", ".txt")
-MAXIMUM_LINE = 16 << 20
+MAXIMUM_LINE = 8 << 20
 MAXIMUM_LABELS = 10_000
 MAXIMUM_MESSAGES = 10_000
 
@@ -251,5 +251,5 @@ def _conversation(messages: Any, number: int, refuse: Refuse) -> str:
 
 
 def _check_text(text: str, number: int, refuse: Refuse) -> None:
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if broken_text(text):
         refuse(number, "holds half of a surrogate pair, which is no character")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, NoReturn
 
 from compression.errors import ModelRejected
 from compression.loading.sources import FileSource
+from compression.suggestions import broken_text
 
 MAXIMUM_DEPTH = 24
+# An empty list takes twenty times its text in memory, so the bytes of a file alone do not bound it.
+MAXIMUM_PARTS = 200_000
 
 
 class _Broken(ValueError):
@@ -27,10 +31,11 @@ def read_object(source: FileSource, file: str, maximum: int, error: type[ModelRe
 
     if source.size > maximum:
         refuse(f"the file has {source.size:,} bytes, more than the {maximum:,} allowed")
+    data = source.read(0, source.size)
+    if data.count(b"[") + data.count(b"{") > MAXIMUM_PARTS or data.count(b",") > 5 * MAXIMUM_PARTS:
+        refuse(f"more than {MAXIMUM_PARTS:,} lists and objects, or five times as many values")
     try:
-        value = json.loads(
-            source.read(0, source.size).decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_constant
-        )
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_constant)
     except UnicodeDecodeError as problem:
         refuse(f"not UTF-8 text (byte {problem.start})")
     except RecursionError:
@@ -43,8 +48,10 @@ def read_object(source: FileSource, file: str, maximum: int, error: type[ModelRe
         refuse(f"not valid JSON: {str(problem)[:120]}")
     if not isinstance(value, dict):
         refuse("must be a JSON object {...}")
-    if _depth(value) > MAXIMUM_DEPTH:
-        refuse(f"nested deeper than {MAXIMUM_DEPTH} levels")
+    try:
+        _check(value)
+    except _Broken as problem:
+        refuse(str(problem))
     return value
 
 
@@ -56,14 +63,8 @@ def write_object(value: dict[str, Any]) -> bytes:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for index, key in enumerate(names) if key in names[:index])
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise _Broken(f"holds the key {twice[:80]!r} twice")
-    if any("\ud800" <= character <= "\udfff" for key in found for character in key):
-        raise _Broken("holds a key that is not valid Unicode")
-    for key, value in found.items():
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            raise _Broken(f"the value of {key[:80]!r} is not valid Unicode")
     return found
 
 
@@ -71,14 +72,17 @@ def _constant(name: str) -> NoReturn:
     raise _Broken(f"holds the number {name}, which JSON does not know")
 
 
-def _depth(value: Any) -> int:
-    deepest = 0
+def _check(value: Any) -> None:
+    """Raises _Broken for nesting that is too deep and for strings that are no text."""
     stack = [(value, 1)]
     while stack:
         item, depth = stack.pop()
-        deepest = max(deepest, depth)
+        if depth > MAXIMUM_DEPTH:
+            raise _Broken(f"nested deeper than {MAXIMUM_DEPTH} levels")
         if isinstance(item, dict):
             stack.extend((inner, depth + 1) for inner in item.values())
+            stack.extend((key, depth) for key in item)
         elif isinstance(item, list):
             stack.extend((inner, depth + 1) for inner in item)
-    return deepest
+        elif isinstance(item, str) and broken_text(item):
+            raise _Broken(f"holds {item[:40]!r}, which is not valid Unicode")

@@ -122,10 +122,16 @@ def _parse(raw: bytes) -> dict[str, Any]:
     """The header's entries: a tensor as a (dtype, shape, offsets) tuple, the metadata as a dict. Raises
     _Broken.
 
-    Counting inside the hook stops a header of a million tensors before its objects fill the memory.
+    Counting first, and inside the hook, stops a header before its objects fill the memory.
     """
     if not raw.startswith(b"{"):
         raise _Broken("the header does not begin with '{'; the file is damaged or no safetensors file")
+    described = raw.count(b'"data_offsets"')
+    if described > MAXIMUM_TENSORS:
+        raise _Broken(f"the header lists more than {MAXIMUM_TENSORS:,} tensors")
+    # Millions of empty lists fit into the bytes that are allowed, and each would take twenty times its text.
+    if raw.count(b"[") > 4 * described + MAXIMUM_METADATA or raw.count(b",") > 16 * described + MAXIMUM_METADATA:
+        raise _Broken("the header holds far more than the dtype, shape and data_offsets of its tensors")
     count = 0
 
     def gather(pairs: list[tuple[str, Any]]) -> Any:

@@ -46,14 +46,13 @@ class ConfigReader:
         return value
 
     def number(self, key: str, low: float, high: float, default: float) -> float:
-        """A number from `low` to `high`; whole numbers stay whole."""
+        """A number from `low` to `high`, as a float: transformers refuses 1 where it wants 1.0."""
         value = self.config.get(key)
         if value is None:
             return default
         if not is_number(value) or not low <= value <= high:
             self.refuse(key, f"is {shown(value)}; it must be a number from {low} to {high}")
-        found: float = value
-        return found
+        return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         """true or false."""
