@@ -30,7 +30,7 @@ from secateur.downloads import Downloader
 from secateur.folders import LocalFile, describe, model_files
 from secateur.following import Follower, stream_events
 from secateur.types import Artifact, Dataset, Event, Job, Model, Recipe
-from secateur.uploads import Uploader, UploadNotes
+from secateur.uploads import SLOW, Uploader, UploadNotes
 
 BytesDone = Callable[[int, int], None]
 Specification = Mapping[str, Any]
@@ -273,7 +273,7 @@ class Client:
 
     def _create(self, path: str, body: dict[str, Any], key: str | None = None) -> dict[str, Any]:
         headers = {"Idempotency-Key": key or idempotency_key()}
-        return self._connection.json("POST", path, body=body, headers=headers)
+        return self._connection.json("POST", path, body=body, headers=headers, timeout=SLOW)
 
     def _live(self, job_id: str, last: int) -> Iterator[Event]:
         """Events as they happen, over as many streams as it takes."""

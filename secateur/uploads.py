@@ -22,6 +22,10 @@ from secateur.folders import CHUNK, LocalFile
 BytesDone = Callable[[int, int], None]
 
 
+SLOW = 900.0
+"""Seconds that the service may take to put many gigabytes together and look through them."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A slice of one file: `offset` and `bytes` within the file at `path`."""
@@ -140,7 +144,8 @@ class Uploader:
             failure = self._send(upload["id"], missing) if missing else None
             if failure is None:
                 try:
-                    self._connection.json("POST", f"/v1/uploads/{upload['id']}/complete", body={})
+                    address = f"/v1/uploads/{upload['id']}/complete"
+                    self._connection.json("POST", address, body={}, timeout=SLOW)
                     break
                 except errors.Conflict as error:
                     failure = error
