@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
-    consumes,
+    initialize,
     invariant,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -28,6 +29,7 @@ from tests import seeds
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 LIVE, DEAD = 3600.0, -1.0
+MOST_JOBS = 6
 
 
 @dataclass
@@ -73,11 +75,14 @@ class JobLife(RuleBasedStateMachine):
         self.model = seeds.make_model(self.database, self.tenant)
         self.expected: dict[str, Expected] = {}
 
-    @rule(target=jobs, max_attempts=st.integers(1, 3))
-    def submit(self, max_attempts: int) -> str:
-        job = seeds.make_job(self.database, self.model, self.tenant, max_attempts=max_attempts)
-        self.expected[job] = Expected(max_attempts)
-        return job
+    @initialize(target=jobs, attempts=st.lists(st.integers(1, 3), min_size=1, max_size=2))
+    def submit(self, attempts: list[int]) -> Any:
+        made = []
+        for most in attempts:
+            job = seeds.make_job(self.database, self.model, self.tenant, max_attempts=most)
+            self.expected[job] = Expected(most)
+            made.append(job)
+        return multiple(*made)
 
     @rule(target=leases, job=jobs, seconds=st.sampled_from([LIVE, DEAD]))
     def claim(self, job: str, seconds: float) -> Any:
@@ -126,7 +131,7 @@ class JobLife(RuleBasedStateMachine):
                 known.become("queued")
                 known.attempt -= 0 if charge else 1
 
-    @rule(lease=consumes(leases), how=st.sampled_from(["succeed", "fail", "cancelled"]))
+    @rule(lease=leases, how=st.sampled_from(["succeed", "fail", "cancelled"]))
     def end(self, lease: Lease, how: str) -> None:
         known = self.expected[lease.job_id]
         with self._fenced(known, lease) as session:
@@ -157,6 +162,7 @@ class JobLife(RuleBasedStateMachine):
         except JobFinished:
             assert finished
 
+    @precondition(lambda self: len(self.expected) < MOST_JOBS)
     @rule(target=jobs, job=jobs)
     def retry(self, job: str) -> Any:
         known = self.expected[job]
@@ -223,7 +229,7 @@ def test_life_of_jobs(database: Database) -> None:
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=40,
+            max_examples=75,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
