@@ -10,7 +10,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def broken_text(text: str) -> bool:
-    """Whether a string holds half of a surrogate pair, which is no character and cannot be written as UTF-8."""
+    """Whether a string holds half of a surrogate pair, which is no character and cannot be written as
+    UTF-8."""
     return _SURROGATE.search(text) is not None
 
 

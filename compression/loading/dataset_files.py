@@ -152,7 +152,7 @@ def _text(lines: Iterator[tuple[int, str]], refuse: Refuse) -> Iterator[tuple[Ki
     for number, line in lines:
         if line.strip():
             paragraph.append(line)
-            size += len(line)
+            size += len(line) + 1
             if size > MAXIMUM_LINE:
                 refuse(
                     number,

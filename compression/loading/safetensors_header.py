@@ -130,7 +130,10 @@ def _parse(raw: bytes) -> dict[str, Any]:
     if described > MAXIMUM_TENSORS:
         raise _Broken(f"the header lists more than {MAXIMUM_TENSORS:,} tensors")
     # Millions of empty lists fit into the bytes that are allowed, and each would take twenty times its text.
-    if raw.count(b"[") > 4 * described + MAXIMUM_METADATA or raw.count(b",") > 16 * described + MAXIMUM_METADATA:
+    if (
+        raw.count(b"[") > 4 * described + MAXIMUM_METADATA
+        or raw.count(b",") > 16 * described + MAXIMUM_METADATA
+    ):
         raise _Broken("the header holds far more than the dtype, shape and data_offsets of its tensors")
     count = 0
 

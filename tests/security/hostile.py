@@ -1,5 +1,5 @@
-"""Builds hostile inputs, and the guard that every one of them meets: refused with a clear message, quickly, having read
-little."""
+"""Builds hostile inputs, and the guard that every one of them meets: refused with a clear message,
+quickly, having read little."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ SECONDS = 5.0
 
 
 class CountedSource:
-    """Counts the bytes that are read, and answers like a file of `size` bytes of which only the start is there."""
+    """Counts the bytes that are read, and answers like a file of `size` bytes of which only the start is
+    there."""
 
     def __init__(self, data: bytes, size: int | None = None) -> None:
         self.data = data
@@ -42,7 +43,11 @@ def safetensors(header: Any, data: bytes = b"", *, length: int | None = None) ->
 
 def entry(begin: int, end: int, shape: list[Any] | None = None, dtype: Any = "F32") -> dict[str, Any]:
     """One tensor of a header."""
-    return {"dtype": dtype, "shape": [(end - begin) // 4] if shape is None else shape, "data_offsets": [begin, end]}
+    return {
+        "dtype": dtype,
+        "shape": [(end - begin) // 4] if shape is None else shape,
+        "data_offsets": [begin, end],
+    }
 
 
 def llama_files(folder: Path, **options: Any) -> dict[str, FileSource]:
@@ -55,7 +60,9 @@ def bert_files(folder: Path, **options: Any) -> dict[str, FileSource]:
     return folder_sources(tiny_bert(folder, **options))
 
 
-def with_config(files: Mapping[str, FileSource], change: Callable[[dict[str, Any]], Any]) -> dict[str, FileSource]:
+def with_config(
+    files: Mapping[str, FileSource], change: Callable[[dict[str, Any]], Any]
+) -> dict[str, FileSource]:
     """The files with a changed config.json; `change` edits the config, or gives another JSON value."""
     source = files["config.json"]
     config = json.loads(source.read(0, source.size))
@@ -76,7 +83,7 @@ def refused(
     assert words in message, message
     assert message.endswith("."), message
     assert len(message) < 1000
-    assert "/tmp" not in message  # noqa: S108
+    assert "/tmp" not in message
     assert "Traceback" not in message
     message.encode()
     json.dumps(caught.value.to_json())

@@ -12,7 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compression.errors import ArchitectureUnknown, ConfigInvalid, ModelRejected, TensorsMismatch, TokenizerInvalid
+from compression.errors import (
+    ArchitectureUnknown,
+    ConfigInvalid,
+    ModelRejected,
+    TensorsMismatch,
+    TokenizerInvalid,
+)
 from compression.loading.admission import BytesSource, FileSource, admit_model
 from compression.loading.config import rewrite_config
 from tests.security.hostile import bert_files, llama_files, model_refused, with_config
@@ -111,7 +117,10 @@ def test_labels_may_have_any_name(bert: Files) -> None:
         ({"rope_parameters": {"rope_type": "linear"}}, "factor is missing"),
         ({"rope_parameters": {"rope_type": "linear", "factor": "2"}}, "must be a number"),
         ({"rope_parameters": {"rope_type": "linear", "factor": -1}}, "must be a number"),
-        ({"rope_parameters": {"rope_type": "longrope", "short_factor": [1], "long_factor": [1]}}, "4 numbers"),
+        (
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1], "long_factor": [1]}},
+            "4 numbers",
+        ),
         ({"rope_parameters": {"rope_theta": 0}}, "must be a number"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differs by layer type"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
@@ -146,7 +155,9 @@ def test_sizes_beyond_reason(key: str, value: Any, llama: Files) -> None:
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"])
 def test_sizes_that_must_be_said(key: str, llama: Files) -> None:
-    model_refused(ConfigInvalid, with_config(llama, lambda config: config.pop(key) and None), f"{key} is missing")
+    model_refused(
+        ConfigInvalid, with_config(llama, lambda config: config.pop(key) and None), f"{key} is missing"
+    )
 
 
 @pytest.mark.parametrize("layers", [1024, 500])
@@ -181,7 +192,16 @@ def test_contradictions_of_encoders(change: dict[str, Any], words: str, bert: Fi
 
 @pytest.mark.parametrize(
     "value",
-    [None, "LlamaForCausalLM", [], ["LlamaForCausalLM", "BertModel"], [3], ["x" * 10_000], ["../../evil"], {}],
+    [
+        None,
+        "LlamaForCausalLM",
+        [],
+        ["LlamaForCausalLM", "BertModel"],
+        [3],
+        ["x" * 10_000],
+        ["../../evil"],
+        {},
+    ],
     ids=lambda value: str(value)[:30],
 )
 def test_architectures(value: Any, llama: Files) -> None:
@@ -246,7 +266,11 @@ def test_tokenizer_settings(change: dict[str, Any], words: str, llama: Files) ->
 def test_templates_are_kept_and_never_run(llama: Files) -> None:
     template = "{{ ''.__class__.__mro__[1].__subclasses__() }}{% for i in range(10**9) %}{% endfor %}"
     settings_ = json.dumps({"chat_template": template}).encode()
-    files = {**llama, "tokenizer_config.json": BytesSource(settings_), "chat_template.jinja": BytesSource(template.encode())}
+    files = {
+        **llama,
+        "tokenizer_config.json": BytesSource(settings_),
+        "chat_template.jinja": BytesSource(template.encode()),
+    }
     assert json.loads(admit_model(files).rewritten["tokenizer_config.json"])["chat_template"] == template
 
 
@@ -263,15 +287,31 @@ def test_large_files(llama: Files) -> None:
             assert length <= 1 << 16, "a file that is too large is not read"
             return b"{" * length
 
-    for name in ("tokenizer.json", "vocab.txt", "config.json", "tokenizer_config.json", "model.safetensors.index.json"):
+    for name in (
+        "tokenizer.json",
+        "vocab.txt",
+        "config.json",
+        "tokenizer_config.json",
+        "model.safetensors.index.json",
+    ):
         model_refused(ModelRejected, {**llama, name: Endless()}, "allowed")
 
 
 def test_index_files(tmp_path: Path) -> None:
     files = llama_files(tmp_path, shards=2)
-    for path in ("../model.safetensors", "/etc/passwd", "a/b.safetensors", "x.bin", "", "\x00.safetensors", "é.safetensors"):
+    for path in (
+        "../model.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "x.bin",
+        "",
+        "\x00.safetensors",
+        "é.safetensors",
+    ):
         data = json.dumps({"weight_map": {"model.norm.weight": path}}).encode()
-        model_refused(ModelRejected, {**files, "model.safetensors.index.json": BytesSource(data)}, "beside it")
+        model_refused(
+            ModelRejected, {**files, "model.safetensors.index.json": BytesSource(data)}, "beside it"
+        )
 
 
 def stock_accepts(config: dict[str, Any]) -> None:
@@ -290,8 +330,12 @@ VALUES = st.recursive(
     | st.floats()
     | st.text(max_size=6)
     | st.sampled_from(["silu", "gelu", "float32", "default", "linear", "full_attention", "../x"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["rope_type", "factor", "0", "1", "auto_map", "x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["rope_type", "factor", "0", "1", "auto_map", "x"]), inner, max_size=3
+        )
+    ),
     max_leaves=6,
 )
 
@@ -317,7 +361,16 @@ def good_configs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any
 def test_fuzz_config(good_configs: list[dict[str, Any]], data: st.DataObject) -> None:
     """Refused in our words, or transformers takes the rewritten config without an error."""
     config = dict(data.draw(st.sampled_from(good_configs)))
-    extra = ["auto_map", "rope_scaling", "rope_theta", "num_labels", "is_decoder", "head_dim", "_x", "torch_dtype"]
+    extra = [
+        "auto_map",
+        "rope_scaling",
+        "rope_theta",
+        "num_labels",
+        "is_decoder",
+        "head_dim",
+        "_x",
+        "torch_dtype",
+    ]
     for _ in range(data.draw(st.integers(1, 2))):
         config[data.draw(st.sampled_from([*config, *extra]))] = data.draw(VALUES)
     source = BytesSource(json.dumps(config).encode())

@@ -80,7 +80,12 @@ HEADERS: list[tuple[str, Any, bytes, str]] = [
     ("a list as entry", {"a": []}, b"", "not an object"),
     ("missing offsets", {"a": {"dtype": "F32", "shape": [1]}}, bytes(4), "data_offsets"),
     ("extra key", {"a": {**entry(0, 4), "code": "x"}}, bytes(4), "not an object with"),
-    ("flat header", {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, bytes(4), "not a JSON object of tensors"),
+    (
+        "flat header",
+        {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+        bytes(4),
+        "not a JSON object of tensors",
+    ),
     ("unknown dtype", {"a": entry(0, 4, [1], "F31")}, bytes(4), "unknown dtype"),
     ("dtype of another kind", {"a": entry(0, 4, [1], ["F32"])}, bytes(4), "unknown dtype"),
     ("shape no list", {"a": {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}}, bytes(4), "bad shape"),
@@ -90,13 +95,33 @@ HEADERS: list[tuple[str, Any, bytes, str]] = [
     ("text as dimension", {"a": entry(0, 4, ["1"])}, bytes(4), "bad shape"),
     ("nine dimensions", {"a": entry(0, 4, [1] * 9)}, bytes(4), "bad shape"),
     ("overflowing shape", {"a": entry(0, 4, [1 << 32, 1 << 32])}, bytes(4), "impossible shape"),
-    ("shape that wraps to the right size", {"a": entry(0, 4, [(1 << 62) + 1, 4])}, bytes(4), "impossible shape"),
+    (
+        "shape that wraps to the right size",
+        {"a": entry(0, 4, [(1 << 62) + 1, 4])},
+        bytes(4),
+        "impossible shape",
+    ),
     ("huge dimension", {"a": entry(0, 4, [10**30])}, bytes(4), "bad shape"),
     ("zero-size tensor", {"a": entry(0, 0, [0]), "b": entry(0, 4)}, bytes(4), "is empty"),
-    ("offsets no list", {"a": {"dtype": "F32", "shape": [1], "data_offsets": "04"}}, bytes(4), "bad data_offsets"),
-    ("three offsets", {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}, bytes(4), "bad data_offsets"),
+    (
+        "offsets no list",
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": "04"}},
+        bytes(4),
+        "bad data_offsets",
+    ),
+    (
+        "three offsets",
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}},
+        bytes(4),
+        "bad data_offsets",
+    ),
     ("negative offset", {"a": entry(-4, 0, [1])}, bytes(4), "bad data_offsets"),
-    ("fractional offset", {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]}}, bytes(4), "bad data"),
+    (
+        "fractional offset",
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]}},
+        bytes(4),
+        "bad data",
+    ),
     ("reversed offsets", {"a": entry(4, 0, [1])}, bytes(4), "ends before it begins"),
     ("offset beyond 63 bits", {"a": entry(0, 1 << 63, [1])}, bytes(4), "bad data_offsets"),
     ("size differs from shape", {"a": entry(0, 8, [1])}, bytes(8), "should take 4 bytes"),
@@ -122,19 +147,27 @@ HEADERS: list[tuple[str, Any, bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("header", "data", "words"), [case[1:] for case in HEADERS], ids=[case[0] for case in HEADERS])
+@pytest.mark.parametrize(
+    ("header", "data", "words"), [case[1:] for case in HEADERS], ids=[case[0] for case in HEADERS]
+)
 def test_malformed_headers(header: Any, data: bytes, words: str) -> None:
     broken(safetensors(header, data), words)
 
 
-@pytest.mark.parametrize("length", [0, 1, MAXIMUM_HEADER + 1, 100_000_000, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize(
+    "length", [0, 1, MAXIMUM_HEADER + 1, 100_000_000, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1]
+)
 def test_lies_about_the_length(length: int) -> None:
     broken(safetensors(GOOD, DATA, length=length))
 
 
 def test_a_header_of_60_megabytes_is_not_even_read() -> None:
     source = CountedSource(safetensors(b"{", length=60_000_000), size=200_000_000)
-    refused(SafetensorsInvalid, lambda: read_header(source, "model.safetensors"), "more than the 33,554,432 allowed")
+    refused(
+        SafetensorsInvalid,
+        lambda: read_header(source, "model.safetensors"),
+        "more than the 33,554,432 allowed",
+    )
     assert source.taken == 8
 
 
@@ -190,12 +223,17 @@ def torch_archive() -> bytes:
 
 
 PICKLES = {
-    **{f"protocol {protocol}": pickle.dumps(Bomb(), protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)},
+    **{
+        f"protocol {protocol}": pickle.dumps(Bomb(), protocol)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
     "torch archive": torch_archive(),
 }
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "weights.pt", "model.pth", "x.ckpt", "a.pkl"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "weights.pt", "model.pth", "x.ckpt", "a.pkl"]
+)
 @pytest.mark.parametrize("kind", PICKLES)
 def test_pickles_whatever_they_are_called(kind: str, name: str, tmp_path: Path) -> None:
     files = llama_files(tmp_path)
@@ -205,7 +243,9 @@ def test_pickles_whatever_they_are_called(kind: str, name: str, tmp_path: Path) 
     assert error.pointer == name
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "vocab.txt", "README.md", "secateur/manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "vocab.txt", "README.md", "secateur/manifest.json"]
+)
 def test_pickles_that_pose_as_text(name: str, tmp_path: Path) -> None:
     model_refused(PickleRefused, {**llama_files(tmp_path), name: BytesSource(PICKLES["protocol 4"])}, name)
 
@@ -246,12 +286,16 @@ ENTRIES = st.fixed_dictionaries(
     },
     optional={"extra": st.integers()},
 )
-ANYTHING = st.recursive(st.none() | st.booleans() | NUMBERS | st.text(max_size=4), lambda x: st.lists(x, max_size=3))
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=4), lambda x: st.lists(x, max_size=3)
+)
 
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(["a", "b", "c", "__metadata__", "..", "é"]), ENTRIES | ANYTHING, max_size=4),
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c", "__metadata__", "..", "é"]), ENTRIES | ANYTHING, max_size=4
+    ),
     st.binary(max_size=64),
 )
 def test_fuzz_structured(header: dict[str, Any], data: bytes) -> None:
@@ -259,7 +303,13 @@ def test_fuzz_structured(header: dict[str, Any], data: bytes) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 5), st.sampled_from([("F32", 4), ("BF16", 2), ("U8", 1)])), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.sampled_from([("F32", 4), ("BF16", 2), ("U8", 1)])),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_fuzz_good_files(parts: list[tuple[int, tuple[str, int]]]) -> None:
     header, position = {}, 0
     for index, (count, (dtype, size)) in enumerate(parts):
