@@ -48,8 +48,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
 def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()
 ) -> None:
-    """Print a table."""
-    output.print(table(columns, rows, right=right))
+    """Print a table; without a terminal, lines end with their last word."""
+    made = table(columns, rows, right=right)
+    if output.is_terminal:
+        output.print(made)
+        return
+    with output.capture() as captured:
+        output.print(made)
+    for line in captured.get().splitlines():
+        output.print(line.rstrip(), markup=False)
 
 
 def text(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,9 @@ from secateur.version import VERSION
 
 Verdict = Literal["ok", "note", "fault"]
 
+SERVER_SECONDS = 120.0
+"""How long the server side may take to look at itself; it imports its engine once."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -30,7 +34,7 @@ class Finding:
 
 def examine(url: str | None, api_key: str | None) -> list[Finding]:
     """Everything this machine can tell without changing anything."""
-    return [*_installation(), *_roles(), *_converter(), *_service(url, api_key)]
+    return [*_installation(), *_roles(), *_converter(), *_server(), *_service(url, api_key)]
 
 
 def _installation() -> list[Finding]:
@@ -57,6 +61,32 @@ def _roles() -> list[Finding]:
             else "can be started here"
         )
         found.append(Finding(f"secateur {role}", "note" if lacking else "ok", text))
+    return found
+
+
+def _server() -> list[Finding]:
+    """What the server side says of this machine (sandbox, engine, storage), where it is installed."""
+    if roles.missing("gateway"):
+        return []
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "service", "doctor"],
+            capture_output=True,
+            text=True,
+            timeout=SERVER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [Finding("server", "note", f"gave no account of itself in {SERVER_SECONDS:g} s")]
+    found = []
+    for line in done.stdout.splitlines():
+        verdict, _, rest = line.partition(" ")
+        subject, _, text = rest.strip().partition(" ")
+        # A client does not need the server side in order.
+        found.append(Finding(f"server {subject}", "ok" if verdict == "ok" else "note", text.strip()))
+    if not found:
+        reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        found.append(Finding("server", "note", reason))
     return found
 
 
