@@ -42,12 +42,18 @@ ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PIP_CERT=${PIP_CERT} \
     PIP_TRUSTED_HOST=${PIP_TRUSTED_HOST}
 WORKDIR /build
-COPY constraints.txt pyproject.toml deploy/requirements.py ./
+COPY constraints.txt deploy/requirements.py ./
 RUN python -m venv --without-pip /opt/secateur
 
-FROM builder AS gateway-dependencies
+FROM base AS requirements
+WORKDIR /requirements
+COPY pyproject.toml constraints.txt deploy/requirements.py ./
 RUN python requirements.py service > service.txt \
-    && python -m pip --python /opt/secateur/bin/python install --requirement service.txt \
+    && python requirements.py worker > worker.txt
+
+FROM builder AS gateway-dependencies
+COPY --from=requirements /requirements/service.txt ./
+RUN python -m pip --python /opt/secateur/bin/python install --requirement service.txt \
     && /opt/secateur/bin/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is not None)'
 
 FROM gateway-dependencies AS worker-dependencies
@@ -55,11 +61,11 @@ ARG TORCH_VARIANT=any
 RUN python requirements.py --torch "${TORCH_VARIANT}" > torch.txt \
     && python -m pip --python /opt/secateur/bin/python install --requirement torch.txt \
     && /opt/secateur/bin/python requirements.py --check-torch "${TORCH_VARIANT}"
-RUN python requirements.py worker > worker.txt \
-    && python -m pip --python /opt/secateur/bin/python install --requirement worker.txt
+COPY --from=requirements /requirements/worker.txt ./
+RUN python -m pip --python /opt/secateur/bin/python install --requirement worker.txt
 
 FROM builder AS product
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY migrations ./migrations
 COPY secateur ./secateur
 COPY compression ./compression
@@ -92,6 +98,6 @@ ENV SECATEUR_HOME=/var/lib/secateur \
     TRANSFORMERS_OFFLINE=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-HEALTHCHECK --interval=30s --timeout=20s --start-period=30s --retries=3 \
+HEALTHCHECK --interval=60s --timeout=30s --start-period=60s --retries=3 \
     CMD ["python", "/opt/secateur/share/worker_health.py"]
 CMD ["python", "-m", "service", "worker"]

@@ -103,17 +103,20 @@ pump_health() {
         for id in $(pod ps --quiet 2> /dev/null); do
             pod healthcheck run "$id" > /dev/null 2>&1 || true
         done
-        sleep 2
+        sleep 3
     done
 }
 
+# stop_process health|engine
+stop_process() {
+    [ -f "$state/$1.pid" ] || return 0
+    kill "$(cat "$state/$1.pid")" 2> /dev/null || true
+    rm -f "$state/$1.pid"
+}
+
 stop_engine() {
-    local file
-    for file in health engine; do
-        [ -f "$state/$file.pid" ] || continue
-        kill "$(cat "$state/$file.pid")" 2> /dev/null || true
-        rm -f "$state/$file.pid"
-    done
+    stop_process health
+    stop_process engine
 }
 
 logs_of_failure() {

@@ -25,9 +25,9 @@ SPARSITY = 0.5
 
 
 def text(folder: Path) -> Path:
-    """A dataset of real text that every Python carries: the first kilobytes of modules of its library."""
-    modules = sorted(Path(os.__file__).parent.glob("*.py"))[:60]
-    documents = [path.read_text(errors="replace")[:2000] for path in modules]
+    """A dataset of real text that every Python carries: the beginnings of modules of its library."""
+    modules = sorted(Path(os.__file__).parent.glob("*.py"))[:40]
+    documents = [path.read_text(errors="replace")[:600] for path in modules]
     path = folder / "text.jsonl"
     path.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
     return path
@@ -61,7 +61,7 @@ def main() -> None:
             "target": {"sparsity": SPARSITY},
             "calibration": {"dataset": data.id, "samples": 8, "sequence_length": 64},
         }
-        job = client.wait(client.submit(specification).id, show, timeout=300).raise_for_state()
+        job = client.wait(client.submit(specification).id, show, timeout=1200).raise_for_state()
         zero, total = zeros(client.download(job.artifact, folder / "artifact"))
         if abs(zero / total - SPARSITY) > 0.01:
             sys.exit(f"{zero} of {total} weights are zero, {SPARSITY:.0%} were asked for")
