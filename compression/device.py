@@ -40,6 +40,7 @@ def prepare_device(name: str, threads: int) -> torch.device:
         raise DeviceUnavailable(f"device {name!r} is not supported; use 'cpu' or 'cuda'")
     torch.set_num_threads(max(1, threads))
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     return device
@@ -51,10 +52,22 @@ def compute_dtype(stored: str | torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except FileNotFoundError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def describe_device(device: torch.device) -> dict[str, str | int]:
     """Name and software of the device, as the report states them."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = platform.processor() or platform.machine()
+        name = cpu_name()
     return {"type": device.type, "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from compression.device import cpu_name
 from compression.evaluation.types import Batch, model_inputs
 from compression.export.writer import Entry, write_file
 
@@ -127,20 +128,6 @@ def child(module: str, arguments: Sequence[str], *, threads: int) -> dict[str, A
         raise ChildFailed(finished.returncode, " ".join(said[-3:])[-600:])
     answer: dict[str, Any] = json.loads(lines[-1])
     return answer
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except FileNotFoundError:
-        pass
-    import platform
-
-    return platform.processor() or platform.machine()
 
 
 def device_name(device: str) -> str:

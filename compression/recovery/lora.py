@@ -6,6 +6,7 @@ that merging loses nothing and the zeros stay exact.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, Field, field_validator
@@ -17,7 +18,7 @@ from compression.evaluation import stock
 from compression.recovery.masked import MaskedLowRank
 from compression.recovery.names import file_names, tensor_names
 from compression.recovery.registry import TrainingOptions, recoveries
-from compression.recovery.run import check_loss, train
+from compression.recovery.run import check_loss, train, width
 from compression.recovery.training import derived_seed
 from compression.recovery.types import RecoveryContext, RecoveryResult
 
@@ -107,4 +108,10 @@ class Lora:
         options = LoraOptions.model_validate(dict(context.options))
         check_loss(options, context)
         model = stock.load(context.pruned, context.task, device=context.device)
-        return train(context, options, model, _Adapters(attach(model, context, options)))
+        trained = _Adapters(attach(model, context, options))
+        return train(context, options, model, trained, default_rate(width(model)))
+
+
+def default_rate(hidden: int) -> float:
+    """Peak learning rate for a model of this hidden width: 1e-3 at 256, 2.5e-4 at 4096."""
+    return 0.016 / math.sqrt(hidden)

@@ -28,14 +28,24 @@ def check_loss(options: TrainingOptions, context: RecoveryContext) -> None:
         )
 
 
+def width(model: nn.Module) -> int:
+    """The hidden width of a stock model."""
+    return int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+
 def train(
-    context: RecoveryContext, options: TrainingOptions, model: nn.Module, trained: Trained
+    context: RecoveryContext,
+    options: TrainingOptions,
+    model: nn.Module,
+    trained: Trained,
+    default_rate: float,
 ) -> RecoveryResult:
     """Train what ``trained`` holds of ``model`` and write it. Raises RecoveryDiverged."""
+    rate = options.learning_rate if options.learning_rate is not None else default_rate
     plan = Plan(
         steps=context.steps,
         batch_size=min(options.batch_size, len(context.data)),
-        learning_rate=options.learning_rate,
+        learning_rate=rate,
         weight_decay=options.weight_decay,
         warmup=options.warmup,
         clip=options.clip,
@@ -47,7 +57,7 @@ def train(
     loss = _loss(context, options, model)
     history = Trainer(trained, loss, context.data, plan, context.store, context.observer).run()
     names, files = write_weights(context, trained.weights())
-    history |= {"loss": options.loss, "options": options.model_dump(mode="json")}
+    history |= {"loss": options.loss, "options": options.model_dump(mode="json") | {"learning_rate": rate}}
     return RecoveryResult(context.method, tuple(names), tuple(files), history)
 
 

@@ -294,6 +294,14 @@ def test_pruned_places_hold_positive_zero() -> None:
     assert not torch.signbit(merged[~torch.eye(4).bool()]).any()
 
 
+def test_the_default_rate_suits_the_width(tmp_path: Path) -> None:
+    case = Case(tmp_path, GENERATION)
+    for method, rate in (("lora", 0.016 / 32**0.5), ("distillation", 0.1 / 32)):
+        found = recover(case.context(method, method, options={}, steps=1)).history
+        assert found["options"]["learning_rate"] == pytest.approx(rate)
+        assert found["curve"][-1]["rate"] == pytest.approx(rate)
+
+
 def test_adamw_is_that_of_torch() -> None:
     torch.manual_seed(0)
     ours = torch.randn(7, 3)
