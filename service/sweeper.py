@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,13 +35,21 @@ class Swept:
 
 
 class Sweeper:
-    """A daemon thread that sweeps every ``settings.sweep_seconds``."""
+    """A daemon thread that sweeps every ``settings.sweep_seconds``; ``chores`` are done with each pass."""
 
-    def __init__(self, database: Database, blobs: BlobStore, bell: Bell, settings: Settings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        bell: Bell,
+        settings: Settings,
+        chores: Sequence[Callable[[], object]] = (),
+    ) -> None:
         self._database = database
         self._blobs = blobs
         self._bell = bell
         self._settings = settings
+        self._chores = chores
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
         self._garbage_at = time.monotonic() + _GARBAGE_SECONDS
@@ -76,6 +84,8 @@ class Sweeper:
             swept = self._guarded(self.sweep)
             if swept:
                 self.last_pass_at = time.monotonic()
+            for chore in self._chores:
+                self._guarded(chore)
             if time.monotonic() >= self._garbage_at:
                 self._garbage_at = time.monotonic() + _GARBAGE_SECONDS
                 self._guarded(self._collect_garbage)
@@ -92,6 +102,6 @@ class Sweeper:
         except Exception:
             _log.exception("sweeper.failed")
             return False
-        if result not in (None, Swept()):
+        if result not in (None, 0, Swept()):
             _log.info("sweeper.swept", result=str(result))
         return True

@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,7 +77,6 @@ def run_job(job_id: Any) -> None:
 
 
 def _run(job_id: str) -> None:
-    staging.sweep(settings.work_dir)
     owner = f"{socket.gethostname()}:{os.getpid()}"
     held = claim(_database(), job_id, owner, settings)
     if held is None:
@@ -127,7 +126,8 @@ def _begin_child(**_: Any) -> None:
 def _ready(**_: Any) -> None:
     staging.sweep(settings.work_dir)
     _log.info("worker.ready", sandbox=sandbox.probe().describe(), concurrency=_main.concurrency)
-    _main.sweeper = Sweeper(_database(), _blobs(), bell(settings.broker_url), settings)
+    chores = [partial(staging.sweep, settings.work_dir)]
+    _main.sweeper = Sweeper(_database(), _blobs(), bell(settings.broker_url), settings, chores)
     _main.sweeper.start()
     if marker := os.environ.get("SECATEUR_READY_FILE"):
         Path(marker).touch()
