@@ -10,11 +10,12 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from service import api, openapi, problems
+from service.auth import Doorkeeper
 from service.blobs import open_blobs
 from service.broker import bell
 from service.db import Database
 from service.health.service import Readiness
-from service.idempotency import InFlight
+from service.idempotency import InFlight, Turns
 from service.jobs.sse import Pace
 from service.settings import Settings
 from service.sweeper import Sweeper
@@ -28,6 +29,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings.database_url, pool_size=settings.database_pool)
     blobs = await run_in_threadpool(open_blobs, settings)
     app.state.database, app.state.blobs = database, blobs
+    app.state.doorkeeper = Doorkeeper(database)
     app.state.readiness = Readiness(settings, database, blobs)
     sweeper = Sweeper(database, blobs, bell(settings.broker_url), settings)
     sweeper.start()
@@ -54,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings or Settings()
     app.state.metrics = Metrics()
     app.state.in_flight = InFlight()
+    app.state.turns = Turns()
     app.state.pace = Pace()
     api.install(app)
     problems.install(app)

@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from service.db import SECOND, Database
 from service.errors import DatabaseUnavailable, IdempotencyKeyInvalid, Unauthenticated
 from service.keys.repository import Callers
+from service.keys.secret import digest
 from service.tables import DEFAULT_TENANT
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ log = structlog.get_logger("service.auth")
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TOUCH_AFTER = 60 * SECOND
+_TRUST_SECONDS = 1.0
+_MOST_SEEN = 4096
 
 
 @dataclass(frozen=True)
@@ -64,20 +67,45 @@ def _refused(detail: str) -> Unauthenticated:
     return Unauthenticated(detail, headers={"WWW-Authenticate": 'Bearer realm="secateur"'})
 
 
-def _tenant_of(database: Database, secret: str) -> str:
-    with database.read() as session:
-        key = Callers(session).authenticate(secret)
-        if key is None:
-            raise _refused("the API key is unknown, expired or revoked")
-        tenant, key_id, last_used = key.tenant_id, key.id, key.last_used_at
-    if last_used is None or last_used < time.time_ns() // 1000 - _TOUCH_AFTER:
+class Doorkeeper:
+    """Knows whose key a secret is. A key once seen is trusted for a second without another look-up, so that
+    polling costs one query; a key revoked elsewhere is refused that much later.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._seen: dict[str, tuple[str, float]] = {}
+
+    def recent(self, secret: str) -> str | None:
+        """The tenant of a key that was looked up in the last second."""
+        tenant, until = self._seen.get(digest(secret), ("", 0.0))
+        return tenant if time.monotonic() < until else None
+
+    def forget(self) -> None:
+        """Trust nothing without a look-up: a key was revoked."""
+        self._seen.clear()
+
+    def look_up(self, secret: str) -> str:
+        """The tenant of a live key; raises Unauthenticated."""
+        with self._database.read() as session:
+            key = Callers(session).authenticate(secret)
+            if key is None:
+                raise _refused("the API key is unknown, expired or revoked")
+            tenant, key_id, last_used = key.tenant_id, key.id, key.last_used_at
+        if last_used is None or last_used < time.time_ns() // 1000 - _TOUCH_AFTER:
+            self._touch(key_id)
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen[digest(secret)] = (tenant, time.monotonic() + _TRUST_SECONDS)
+        return tenant
+
+    def _touch(self, key_id: str) -> None:
         try:
-            with database.session() as session:
+            with self._database.session() as session:
                 Callers(session).touch(key_id)
         except DatabaseUnavailable:
             # The time of last use is a convenience; the request itself need not wait for a writer.
             log.warning("key_use_not_noted", key=key_id)
-    return tenant
 
 
 async def authenticated(request: Request) -> Call:
@@ -85,7 +113,8 @@ async def authenticated(request: Request) -> Call:
     state = request.app.state
     tenant = DEFAULT_TENANT
     if state.settings.auth == "required":
-        tenant = await run_in_threadpool(_tenant_of, state.database, _bearer(request))
+        secret, keeper = _bearer(request), state.doorkeeper
+        tenant = keeper.recent(secret) or await run_in_threadpool(keeper.look_up, secret)
     return Call(tenant, state.settings, state.database, state.blobs)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 from fastapi import Request
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
@@ -70,6 +71,26 @@ class InFlight:
         finally:
             with self._lock:
                 self._keys.discard(key)
+
+
+class Turns:
+    """Lets requests about the same thing go one after the other within this process; none holds a thread."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, tuple[anyio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def of(self, name: str) -> AsyncIterator[None]:
+        """Wait for one's turn with `name`."""
+        lock, count = self._waiting.get(name, (anyio.Lock(), 0))
+        self._waiting[name] = (lock, count + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, count = self._waiting.pop(name)
+            if count > 1:
+                self._waiting[name] = (lock, count - 1)
 
 
 def in_flight(request: Request) -> InFlight:

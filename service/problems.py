@@ -12,6 +12,8 @@ InvalidRequest (service.errors)
 Unprocessable (service.errors)
 ├── BodyInvalid                   422 body_invalid
 └── NameInvalid                   422 name_invalid
+ServiceError (service.errors)
+└── MethodNotAllowed              405 method_not_allowed
 ```
 """
 
@@ -65,6 +67,12 @@ class ParameterUnknown(InvalidRequest):
     """The query string has a parameter that this call does not take."""
 
     code, title = "parameter_unknown", "Unknown query parameter"
+
+
+class MethodNotAllowed(ServiceError):
+    """The path exists, and does not take this method; `Allow` lists those it takes."""
+
+    code, status, title = "method_not_allowed", 405, "Method not allowed"
 
 
 class BodyInvalid(Unprocessable):

@@ -55,8 +55,9 @@ def get_key(key_id: str, call: Caller) -> Response:
 
 
 @router.delete("/{key_id}", operation_id="revokeKey", summary="Revoke an API key", status_code=204)
-def revoke_key(key_id: str, call: Caller) -> Response:
+def revoke_key(request: Request, key_id: str, call: Caller) -> Response:
     """It is refused from now on."""
     with call.write() as session:
         Keys(session, call.tenant).revoke(valid_id(key_id, ids.KEY, KeyNotFound))
+    request.app.state.doorkeeper.forget()
     return Response(status_code=204)

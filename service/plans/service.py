@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from compression.anatomy.plan import plan
-
 from compression.errors import SpecificationInvalid
 from service.auth import Call
 from service.jobs.service import check

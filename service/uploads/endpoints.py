@@ -131,12 +131,19 @@ async def _receive(request: Request, call: Call, expected: int) -> Blob:
     responses=answers(UploadRead),
     openapi_extra=takes("UploadComplete", example={}, required=False),
 )
-def complete_upload(
-    upload_id: str, call: Caller, body: Annotated[JsonBody, Depends(optional_json_body)]
+async def complete_upload(
+    request: Request,
+    upload_id: str,
+    call: Caller,
+    body: Annotated[JsonBody, Depends(optional_json_body)],
 ) -> Response:
     """Join the parts and check the announced sha256 of every file. Doing it again changes nothing."""
     parse_body(UploadComplete, body.data)
-    return JSONResponse(service.complete(call, valid_id(upload_id, ids.UPLOAD, UploadNotFound)))
+    upload_id = valid_id(upload_id, ids.UPLOAD, UploadNotFound)
+    # Joining takes as long as copying does. A client that lost patience and asks again waits for the end
+    # of the first joining instead of starting a second one.
+    async with request.app.state.turns.of(upload_id):
+        return JSONResponse(await run_in_threadpool(service.complete, call, upload_id))
 
 
 @router.delete("/{upload_id}", operation_id="deleteUpload", summary="Give up an upload", status_code=204)

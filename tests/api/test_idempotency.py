@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import anyio
 import httpx2
 import pytest
 
+from service.idempotency import Turns
 from tests.api.conftest import TEXT, Submit, create_dataset
 from tests.api.gateway import Gateway, form_files, send_upload
 
@@ -143,7 +145,7 @@ class TestAtTheSameTime:
     def until(
         self, client: httpx2.Client, content: bytes, headers: dict[str, str], status: int
     ) -> httpx2.Response:
-        # The first request has been sent, but its handler may not have begun: nothing is created before it has.
+        # The handler of the first request may not have begun: a cut form creates nothing until it has.
         answer = client.post("/v1/datasets", content=content[:-30], headers=headers)
         for _ in range(100):
             if answer.status_code == status:
@@ -175,3 +177,24 @@ class TestAtTheSameTime:
 
 def test_without_a_key_every_request_counts(client: httpx2.Client) -> None:
     assert create_dataset(client) != create_dataset(client)
+
+
+def test_turns_come_one_after_the_other() -> None:
+    async def many() -> list[int]:
+        turns, inside, most = Turns(), 0, []
+
+        async def one(name: str) -> None:
+            nonlocal inside
+            async with turns.of(name):
+                inside += 1
+                most.append(inside)
+                await anyio.sleep(0.01)
+                inside -= 1
+
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(one, "same")
+        assert turns._waiting == {}
+        return most
+
+    assert anyio.run(many) == [1] * 5

@@ -59,7 +59,8 @@ class TestForm:
         for name, content in contents(llama).items():
             head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
             body += head.encode() + content + b"\r\n"
-        body += f'--{boundary}\r\nContent-Disposition: form-data; name="name"\r\n\r\nlate\r\n--{boundary}--\r\n'.encode()
+        body += f'--{boundary}\r\nContent-Disposition: form-data; name="name"\r\n\r\nlate\r\n'.encode()
+        body += f"--{boundary}--\r\n".encode()
         kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         # One byte at a time is as good as all at once.
         pieces = (body[start : start + 4093] for start in range(0, len(body), 4093))
