@@ -78,9 +78,8 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     clock.enter("recover")
     final = finish.finish(loaded, data, pruned)
     clock.enter("evaluate")
-    qualities["recovered"] = None
-    if final.recovery is not None:
-        qualities["recovered"] = finish.final_quality(loaded, data, final, qualities["pruned"])
+    recovered = final.recovery is not None
+    qualities["recovered"] = finish.final_quality(loaded, data, final) if recovered else None
     cost = finish.costs(loaded, pruned, final)
     _announce(observer, qualities)
     clock.enter("export")
@@ -90,16 +89,11 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     clock.enter(None)
     report = build(
         ReportInputs(
-            specification=loaded.specification.to_json(),
-            recipe=loaded.recipe.to_json(),
-            model=_model_facts(loaded),
+            **_provenance(loaded),
             cost=cost,
             quality=qualities,
             data=data.facts(),
             artifact={"bytes": artifact.bytes, "files": artifact.files},
-            inputs={"model": dict(loaded.files), "datasets": dict(loaded.datasets)},
-            versions=loaded.versions,
-            device=describe_device(loaded.device),
             seconds=clock.seconds,
             baselines=compared,
             facts=pruned.sites,
@@ -111,6 +105,18 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
         )
     )
     return _write(request.work, artifact, report)
+
+
+def _provenance(loaded: Loaded) -> dict[str, Any]:
+    """What the report says of where the result comes from."""
+    return {
+        "specification": loaded.specification.to_json(),
+        "recipe": loaded.recipe.to_json(),
+        "model": _model_facts(loaded),
+        "inputs": {"model": dict(loaded.files), "datasets": dict(loaded.datasets)},
+        "versions": loaded.versions,
+        "device": describe_device(loaded.device),
+    }
 
 
 def _dense_quality(loaded: Loaded, data: Data) -> dict[str, Any] | None:

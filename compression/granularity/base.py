@@ -58,7 +58,7 @@ def smallest(scores: Tensor, counts: Tensor) -> Tensor:
     busy = counts > 0
     if not bool(busy.any()):
         return result
-    if scores.shape[0] == 1:
+    if scores.shape[0] == 1 and not scores.is_cuda:  # on CUDA, kthvalue is not repeatable
         threshold = scores.kthvalue(int(counts[0]), dim=1, keepdim=True).values
     else:
         ordered = scores.sort(dim=1).values

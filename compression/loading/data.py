@@ -136,9 +136,9 @@ class Corpus:
             self._threshold = keys[max(1, len(keys) // HELD_OUT) - 1]
         return self._threshold
 
-    def sample(self, part: str, seed: int, characters: int) -> list[Document]:
-        """Documents chosen by a seeded hash of text and position, in that order, until `characters` are
-        reached.
+    def sample(self, part: str, seed: int, *, characters: int = 0, documents: int = 0) -> list[Document]:
+        """Documents chosen by a seeded hash of their text, in that order: as many as make up both so many
+        `characters` and so many `documents`.
 
         One pass and bounded memory whatever the size of the file.
         """
@@ -149,7 +149,7 @@ class Corpus:
             rank = int.from_bytes(hashlib.sha256(prefix + text_key(document.text)).digest()[:8], "big")
             heapq.heappush(heap, (-rank, -number, document))
             held += len(document.text)
-            while held - len(heap[0][2].text) >= characters:
+            while len(heap) > documents and held - len(heap[0][2].text) >= characters:
                 held -= len(heapq.heappop(heap)[2].text)
         return [document for _, _, document in sorted(heap, key=lambda item: (-item[0], -item[1]))]
 
@@ -253,11 +253,11 @@ class DataPlan:
 
     def _sampled(self, dataset: str, samples: int, length: int, seed: int) -> Rows:
         part = "rest" if dataset == self._evaluated else "all"
-        wanted = samples * length * CHARACTERS_PER_TOKEN
         corpus = self._corpus(dataset)
         if self.task == GENERATION:
-            return joined_rows(corpus.sample(part, seed, wanted), self.encoder, length, samples)
-        documents = corpus.sample(part, seed, wanted)
+            wanted = samples * length * CHARACTERS_PER_TOKEN
+            return joined_rows(corpus.sample(part, seed, characters=wanted), self.encoder, length, samples)
+        documents = corpus.sample(part, seed, documents=samples)
         labelled = self.task == CLASSIFICATION and all(document.label is not None for document in documents)
         return document_rows(documents, self.encoder, length, samples, self._label if labelled else None)
 

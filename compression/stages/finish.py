@@ -112,14 +112,10 @@ def quality(
     return evaluate(Watched(model, loaded.observer.progress), data.evaluation, metrics, reference=reference)
 
 
-def final_quality(
-    loaded: Loaded, data: Data, final: Final, pruned_quality: dict[str, Any] | None
-) -> dict[str, Any] | None:
-    """Quality of the final model, kept as step `final-quality`; without a recovery that of the pruned
-    model.
-    """
-    if final.recovery is None or data.evaluation is None:
-        return pruned_quality
+def final_quality(loaded: Loaded, data: Data, final: Final) -> dict[str, Any] | None:
+    """Quality of the recovered model, kept as step `final-quality`."""
+    if data.evaluation is None:
+        return None
     if not loaded.store.has("final-quality"):
         found = quality(loaded, data, final.model, loaded.dense_model())
         loaded.store.save("final-quality", None, {"quality": found})

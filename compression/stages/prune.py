@@ -77,7 +77,9 @@ def _choose(loaded: Loaded, calibration: Sequences | None) -> LayerChoice:
     """The run of layers to drop, kept as step `layers`."""
     if not loaded.store.has("layers"):
         assert calibration is not None
-        boundaries = boundary_states(loaded.dense_model(), calibration.batches, loaded.observer)
+        boundaries = boundary_states(
+            loaded.dense_model(), calibration.batches, loaded.observer, hook=loaded.hook
+        )
         keep_first, keep_last = _kept_ends(loaded)
         choice = choose_layers(
             boundaries, loaded.recipe.axes["criterion"], _layers_to_remove(loaded), keep_first, keep_last

@@ -78,9 +78,10 @@ def test_a_small_dataset_gives_fewer_rows_of_full_length(tmp_path):
 
 def test_sampling_keeps_a_bounded_number_of_characters(tmp_path):
     corpus = Corpus(write_texts(tmp_path / "d.jsonl", 200))
-    few, more = corpus.sample("all", 0, 500), corpus.sample("all", 0, 2000)
+    few, more = corpus.sample("all", 0, characters=500), corpus.sample("all", 0, characters=2000)
     assert 500 <= sum(len(document.text) for document in few) < 1000
     assert [document.text for document in more[: len(few)]] == [document.text for document in few]
+    assert corpus.sample("all", 0, documents=len(few)) == few
 
 
 def test_the_held_out_fifth_and_the_rest_share_nothing(tmp_path):
