@@ -15,7 +15,6 @@ from sqlalchemy import event, inspect
 from service.db import Database, create_database_engine
 from service.errors import DatabaseUnavailable
 
-
 # Alembic keeps the migration that is running in a global of the process.
 _one_at_a_time: Final = threading.Lock()
 

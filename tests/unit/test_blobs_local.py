@@ -110,6 +110,14 @@ class TestObjects:
             writer.commit()
         assert verify(blobs, blob.sha256) == 7
 
+    def test_storing_again_keeps_the_file_that_readers_hold(self, blobs: LocalBlobs, blob: Blob) -> None:
+        before = blobs.path(blob.sha256).stat().st_ino
+        with blobs.writer() as writer:
+            writer.write(b"content")
+            writer.commit()
+        assert blobs.path(blob.sha256).stat().st_ino == before
+        assert blobs.sweep(0) == 0
+
     def test_storing_again_makes_young(self, blobs: LocalBlobs, blob: Blob) -> None:
         os.utime(blobs.path(blob.sha256), (0, 0))
         assert next(blobs.iterate())[1] > 1000
