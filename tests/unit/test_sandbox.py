@@ -26,6 +26,7 @@ def tried(action):
     except BaseException as error:
         return type(error).__name__
 arguments = json.loads(sys.argv[1])
+exec(arguments.get("before", ""))
 done = sandbox.apply(sandbox.Policy.from_json(arguments["policy"]))
 """
 
@@ -56,7 +57,16 @@ def test_no_secret_is_in_the_environment(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @linux
-def test_no_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "from workers import kernel; kernel.drop_capabilities()",
+        "from workers import kernel; kernel.prctl(38, 1); kernel.deny_syscalls(['unshare'])",
+    ],
+    ids=["as root may", "without capabilities", "where namespaces are forbidden"],
+)
+def test_no_network(tmp_path: Path, before: str) -> None:
     path = str(tmp_path / "s.sock")
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
         local.bind(path)
@@ -70,7 +80,9 @@ answer = {
     "unix": tried(unix), "udp": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)),
     "pair": tried(lambda: len(socket.socketpair())), "denied": done.network_denied,
 }"""
-        answer = inside(code, Policy(tmp_path / "work"), port=server.getsockname()[1], path=path)
+        answer = inside(
+            code, Policy(tmp_path / "work"), port=server.getsockname()[1], path=path, before=before
+        )
     assert answer["denied"]
     assert {answer["tcp"], answer["unix"], answer["udp"]} <= {"PermissionError", "OSError"}
     assert answer["pair"] == "2"
