@@ -39,8 +39,9 @@ class Inspection:
     `layer_prefix` is what the names of a layer's tensors begin with before the layer's number
     ("model.layers.", "bert.encoder.layer."). `parameters` and `bytes` are those of the whole model as
     stored (a tied head once, headers and buffers not), `layer_parameters` and `layer_bytes` those of one
-    layer, `prunable_parameters` those of all sites; `dtype` is the type in which the model is meant to be
-    loaded.
+    layer, `prunable_parameters` those of all sites; `other_bytes` are what the weight files hold besides
+    (headers, old buffers, a stored copy of a tied head); `dtype` is the type in which the model is meant
+    to be loaded.
     """
 
     family: str
@@ -68,6 +69,7 @@ class Inspection:
     bytes: int = 0
     layer_bytes: int = 0
     dtype: str = "float32"
+    other_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; `from_json` reads it back."""

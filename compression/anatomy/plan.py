@@ -31,17 +31,12 @@ _BASIS = (
 )
 
 
-def plan(
-    specification: JobSpecification,
-    inspection: Inspection,
-    admission_numbers: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def plan(specification: JobSpecification, inspection: Inspection) -> dict[str, Any]:
     """The plan of a resolved specification, as JSON data.
 
-    `admission_numbers` may give `bytes` (of the weight files as uploaded) for the dense model. Figures:
     `parameters` and `nonzeros` count elements (the dense model is taken to have no zeros), `bytes` those of
-    the weights, `macs` those of all matrix products of one sequence, zeros included, `macs_nonzero` without
-    the zeros, `memory_bytes` weights plus activations of one sequence. Ratios are pruned / dense.
+    the weight files, `macs` those of all matrix products of one sequence, zeros included, `macs_nonzero`
+    without the zeros, `memory_bytes` weights plus activations of one sequence. Ratios are pruned / dense.
     """
     length = stated_length(specification, inspection)
     if specification.structure.granularity == "layer":
@@ -50,10 +45,8 @@ def plan(
         cut, left, removed = _weight_cut(specification, inspection)
     dense = _figures(inspection, inspection.dtype, length, {})
     pruned = _figures(left, specification.output.dtype or inspection.dtype, length, removed)
-    if admission_numbers and admission_numbers.get("bytes"):
-        headers = int(admission_numbers["bytes"]) - inspection.bytes
-        dense["bytes"] += headers
-        pruned["bytes"] += headers * left.layers // inspection.layers
+    dense["bytes"] += inspection.other_bytes
+    pruned["bytes"] += inspection.other_bytes * left.layers // inspection.layers
     return {
         "valid": True,
         "dense": dense,

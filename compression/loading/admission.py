@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -100,14 +100,16 @@ def admit_model(files: Mapping[str, FileSource]) -> Admission:
     replaced["config.json"] = write_object(kept)
     if "generation_config.json" in files:
         replaced["generation_config.json"] = rewrite_generation(files["generation_config.json"])
+    stored = sum(files[file].size for file in weights.files)
     inspection = inspect(kept, tensors, has_tokenizer=has_tokenizer)
+    inspection = replace(inspection, other_bytes=stored - inspection.bytes)
     return Admission(
         format="transformers",
         architecture=config.architecture,
         family=config.family.name,
         task=inspection.task,
         parameters=sum(tensors[name].elements for name in expected.required),
-        bytes=sum(files[file].size for file in weights.files),
+        bytes=stored,
         dtype=dtype,
         config=kept,
         tensors=tensors,
