@@ -19,9 +19,9 @@ export S3_SECRET_KEY=${S3_SECRET_KEY:-$(openssl rand -hex 24)}
 
 [ -f "$DOCKER_CONFIG/config.json" ] || { mkdir -p "$DOCKER_CONFIG"; echo "{}" > "$DOCKER_CONFIG/config.json"; }
 
-pod() {
-    podman --root "$state/storage" --runroot "$state/run" --runtime runc --cgroup-manager cgroupfs "$@"
-}
+podman=(podman --root "$state/storage" --runroot "$state/run" --runtime runc --cgroup-manager cgroupfs)
+
+pod() { "${podman[@]}" "$@"; }
 
 compose() {
     docker compose --project-name secateur-verify --file docker-compose.yml --file deploy/compose.host.yml "$@"
@@ -87,7 +87,8 @@ start_engine() {
 		events_logger = "file"
 	END
     rm -f "$state/podman.sock"
-    pod system service --time 0 "$DOCKER_HOST" > "$state/engine.log" 2>&1 &
+    # Not through the function: its shell would be the process that is stopped later, and podman would live on.
+    "${podman[@]}" system service --time 0 "$DOCKER_HOST" > "$state/engine.log" 2>&1 &
     echo $! > "$state/engine.pid"
     for _ in $(seq 100); do
         [ -S "$state/podman.sock" ] && break
