@@ -55,11 +55,10 @@ def _speed(report: Json, granularity: str) -> str:
     if latency is None:
         measured = "Latency was not measured in this job."
     else:
-        ratio = latency["ratio"]
-        verb = "as fast as" if abs(ratio - 1) < 0.05 else ("faster than" if ratio < 1 else "slower than")
         measured = (
             f"Measured on {latency['device']} with {threads_text(latency['threads'])}, the pruned model is "
-            f"{verb} the dense one: a forward pass takes {percent(ratio)} of the time."
+            f"{_compared(latency['cases'][0])} the dense one: a forward pass takes "
+            f"{percent(latency['ratio'])} of the time."
         )
     if granularity == "layer":
         return measured
@@ -69,6 +68,16 @@ def _speed(report: Json, granularity: str) -> str:
     elif n_m(granularity) is not None:
         expected += f"No common hardware makes use of the pattern {granularity}. "
     return expected + measured
+
+
+def _compared(case: Json) -> str:
+    """Faster or slower only where the two spreads (10th to 90th percentile) do not overlap."""
+    dense, pruned = case["dense"], case["pruned"]
+    if pruned["p90"] < dense["p10"]:
+        return "faster than"
+    if pruned["p10"] > dense["p90"]:
+        return "slower than"
+    return "as fast, within the spread of the runs, as"
 
 
 def _quality(report: Json) -> str:

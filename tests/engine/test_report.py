@@ -142,6 +142,16 @@ def test_fewer_layers_are_smaller_and_faster() -> None:
     assert report["target"] == {"kind": "layers", "requested": 2, "achieved": 2, "ratio": None}
 
 
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(0.7, "faster than"), (0.93, "within the spread"), (1.08, "within the spread"), (1.5, "slower than")],
+)
+def test_a_difference_within_the_spread_is_no_difference(ratio: float, words: str) -> None:
+    measured = {"latency": samples.latency(ratio), "memory": None}
+    notes = build(replace(samples.language_model(), measured=measured))["notes"]
+    assert any(words in note for note in notes)
+
+
 def test_a_failing_gate_shows_in_the_summary_and_on_the_page() -> None:
     assert build(samples.language_model())["summary"]["gates_passed"] is True
     assert build(samples.classifier())["summary"]["gates_passed"] is None
