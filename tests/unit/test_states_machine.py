@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -228,6 +229,7 @@ class JobLife(RuleBasedStateMachine):
             assert holds, "a worker that was fenced off could write"
 
 
+@pytest.mark.timeout(300)
 def test_life_of_jobs(database: Database) -> None:
     class Life(JobLife):
         pass
@@ -236,8 +238,8 @@ def test_life_of_jobs(database: Database) -> None:
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=75,
-            stateful_step_count=25,
+            max_examples=50,
+            stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             phases=(Phase.generate,),  # shrinking replays for minutes; histories are short anyway
