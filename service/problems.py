@@ -188,11 +188,8 @@ async def _framework_error(request: Request, error: Exception) -> Response:
     elif error.status_code == 405:
         # The framework names the methods of one route only; several may share the path.
         methods = ", ".join(request.app.state.methods_at(request.url.path))
-        headers = {
-            **{name: value for name, value in headers.items() if name.lower() != "allow"},
-            "Allow": methods,
-        }
         detail = f"{request.method} is not possible here; allowed: {methods}."
+        return render(request, MethodNotAllowed(detail, headers={"Allow": methods}))
     else:
         detail = str(error.detail)
     code = phrase.lower().replace(" ", "_").replace("-", "_")

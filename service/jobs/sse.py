@@ -33,11 +33,12 @@ class StoredEvent(Protocol):
 
 @dataclass(frozen=True)
 class Pace:
-    """How a stream behaves, in seconds: looks at the table, pings when silent, ends and lets the client
-    resume.
+    """How a stream behaves, in seconds: `soonest` to `slowest` between two looks at the table, the longer
+    nothing happens; a ping after silence; the end of its life, after which the client resumes.
     """
 
-    poll: float = 0.5
+    soonest: float = 0.25
+    slowest: float = 1.0
     ping: float = 15.0
     life: float = 600.0
     retry_milliseconds: int = 2000
@@ -72,6 +73,7 @@ async def _stream(
     after: int, read: ReadEvents, clock: Callable[[int], str], pace: Pace
 ) -> AsyncIterator[bytes]:
     started = spoke = time.monotonic()
+    pause = pace.soonest
     yield format_sse_event(retry=pace.retry_milliseconds, comment="secateur")
     while time.monotonic() - started < pace.life:
         events = await read(after, BATCH)
@@ -82,10 +84,11 @@ async def _stream(
                 return
         if len(events) == BATCH:
             continue
+        pause = pace.soonest if events else min(2 * pause, pace.slowest)
         if time.monotonic() - spoke >= pace.ping:
             spoke = time.monotonic()
             yield KEEP_ALIVE
-        await anyio.sleep(min(pace.poll, pace.ping))
+        await anyio.sleep(pause)
 
 
 def stream(after: int, read: ReadEvents, clock: Callable[[int], str], pace: Pace) -> EventSourceResponse:

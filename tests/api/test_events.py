@@ -120,7 +120,7 @@ class TestStream:
     def hurried(self, gateway: Gateway) -> Iterator[None]:
         """Streams that ping after 0.1 s and end after 0.8 s."""
         usual = gateway.app.state.pace
-        gateway.app.state.pace = Pace(poll=0.05, ping=0.1, life=0.8)
+        gateway.app.state.pace = Pace(slowest=0.05, soonest=0.05, ping=0.1, life=0.8)
         yield
         gateway.app.state.pace = usual
 
@@ -140,7 +140,7 @@ class TestStream:
         lease = gateway.claim(job)
         key = client.headers["authorization"].split()[1]
         streams = [
-            gateway.client(key).stream("GET", f"/v1/jobs/{job}/events", headers=STREAM) for _ in range(60)
+            gateway.client(key).stream("GET", f"/v1/jobs/{job}/events", headers=STREAM) for _ in range(45)
         ]
         answers = [stream.__enter__() for stream in streams]
         started = time.monotonic()

@@ -182,8 +182,8 @@ class TestWait:
         job = submit()
         lease = gateway.claim(job)
         # More than there are threads in the pool of the server (40) or connections to its database (10).
-        waiting = ThreadPoolExecutor(60)
-        clients = [gateway.client(client.headers["authorization"].split()[1]) for _ in range(60)]
+        waiting = ThreadPoolExecutor(45)
+        clients = [gateway.client(client.headers["authorization"].split()[1]) for _ in range(45)]
         answers = [waiting.submit(each.get, f"/v1/jobs/{job}?wait=30") for each in clients]
         time.sleep(1)
         started = time.monotonic()
