@@ -40,10 +40,10 @@ def openapi(request: Request) -> Response:
 @router.get("/docs")
 def docs(request: Request) -> Response:
     """The interface for people."""
-    return HTMLResponse(pages.documentation(request.app.openapi(), sorted(set(_kinds()))), headers=_HEADERS)
+    return HTMLResponse(pages.documentation(request.app.openapi(), sorted(set(kinds()))), headers=_HEADERS)
 
 
-def _kinds() -> Iterator[tuple[str, int, str, str]]:
+def kinds() -> Iterator[tuple[str, int, str, str]]:
     """Every kind of problem: code, status, title and what its class says of it."""
     for error in _family(ServiceError):
         if error.code not in {"lease_lost", "illegal_transition"}:

@@ -139,7 +139,7 @@ def main() -> None:
     rows: list[list[Any]] = [["gateway start to first answer, s (limit 2)", startup_seconds()]]
     with service() as running, tempfile.TemporaryDirectory() as folder, Client(running["url"]) as client:
         scratch = Path(folder)
-        model_folder = tiny_models.llama(scratch / "model")
+        model_folder = tiny_models.tiny_llama(scratch / "model")
         text = scratch / "text.txt"
         text.write_text("\n\n".join(f"The {n} gardeners cut {n * 7} branches before noon and counted them." for n in range(2000)))
         model, dataset = client.upload_model(model_folder).id, client.upload_dataset(text).id
