@@ -88,7 +88,7 @@ class JobLife(RuleBasedStateMachine):
             made.append(job)
         return multiple(*made)
 
-    @rule(target=leases, job=jobs, seconds=st.sampled_from([LIVE, DEAD]))
+    @rule(target=leases, job=jobs, seconds=st.sampled_from([DEAD, DEAD, LIVE]))
     def claim(self, job: str, seconds: float) -> Any:
         known = self.expected[job]
         if known.state == "running" and not known.live:
@@ -151,7 +151,11 @@ class JobLife(RuleBasedStateMachine):
                 Leases(session).cancelled(lease)
                 known.become("cancelled")
 
+    @precondition(lambda self: any(known.epoch > 1 for known in self.expected.values()))
     @rule(job=jobs)
+    def cancel_any(self, job: str) -> None:
+        self.cancel(job)
+
     def cancel(self, job: str) -> None:
         known = self.expected[job]
         finished = known.state in ("succeeded", "failed")
@@ -165,6 +169,11 @@ class JobLife(RuleBasedStateMachine):
             assert not finished
         except JobFinished:
             assert finished
+
+    @precondition(lambda self: any(known.state == "running" for known in self.expected.values()))
+    @rule()
+    def cancel_a_running_one(self) -> None:
+        self.cancel(next(job for job, known in self.expected.items() if known.state == "running"))
 
     @precondition(lambda self: len(self.expected) < MOST_JOBS)
     @rule(target=jobs, job=jobs)
