@@ -11,6 +11,7 @@ from compression.checkpoint import Store
 from compression.depth import LayerChoice, baseline_layers, boundary_states, choose_layers
 from compression.errors import TargetUnreachable
 from compression.evaluation.quality import evaluate
+from compression.evaluation.types import FEATURES
 from compression.granularity.base import Pattern, parse_granularity
 from compression.loading.data import Sequences
 from compression.pruning import Listener, MaskFiles, PruneSettings, WeightPruner, finished_files
@@ -113,7 +114,9 @@ def compare(loaded: Loaded, data: Data, name: str, calibration: Sequences | None
         scratch = loaded.work / "scratch" / name
         shutil.rmtree(scratch, ignore_errors=True)
         pruned = _by_criterion(loaded, name, Store(scratch, loaded.store.key), calibration)
-        loaded.store.save(step, None, {"quality": judge(loaded, data, pruned)})
+        # What a baseline is judged by needs no second look at the dense model, but for headless encoders.
+        reference = loaded.admission.task == FEATURES
+        loaded.store.save(step, None, {"quality": judge(loaded, data, pruned, reference=reference)})
         shutil.rmtree(scratch, ignore_errors=True)
     quality: dict[str, Any] = loaded.store.data(step)["quality"]
     return quality
@@ -155,9 +158,12 @@ class _Quiet:
         self.log = listener.log
 
 
-def judge(loaded: Loaded, data: Data, pruned: Pruned) -> dict[str, Any]:
-    """Quality of a pruned model on the evaluation batches, and how far it is from the dense one."""
+def judge(loaded: Loaded, data: Data, pruned: Pruned, *, reference: bool = True) -> dict[str, Any]:
+    """Quality of a pruned model on the evaluation batches; with `reference` also how far it is from the
+    dense one.
+    """
     assert data.evaluation is not None
     metrics = loaded.specification.evaluation.metrics or []
     watched = Watched(pruned.model(loaded), loaded.observer.progress)
-    return evaluate(watched, data.evaluation, metrics, reference=loaded.dense_model())
+    dense = loaded.dense_model() if reference else None
+    return evaluate(watched, data.evaluation, metrics, reference=dense)

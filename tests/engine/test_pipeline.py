@@ -45,8 +45,12 @@ def _sites(tensors):
     return {n: t for n, t in tensors.items() if n.endswith(ends) and "pooler" not in n}
 
 
-@pytest.mark.parametrize("name", [r.name for r in recipes if "layer" not in r.granularities])
-@pytest.mark.parametrize("granularity", ["unstructured", "2:4"])
+SINGLE = [recipe.name for recipe in recipes if "layer" not in recipe.granularities]
+
+
+@pytest.mark.parametrize(
+    ("name", "granularity"), [*((name, "unstructured") for name in SINGLE), ("wanda", "2:4")]
+)
 def test_every_recipe_of_single_weights(tmp_path, name, granularity):
     specification = {
         "recipe": name,
@@ -72,8 +76,15 @@ def test_every_recipe_of_single_weights(tmp_path, name, granularity):
     assert "<html" in outcome.report_html.read_text()
 
 
-@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"])
-@pytest.mark.parametrize("name", ["wanda", "layer-drop"])
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("LlamaForCausalLM", "layer-drop"),
+        ("MistralForCausalLM", "wanda"),
+        ("Qwen2ForCausalLM", "wanda"),
+        ("Qwen2ForCausalLM", "layer-drop"),
+    ],
+)
 def test_every_decoder(tmp_path, architecture, name):
     target = {"layers": 2} if name == "layer-drop" else {"sparsity": 0.3}
     specification = {
@@ -184,8 +195,9 @@ def test_baselines_and_overlap_are_in_the_report(tmp_path):
         "calibration": CALIBRATION,
         "evaluation": QUICK | {"baselines": ["magnitude", "random"], "dataset": "dst_other"},
     }
-    _job(tmp_path, specification)
-    (tmp_path / "other.jsonl").write_text((tmp_path / "text.jsonl").read_text())
+    tiny_llama(tmp_path / "model")
+    write_texts(tmp_path / "text.jsonl", 40)
+    write_texts(tmp_path / "other.jsonl", 40)
     datasets = {"dst_text": "text.jsonl", "dst_other": "other.jsonl"}
     write_job(tmp_path, "model", datasets, specification)
     recorder = Recorder()
@@ -259,10 +271,9 @@ def test_same_specification_and_seed_give_the_same_bytes(tmp_path):
 
 KILLS = [
     ("wanda", "mid_load", 2),
-    ("wanda", "mid_block", 1),
-    ("wanda", "mid_block", 3),
+    ("wanda", "mid_block", 2),
     ("wanda", "before_checkpoint_rename", 3),
-    ("wanda", "after_checkpoint_rename", 4),
+    ("wanda", "after_checkpoint_rename", 5),
     ("wanda", "before_checkpoint_rename", 14),
     ("wanda", "mid_export", 1),
     ("layer-drop", "after_checkpoint_rename", 2),
