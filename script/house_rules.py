@@ -1,6 +1,7 @@
 """The rules of the house that import-linter and ruff cannot see; exits 1 with one line per breach.
 
-Size of files and functions, SQL only in repositories, nobody but the edge commits, nothing is unpickled, no remote code.
+Size of files and functions, SQL only in repositories, nobody but the edge commits, nothing is unpickled,
+no remote code.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ def code_lines(source: list[str], node: ast.FunctionDef | ast.AsyncFunctionDef) 
     """Lines of a function that hold code."""
     body = node.body
     first = body[0]
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+    if (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    ):
         body = body[1:]
     if not body:
         return 0
@@ -45,11 +50,13 @@ def breaches(path: Path) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = code_lines(source, node)
             if length > LONGEST_FUNCTION:
-                yield f"{name}:{node.lineno}: {node.name}() has {length} lines of code; at most {LONGEST_FUNCTION}"
+                where = f"{name}:{node.lineno}"
+                yield f"{where}: {node.name}() has {length} lines of code; at most {LONGEST_FUNCTION}"
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sqlalchemy":
             found = sorted(SQL_WORDS & {alias.name for alias in node.names})
             if found and not may_hold_sql(name):
-                yield f"{name}:{node.lineno}: imports {', '.join(found)} of sqlalchemy; SQL lives in repository.py"
+                words = ", ".join(found)
+                yield f"{name}:{node.lineno}: imports {words} of sqlalchemy; SQL lives in repository.py"
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             yield from call_breaches(name, node)
 
@@ -71,7 +78,10 @@ def call_breaches(name: str, node: ast.Call) -> Iterator[str]:
 
 def main() -> int:
     found = [
-        line for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")) for line in breaches(path)
+        line
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for line in breaches(path)
     ]
     print("\n".join(found) if found else "house rules: kept")  # noqa: T201
     return 1 if found else 0

@@ -238,21 +238,25 @@ def _check_tensors(tensors: Mapping[str, TensorHeader], expected: Expected, rewr
             + "; check 'architectures' in config.json, or save the model again with save_pretrained.",
             unknown[0],
         )
+    _check_shapes(tensors, expected)
+
+
+def _check_shapes(tensors: Mapping[str, TensorHeader], expected: Expected) -> None:
     for name, shape in {**expected.required, **expected.optional}.items():
         tensor = tensors.get(name)
         if tensor is None:
             continue
         if tensor.shape != shape:
-            refuse(
+            raise TensorsMismatch(
                 f"{tensor.file}: {name!r} has the shape {list(tensor.shape)}, "
                 f"but by config.json it must be {list(shape)}.",
-                name,
+                pointer=name,
             )
         if tensor.dtype not in DTYPES:
-            refuse(
+            raise TensorsMismatch(
                 f"{tensor.file}: {name!r} has the type {tensor.dtype}; weights must be {', '.join(DTYPES)}. "
                 "Convert the model, for instance with model.float().save_pretrained(...).",
-                name,
+                pointer=name,
             )
 
 

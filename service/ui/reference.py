@@ -14,8 +14,8 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 _TARGET = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 _INTRODUCTION = """# The HTTP interface
 
-Generated from the application by `python -m service.ui.reference`; a running service shows the same, with schemas and
-examples, at `/docs`, and serves the OpenAPI document at `/openapi.json`."""
+Generated from the application by `python -m service.ui.reference`; a running service shows the same, with
+schemas and examples, at `/docs`, and serves the OpenAPI document at `/openapi.json`."""
 
 
 def markdown(document: Mapping[str, Any], problems: Iterable[tuple[str, int, str, str]]) -> str:

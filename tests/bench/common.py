@@ -31,7 +31,11 @@ def reference(*parts: str) -> Path:
 def machine() -> str:
     """One line that names the processor, cores and versions the figures were taken with."""
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     from importlib.metadata import version
@@ -50,7 +54,10 @@ def service(*arguments: str, environment: dict[str, str] | None = None) -> Itera
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "service", "up", "--home", f"{home}/home", "--port", "0", *arguments],
-                stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **(environment or {})},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
             )
         ready = Path(home) / "home" / "run" / "ready.json"
         try:
@@ -70,6 +77,7 @@ def service(*arguments: str, environment: dict[str, str] | None = None) -> Itera
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; floats get four significant digits."""
+
     def cell(value: Any) -> str:
         return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
 

@@ -1,4 +1,4 @@
-"""What the service adds: a job's wall time minus the engine's own, polling rate while a job runs, start-up, upload memory."""
+"""What the service adds: time per job, polling rate while a job runs, start-up, memory of an upload."""
 
 from __future__ import annotations
 
@@ -38,9 +38,26 @@ def engine_seconds(model: Path, text: Path, resolved: dict[str, Any]) -> float:
         dataset = resolved["calibration"]["dataset"]
         begun = time.monotonic()
         subprocess.run(
-            [sys.executable, "-m", "compression", "run", "--model", str(model), "--specification", str(specification),
-             "--dataset", f"{dataset}={text}", "--work", f"{work}/work", "--threads", "1"],
-            check=True, cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            [
+                sys.executable,
+                "-m",
+                "compression",
+                "run",
+                "--model",
+                str(model),
+                "--specification",
+                str(specification),
+                "--dataset",
+                f"{dataset}={text}",
+                "--work",
+                f"{work}/work",
+                "--threads",
+                "1",
+            ],
+            check=True,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         return time.monotonic() - begun
 
@@ -60,7 +77,11 @@ async def polls(url: str, path: str, seconds: float, connections: int) -> float:
             head = await reader.readuntil(b"\r\n\r\n")
             if b" 200 " not in head.split(b"\r\n", 1)[0]:
                 raise SystemExit(head.decode())
-            length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+            length = next(
+                int(line.split(b":")[1])
+                for line in head.split(b"\r\n")
+                if line.lower().startswith(b"content-length")
+            )
             await reader.readexactly(length)
             count += 1
         writer.close()
@@ -78,7 +99,7 @@ def gateway_process(up: int) -> psutil.Process:
 
 
 def upload_growth(client: Client, gateway: psutil.Process, scratch: Path, size: int) -> float:
-    """By how many MB the gateway's resident memory rises at most while a file of `size` bytes is uploaded in parts."""
+    """By how many MB the gateway's resident memory rises at most while `size` bytes come in parts."""
     big = scratch / "big"
     big.mkdir()
     with (big / "data.txt").open("wb") as file:
@@ -113,10 +134,21 @@ def startup_seconds() -> float:
     for _ in range(5):
         with tempfile.TemporaryDirectory() as home:
             environment = {**os.environ, "SECATEUR_HOME": home, "SECATEUR_AUTH": "off"}
-            subprocess.run([sys.executable, "-m", "service", "migrate"], check=True, env=environment, cwd=ROOT, capture_output=True)
+            subprocess.run(
+                [sys.executable, "-m", "service", "migrate"],
+                check=True,
+                env=environment,
+                cwd=ROOT,
+                capture_output=True,
+            )
             begun = time.monotonic()
-            process = subprocess.Popen([sys.executable, "-m", "service", "gateway", "--port", "8765"], env=environment, cwd=ROOT,
-                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "service", "gateway", "--port", "8765"],
+                env=environment,
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             import httpx2
 
             while True:
@@ -141,17 +173,31 @@ def main() -> None:
         scratch = Path(folder)
         model_folder = tiny_models.tiny_llama(scratch / "model")
         text = scratch / "text.txt"
-        text.write_text("\n\n".join(f"The {n} gardeners cut {n * 7} branches before noon and counted them." for n in range(2000)))
+        text.write_text(
+            "\n\n".join(
+                f"The {n} gardeners cut {n * 7} branches before noon and counted them." for n in range(2000)
+            )
+        )
         model, dataset = client.upload_model(model_folder).id, client.upload_dataset(text).id
-        specification = {"model": model, "recipe": "wanda", "target": {"sparsity": 0.5},
-                         "calibration": {"dataset": dataset, "samples": 8, "sequence_length": 64}}
+        specification = {
+            "model": model,
+            "recipe": "wanda",
+            "target": {"sparsity": 0.5},
+            "calibration": {"dataset": dataset, "samples": 8, "sequence_length": 64},
+        }
         walls, engines = [], []
         for _ in range(arguments.repeats):  # interleaved, so that both see the same noise
             wall, job = job_seconds(client, specification)
             walls.append(wall)
             engines.append(engine_seconds(model_folder, text, job["specification"]))
-        rows += [["job wall time, median s", statistics.median(walls)], ["engine alone, median s", statistics.median(engines)],
-                 ["overhead of the service, median s (limit 3)", statistics.median(w - e for w, e in zip(walls, engines, strict=True))]]
+        rows += [
+            ["job wall time, median s", statistics.median(walls)],
+            ["engine alone, median s", statistics.median(engines)],
+            [
+                "overhead of the service, median s (limit 3)",
+                statistics.median(w - e for w, e in zip(walls, engines, strict=True)),
+            ],
+        ]
         gateway = gateway_process(running["process"].pid)
         gateway.cpu_affinity([0])
         os.sched_setaffinity(0, {1})
@@ -164,8 +210,18 @@ def main() -> None:
         rows.append([f"status polls per second, gateway on one core, job {still} (at least 300)", rate])
         client.cancel(job_id)
         growth = upload_growth(client, gateway, scratch, arguments.upload_bytes)
-        rows.append([f"resident memory of the gateway during a {arguments.upload_bytes / 1e9:.1f} GB upload, MB more (limit 64)", growth])
-    write("overhead", "What the service adds to the engine", "script/bench overhead", table(["what", "measured"], rows))
+        rows.append(
+            [
+                f"gateway memory during a {arguments.upload_bytes / 1e9:.1f} GB upload, MB more (limit 64)",
+                growth,
+            ]
+        )
+    write(
+        "overhead",
+        "What the service adds to the engine",
+        "script/bench overhead",
+        table(["what", "measured"], rows),
+    )
 
 
 if __name__ == "__main__":
