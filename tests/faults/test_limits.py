@@ -40,8 +40,7 @@ def test_cancelling_a_running_job_takes_seconds(site: Site, point: str) -> None:
     assert time.monotonic() - began < CANCEL_SECONDS
     site.check_history(job)
     site.check_clean()
-    after = site.submit()
-    site.check_succeeded(after)
+    assert worker.process.poll() is None
 
 
 def test_cancelling_a_computing_job_takes_a_moment(embedded_site: Site) -> None:
@@ -87,14 +86,14 @@ def test_cancel_and_finish_race_to_one_end(embedded_site: Site) -> None:
 
 
 def test_a_job_out_of_time_fails(site: Site) -> None:
-    worker = site.worker(fault="mid_load:stop", group=RUNNER_ONLY).wait_ready()
-    job = site.submit(limits={"seconds": 6})
-    site.wait_stopped(worker)
+    """Two seconds are over before the engine is imported."""
+    site.worker().wait_ready()
+    job = site.submit(limits={"seconds": 2})
     done = site.wait(job)
     assert done.state == "failed"
     assert done.error == {
         "code": "time_exceeded",
-        "message": "The job took longer than its limit of 6 seconds.",
+        "message": "The job took longer than its limit of 2 seconds.",
     }
     site.check_history(job)
     site.check_clean()
