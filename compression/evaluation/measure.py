@@ -25,7 +25,9 @@ from compression.evaluation.types import GENERATION, Batch
 
 PROMPT_TOKENS = 32
 NEW_TOKENS = 16
-FORWARD_TOKENS = 512
+FORWARD_TOKENS = {GENERATION: 256}
+ENCODER_TOKENS = 128
+BATCH = 8
 LEAST_ROUNDS = 5
 
 
@@ -158,32 +160,49 @@ def _wait(device: str) -> None:
 
 
 def _case(
-    name: str, what: str, tokens: int, calls: Sequence[Callable[[], None]], request: Any
+    name: str, what: str, shape: tuple[int, int], calls: Sequence[Callable[[], None]], request: Any
 ) -> dict[str, Any]:
+    """One case timed in turns; `shape` is (batch, tokens of each sequence that count)."""
+    batch, length = shape
+    tokens = batch * length
     dense, pruned = interleave(calls[0], calls[1], int(request["repeats"]), float(request["seconds"]))
     first, second = summarise(dense, tokens), summarise(pruned, tokens)
     return {
         "name": name,
         "what": what,
-        "batch": 1,
-        "tokens": tokens,
+        "batch": batch,
+        "tokens": length,
         "dense": first,
         "pruned": second,
         "ratio": second["median"] / first["median"],
     }
 
 
+def _full_row(fixed: probe.Fixed, dense: nn.Module) -> Batch:
+    """The first fixed sequence without its padding, repeated to a usual length: words cost no time."""
+    row = {name: value[:1] for name, value in fixed.batches[0].items()}
+    mask = row.get("attention_mask")
+    if mask is not None:
+        row = {name: value[:, : int(mask.sum())] for name, value in row.items()}
+    room = int(getattr(dense.config, "max_position_embeddings", 0)) or ENCODER_TOKENS
+    length = min(room, FORWARD_TOKENS.get(fixed.task, ENCODER_TOKENS))
+    times = -(-length // row["input_ids"].shape[1])
+    return {name: value.repeat(1, times)[:, :length] for name, value in row.items()}
+
+
 def _latency(dense: nn.Module, request: dict[str, Any], fixed: probe.Fixed) -> dict[str, Any]:
     device = request["device"]
     pruned = stock.load(Path(request["pruned"]), fixed.task, device=device)
-    row = {name: value[:1, :FORWARD_TOKENS] for name, value in fixed.batches[0].items()}
-    mask = row.get("attention_mask")
-    if mask is not None:
-        real = int(mask.sum())
-        row = {name: value[:, :real] for name, value in row.items()}
+    row = _full_row(fixed, dense)
     length = row["input_ids"].shape[1]
-    calls = [_forward(model, row, fixed.task, device) for model in (dense, pruned)]
-    cases = [_case("forward", f"one sequence of {length} tokens at once", length, calls, request)]
+    cases = []
+    for batch in (1, BATCH):
+        inputs = {name: value.expand(batch, -1).contiguous() for name, value in row.items()}
+        calls = [_forward(model, inputs, fixed.task, device) for model in (dense, pruned)]
+        what = f"{'one sequence' if batch == 1 else f'{batch} sequences'} of {length} tokens at once"
+        cases.append(
+            _case("forward" if batch == 1 else "batch", what, (batch, length), calls, request)
+        )
     room = int(getattr(dense.config, "max_position_embeddings", 0))
     prompt = {"input_ids": row["input_ids"][:, :PROMPT_TOKENS]}
     if fixed.task == GENERATION and prompt["input_ids"].shape[1] + NEW_TOKENS <= room:
@@ -191,7 +210,7 @@ def _latency(dense: nn.Module, request: dict[str, Any], fixed: probe.Fixed) -> d
         count = prompt["input_ids"].shape[1]
         calls = [_generate(model, prompt, device) for model in (dense, pruned)]
         what = f"{NEW_TOKENS} new tokens one by one after a prompt of {count}"
-        cases.append(_case("generate", what, NEW_TOKENS, calls, request))
+        cases.append(_case("generate", what, (1, NEW_TOKENS), calls, request))
     return {
         "device": probe.device_name(device),
         "threads": torch.get_num_threads(),

@@ -252,7 +252,7 @@ def test_dense_and_pruned_are_measured_in_one_process(tmp_path: Path) -> None:
     assert latency["threads"] == 1
     assert latency["device"]
     assert "transformers" in latency["runtime"]
-    assert [case["name"] for case in latency["cases"]] == ["forward", "generate"]
+    assert [case["name"] for case in latency["cases"]] == ["forward", "batch", "generate"]
     for case in latency["cases"]:
         for part in ("dense", "pruned"):
             times = case[part]
