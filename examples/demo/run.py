@@ -27,13 +27,13 @@ from secateur import Client, SecateurError, closing, display
 from secateur.progress import Steps
 
 HERE = Path(__file__).resolve().parent
-SAMPLE = {"samples": 64, "sequence_length": 256}
+SAMPLE = {"samples": 128, "sequence_length": 128}
 RUNS: dict[str, dict[str, Any]] = {
     "wanda-50": {"recipe": "wanda", "target": {"sparsity": 0.5}},
     "layer-drop": {
         "recipe": "layer-drop",
         "target": {"layers": 1},
-        "recovery": {"method": "distillation", "budget": {"steps": 150}},
+        "recovery": {"method": "distillation", "budget": {"steps": 200}, "options": {"batch_size": 4}},
     },
 }
 LOAD = """
@@ -101,13 +101,21 @@ def compress(client: Client, model: Path, data: dict[str, Path], out: Path) -> d
 
 
 def compare(reports: dict[str, dict[str, Any]]) -> Table:
-    """One column for the dense model, one for each result, in its last state."""
+    """One column for the dense model, one for each result in its last state.
+
+    Latencies are ratios: each was measured against the dense model within its own job, side by side.
+    """
     rows: dict[str, list[str]] = {}
     for report in reports.values():
         columns, lines = closing.comparison(report)
-        final = columns.index("ratio") - 1
+        final = columns.index("ratio")
         for label, *cells in lines:
-            rows.setdefault(label, [cells[0]]).append(cells[final - 1])
+            timed = label.startswith("latency")
+            dense, result = ("1.000x", cells[-1]) if timed else (cells[0], cells[final - 2])
+            rows.setdefault(label, [dense]).append(result)
+        headline = report["quality"]["headline"]
+        before = report["quality"]["pruned"][headline]
+        rows.setdefault(f"{headline} before recovery", ["-"]).append(display.number(before))
     head = ["", "dense", *reports]
     return display.table(head, ([label, *cells] for label, cells in rows.items()), right=range(1, len(head)))
 
