@@ -105,19 +105,19 @@ def compare(reports: dict[str, dict[str, Any]]) -> Table:
 
     Latencies are ratios: each was measured against the dense model within its own job, side by side.
     """
-    rows: dict[str, list[str]] = {}
-    for report in reports.values():
+    rows: dict[str, dict[str, str]] = {}
+    for name, report in reports.items():
         columns, lines = closing.comparison(report)
-        final = columns.index("ratio")
         for label, *cells in lines:
             timed = label.startswith("latency")
-            dense, result = ("1.000x", cells[-1]) if timed else (cells[0], cells[final - 2])
-            rows.setdefault(label, [dense]).append(result)
+            row = rows.setdefault(label, {"dense": "1.000x" if timed else cells[0]})
+            row[name] = cells[-1] if timed else cells[columns.index("ratio") - 2]
         headline = report["quality"]["headline"]
         before = report["quality"]["pruned"][headline]
-        rows.setdefault(f"{headline} before recovery", ["-"]).append(display.number(before))
-    head = ["", "dense", *reports]
-    return display.table(head, ([label, *cells] for label, cells in rows.items()), right=range(1, len(head)))
+        rows.setdefault(f"{headline} before recovery", {})[name] = display.number(before)
+    head = ["dense", *reports]
+    cells_of = ([label, *(row.get(name) for name in head)] for label, row in rows.items())
+    return display.table(["", *head], cells_of, right=range(1, len(head) + 1))
 
 
 def check(folder: Path) -> None:
