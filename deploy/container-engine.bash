@@ -67,6 +67,7 @@ build_image() {
     if [ "${rebuild:-no}" = no ] && [ "$file" != Dockerfile ] && pod image exists "$name"; then
         return
     fi
+    [ "${rebuild:-no}" = no ] || arguments+=(--no-cache)
     [ -z "${PIP_INDEX_URL:-}" ] || arguments+=(--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL")
     [ -z "${PIP_EXTRA_INDEX_URL:-}" ] || arguments+=(--build-arg "PIP_EXTRA_INDEX_URL=$PIP_EXTRA_INDEX_URL")
     [ -z "${PIP_TRUSTED_HOST:-}" ] || arguments+=(--build-arg "PIP_TRUSTED_HOST=$PIP_TRUSTED_HOST")
