@@ -12,9 +12,16 @@ from tests.stacks import Stack
 
 
 @pytest.fixture
-def site(stack: Stack, tmp_path: Path) -> Iterator[Site]:
+def both_sites(stack: Stack, tmp_path: Path) -> Iterator[Site]:
     """A fresh database and blob store on both stacks; workers are started by the test."""
     with open_site(stack, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["embedded", pytest.param("full", marks=pytest.mark.slow)])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """The same, where the stack hardly matters: the full one with `--all` only."""
+    with open_site(request.getfixturevalue(f"{request.param}_stack"), tmp_path) as opened:
         yield opened
 
 

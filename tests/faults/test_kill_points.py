@@ -13,7 +13,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class Result:
 class Matrix:
     """All cases of one stack, some at a time; one healthy worker takes over what the killed ones leave."""
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
+    def __init__(self, stack: Stack, folder: Path, cases: Collection[Case]) -> None:
         self._stack = stack
         self._folder = folder
         self._lock = threading.Lock()
@@ -79,8 +79,10 @@ class Matrix:
         self._site = self._opened.__enter__()
         self._site.worker(RESCUER, concurrency=2).wait_ready()
         self._pool = ThreadPoolExecutor(AT_ONCE)
-        self._expected = {seed: self._pool.submit(self._undisturbed, seed) for seed in range(SEEDS)}
-        self._futures = {case: self._pool.submit(self._run, case) for case in CASES}
+        self._expected = {
+            seed: self._pool.submit(self._undisturbed, seed) for seed in {case.seed for case in cases}
+        }
+        self._futures = {case: self._pool.submit(self._run, case) for case in cases}
 
     def result(self, case: Case) -> Result:
         return self._futures[case].result()
@@ -155,8 +157,14 @@ CASES = tuple(Case(point, seed) for seed in range(SEEDS) for point in POINTS)
 
 
 @pytest.fixture(scope="module")
-def matrix(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
-    opened = Matrix(stack, tmp_path_factory.mktemp(f"kill-{stack.name}"))
+def matrix(
+    request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Matrix]:
+    chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    cases = {
+        params["case"]: None for params in chosen if "case" in params and params.get("stack") == stack.name
+    }
+    opened = Matrix(stack, tmp_path_factory.mktemp(f"kill-{stack.name}"), cases)
     yield opened
     if SEEDS > 1:
         _write_table(stack, opened.finished())

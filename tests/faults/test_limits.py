@@ -54,16 +54,16 @@ def test_cancelling_a_computing_job_takes_a_moment(embedded_site: Site) -> None:
     embedded_site.check_clean()
 
 
-def test_a_job_of_a_dead_worker_is_cancelled_too(site: Site) -> None:
-    dead = site.worker(1, fault="after_spawn:kill").wait_ready()
-    job = site.submit(1)
+def test_a_job_of_a_dead_worker_is_cancelled_too(both_sites: Site) -> None:
+    dead = both_sites.worker(1, fault="after_spawn:kill").wait_ready()
+    job = both_sites.submit(1)
     until(lambda: dead.fired, PATIENCE, dead.tail)
-    site.cancel(job)
+    both_sites.cancel(job)
     began = time.monotonic()
-    site.worker(2)
-    assert site.wait(job, CANCEL_SECONDS).state == "cancelled"
+    both_sites.worker(2)
+    assert both_sites.wait(job, CANCEL_SECONDS).state == "cancelled"
     assert time.monotonic() - began < CANCEL_SECONDS
-    site.check_history(job)
+    both_sites.check_history(job)
 
 
 def test_cancel_and_finish_race_to_one_end(embedded_site: Site) -> None:
