@@ -274,7 +274,7 @@ class Evaluation(Part):
         default=None, description="Id of the dataset; default: held out of the calibration set."
     )
     samples: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = Field(
-        default=None, description="Sequences (or examples) at most; default: all."
+        default=None, description="Sequences or examples at most; default: 512 sequences, 2048 examples."
     )
     sequence_length: Annotated[Whole, Field(ge=2, le=1 << 20)] | None = Field(
         default=None, description="Tokens of a sequence; default: that of the calibration."

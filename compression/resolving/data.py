@@ -21,6 +21,11 @@ COSTS = ("parameters", "nonzeros", "bytes", "macs", "latency", "memory")
 MEASURED = ("latency", "memory")
 HELD_OUT_ROWS = 5
 
+SAMPLES = {"text-generation": 512}
+"""Sequences that judge a model unless `evaluation.samples` says otherwise: quality costs minutes on a CPU."""
+EXAMPLES = 2048
+"""The same for the other tasks, in examples."""
+
 
 def resolve_evaluation(draft: Draft) -> None:
     """Fills in the evaluation: its dataset, whether it is held out, length and metrics."""
@@ -42,7 +47,10 @@ def resolve_evaluation(draft: Draft) -> None:
     if evaluation.sequence_length:
         draft.length("/evaluation/sequence_length", length)
     metrics = _metrics(draft, name, facts)
-    draft.update("evaluation", dataset=name, holdout=shared, sequence_length=length, metrics=metrics)
+    samples = evaluation.samples or (SAMPLES.get(inspection.task, EXAMPLES) if name else None)
+    draft.update(
+        "evaluation", dataset=name, holdout=shared, sequence_length=length, metrics=metrics, samples=samples
+    )
     _check_gates(draft, metrics)
 
 

@@ -147,3 +147,9 @@ def test_metrics_are_those_of_the_evaluation() -> None:
     from compression.resolving import data
 
     assert {task: tuple(metrics) for task, metrics in METRICS.items()} == data.METRICS
+
+
+def test_quality_is_measured_on_a_stated_number_of_samples(models: dict[str, Inspection]) -> None:
+    assert attempt(models["decoder"]).evaluation.samples == 512
+    assert attempt(models["encoder"]).evaluation.samples == 2048
+    assert attempt(models["decoder"], evaluation={"samples": 7}).evaluation.samples == 7
