@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -16,7 +17,7 @@ from tests.stacks import Stack
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_cut_connections_to_postgresql_do_not_harm_a_job(full_stack: Stack, tmp_path) -> None:
+def test_cut_connections_to_postgresql_do_not_harm_a_job(full_stack: Stack, tmp_path: Path) -> None:
     with open_site(full_stack, tmp_path) as site:
         site.worker().wait_ready()
         job = site.submit()
