@@ -67,6 +67,7 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     resumed = bool(loaded.store.names())
     clock.enter("inspect")
     load.check_finite(loaded)
+    load.check_tied(loaded)
     clock.enter("baseline")
     data = datasets.open_data(loaded)
     qualities = {"dense": _dense_quality(loaded, data)}

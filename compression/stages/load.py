@@ -13,13 +13,14 @@ import torch
 from compression.anatomy.inspection import Inspection
 from compression.checkpoint import Hook, Store, file_digest, job_key
 from compression.device import prepare_device
-from compression.errors import WeightsNotFinite
+from compression.errors import TensorsMismatch, WeightsNotFinite
 from compression.loading.admission import Admission, FileSource, PathSource, admit_model
 from compression.loading.weights import WeightReader
 from compression.recipes import recipes
 from compression.stages.job import Loaded, Observer, Request
 
 OURS = "secateur"
+TIED = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def load(request: Request, observer: Observer, hook: Hook) -> Loaded:
@@ -119,3 +120,22 @@ def check_finite(loaded: Loaded) -> dict[str, int]:
             zeros[name] += int((rows == 0).sum())
         loaded.observer.progress(number + 1, len(names))
     return zeros
+
+
+def check_tied(loaded: Loaded) -> None:
+    """Refuse a model that calls its head tied but stores another one.
+
+    The stock loader would untie it, so that figures that count it once would be wrong. Only the values show it,
+    not the headers. Raises TensorsMismatch.
+    """
+    reader = WeightReader(loaded.folder)
+    if not loaded.inspection.tied_embeddings or not all(name in reader for name in TIED):
+        return
+    for (start, embeddings), (_, head) in zip(*(reader.rows(name) for name in TIED), strict=True):
+        if not torch.equal(embeddings, head):
+            row = start + int((embeddings != head).any(dim=1).nonzero()[0])
+            raise TensorsMismatch(
+                f"config.json says tie_word_embeddings, but row {row} of {TIED[1]} differs from {TIED[0]}: set "
+                f"tie_word_embeddings to false, or leave {TIED[1]} out of the file.",
+                pointer=TIED[1],
+            )

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from compression import pipeline
-from compression.errors import DatasetInvalid, TargetUnreachable, WeightsNotFinite
+from compression.errors import DatasetInvalid, TargetUnreachable, TensorsMismatch, WeightsNotFinite
 from compression.evaluation import stock
 from compression.recipes import recipes
 from tests.engine.corpora import write_texts
@@ -233,6 +233,17 @@ def test_weights_that_are_no_numbers_are_named(tmp_path, bad):
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = bad
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(WeightsNotFinite, match=r"model\.layers\.1\.mlp\.up_proj\.weight\[3, 5\]"):
+        pipeline.run(job, Recorder())
+
+
+def test_a_head_that_is_tied_in_name_only_is_refused(tmp_path):
+    options = {"tied": True, "store_tied_head": True}
+    job = _job(tmp_path, {"recipe": "magnitude", "target": {"sparsity": 0.5}, "evaluation": QUICK}, **options)
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"][7, 1] += 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(TensorsMismatch, match=r"row 7 of lm_head\.weight"):
         pipeline.run(job, Recorder())
 
 
