@@ -125,7 +125,7 @@ def check_finite(loaded: Loaded) -> dict[str, int]:
 def check_tied(loaded: Loaded) -> None:
     """Refuse a model that calls its head tied but stores another one.
 
-    The stock loader would untie it, so that figures that count it once would be wrong. Only the values show it,
+    The stock loader would untie it, and figures that count it once would be wrong. Only the values show it,
     not the headers. Raises TensorsMismatch.
     """
     reader = WeightReader(loaded.folder)
@@ -135,7 +135,7 @@ def check_tied(loaded: Loaded) -> None:
         if not torch.equal(embeddings, head):
             row = start + int((embeddings != head).any(dim=1).nonzero()[0])
             raise TensorsMismatch(
-                f"config.json says tie_word_embeddings, but row {row} of {TIED[1]} differs from {TIED[0]}: set "
-                f"tie_word_embeddings to false, or leave {TIED[1]} out of the file.",
+                f"config.json says tie_word_embeddings, but row {row} of {TIED[1]} differs from {TIED[0]}: "
+                f"set tie_word_embeddings to false, or leave {TIED[1]} out of the file.",
                 pointer=TIED[1],
             )
