@@ -30,7 +30,7 @@ LLAMA_RUNS: list[tuple[str, dict[str, Any]]] = [
         {
             "recipe": "wanda",
             "target": {"sparsity": 0.6},
-            "recovery": {"method": "lora", "budget": {"steps": 200}},
+            "recovery": {"method": "lora", "budget": {"steps": 100}},
         },
     ),
     ("layer-drop 2 of 6", {"recipe": "layer-drop", "target": {"layers": 2}}),
@@ -39,7 +39,7 @@ LLAMA_RUNS: list[tuple[str, dict[str, Any]]] = [
         {
             "recipe": "layer-drop",
             "target": {"layers": 2},
-            "recovery": {"method": "distillation", "budget": {"steps": 200}},
+            "recovery": {"method": "distillation", "budget": {"steps": 100}},
         },
     ),
 ]
@@ -129,7 +129,7 @@ def run(
                 "model": model,
                 **specification,
                 "calibration": {"dataset": data[0], "samples": 128, **limits},
-                "evaluation": {"dataset": data[1], **limits},
+                "evaluation": {"dataset": data[1], "samples": 128, **limits},
             }
         )
         done = client.wait(job.id)
@@ -167,7 +167,7 @@ def main() -> None:
                 for part in ("train", "validation")
             )
             blocks += [
-                "## llama-5m, calibrated on `text/train.jsonl`, evaluated on `validation.jsonl`, 256 tokens",
+                "## llama-5m, calibrated on `text/train.jsonl`, judged on 128 x 256 of `validation.jsonl`",
                 run(client, model, data, LLAMA_RUNS, "perplexity", {"sequence_length": 256}),
             ]
         if chosen != "llama":
@@ -177,7 +177,7 @@ def main() -> None:
                 for part in ("train", "test")
             )
             blocks += [
-                "## MiniLM encoder (as it comes), calibrated on `sentence-polarity/train.jsonl`, judged on "
+                "## MiniLM encoder (as it comes), calibrated on `sentence-polarity/train.jsonl`, judged on 128 of "
                 "`test.jsonl`: mean cosine of the sentence embeddings to the dense model's",
                 run(client, model, data, ENCODER_RUNS, "embedding_cosine", {"sequence_length": 64}),
             ]
