@@ -120,7 +120,10 @@ class Bell:
                 channel = connection.default_channel
                 return int(channel.queue_declare(queue=queue, passive=False, durable=True).message_count)
         except Exception as error:
-            _log.debug("broker.unreachable", error=type(error).__name__)
+            # Not only the transport's errors: a transport that cannot be loaded must not take /readyz down.
+            # Only such an error may be quoted: others can hold the broker's address and password.
+            quoted = f": {error}" if isinstance(error, ImportError) else ""
+            _log.warning("broker.unreachable", error=f"{type(error).__name__}{quoted}")
             return None
 
     def ping(self) -> bool:

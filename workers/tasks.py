@@ -23,6 +23,7 @@ from service.errors import ServiceError
 from service.sweeper import Sweeper
 from workers import drain, kernel, sandbox, staging
 from workers.app import app, settings
+from workers.cores import available_cores
 from workers.lease import claim
 from workers.supervisor import Placement, Supervisor
 
@@ -93,8 +94,7 @@ def _run(job_id: str) -> None:
 
 def placement(queue: str) -> Placement:
     """Device and threads of this child: its share of the cores, and of the GPUs the one with its number."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // _main.concurrency)
+    threads = max(1, available_cores() // _main.concurrency)
     if queue != "gpu":
         return Placement("cpu", threads, {"CUDA_VISIBLE_DEVICES": ""})
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
