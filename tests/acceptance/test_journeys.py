@@ -156,22 +156,15 @@ def test_dropped_layers_with_distillation(client: Client, llama: Path, text: Pat
 
 
 def test_lora_keeps_every_zero(client: Client, llama: Path, text: Path, tmp_path: Path) -> None:
-    plain = journey(client, llama, text, tmp_path / "plain", recipe="wanda", target={"sparsity": 0.6})
-    repaired = journey(
-        client,
-        llama,
-        text,
-        tmp_path / "lora",
-        recipe="wanda",
-        target={"sparsity": 0.6},
-        recovery={"method": "lora", "budget": {"steps": 4}},
+    recovery = {"method": "lora", "budget": {"steps": 4}}
+    report = journey(
+        client, llama, text, tmp_path, recipe="wanda", target={"sparsity": 0.6}, recovery=recovery
     )
-    one, two = load(tmp_path / "plain"), load(tmp_path / "lora")
-    assert {name: one["zeros"][name] for name in sites(one)} == {
-        name: two["zeros"][name] for name in sites(two)
-    }
-    assert plain["cost"]["pruned"]["nonzeros"] == repaired["cost"]["recovered"]["nonzeros"]
-    assert repaired["quality"]["recovered"]["perplexity"] != repaired["quality"]["pruned"]["perplexity"]
+    loaded = load(tmp_path)
+    for name in sites(loaded):
+        assert abs(loaded["zeros"][name] - loaded["sizes"][name] * 0.6) <= 1, name
+    assert report["cost"]["recovered"]["nonzeros"] == report["cost"]["pruned"]["nonzeros"]
+    assert report["quality"]["recovered"]["perplexity"] != report["quality"]["pruned"]["perplexity"]
 
 
 def test_classifier(client: Client, bert: Path, labelled: Path, tmp_path: Path) -> None:
@@ -185,12 +178,12 @@ def test_classifier(client: Client, bert: Path, labelled: Path, tmp_path: Path) 
     assert report["damage"]["classes"]
 
 
-def test_same_specification_same_bytes(client: Client, llama: Path, text: Path, tmp_path: Path) -> None:
+def test_same_specification_same_bytes(client: Client, llama: Path, tmp_path: Path) -> None:
     specification = {
         "model": client.upload_model(llama).id,
         "recipe": "random",
         "target": {"sparsity": 0.3},
-        "evaluation": {"dataset": client.upload_dataset(text).id, **EVALUATION},
+        "evaluation": {"measure": []},
         "seed": 7,
     }
     for place in ("one", "two"):
@@ -246,9 +239,22 @@ def test_command_compresses(service: Running, llama: Path, text: Path, tmp_path:
 
 
 def test_command_with_a_gate_that_fails(service: Running, llama: Path, text: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base.json"
+    base.write_text(json.dumps({"evaluation": EVALUATION}))
     done = command(
         service.url,
-        *("compress", str(llama), "--sparsity", "0.9", "--recipe", "random", "--calibration", str(text)),
+        *(
+            "compress",
+            str(llama),
+            "--spec",
+            str(base),
+            "--sparsity",
+            "0.9",
+            "--recipe",
+            "random",
+            "--calibration",
+            str(text),
+        ),
         *("--samples", "8", "--sequence-length", "32", "--gate", "perplexity<=1.0", "--json"),
         *("--out", str(tmp_path / "out")),
         XDG_STATE_HOME=str(tmp_path / "state"),

@@ -158,7 +158,7 @@ def main() -> None:
                 for part in ("train", "test")
             )
             blocks += [
-                "## MiniLM encoder (as it comes), calibrated on `sentence-polarity` train, judged on 64 "
+                "## MiniLM encoder (as it comes), calibrated on `sentence-polarity` train, judged on 128 "
                 "lines of `test.jsonl`: mean cosine of the sentence embeddings to the dense model's",
                 run(client, model, data, ENCODER_RUNS, "embedding_cosine", {"sequence_length": 64}),
             ]
