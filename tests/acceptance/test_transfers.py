@@ -120,7 +120,8 @@ def test_download_that_was_broken_off_is_continued(
     # Large enough for several network chunks.
     model = tiny_llama(tmp_path / "wide", layers=2, hidden=256, ffn=512, heads=4)
     uploaded = client.upload_model(model)
-    job = client.submit({"model": uploaded.id, "recipe": "random", "target": {"sparsity": 0.5}})
+    wish = {"recipe": "random", "target": {"sparsity": 0.5}, "evaluation": {"measure": []}}
+    job = client.submit({"model": uploaded.id, **wish})
     job = client.wait(job.id, timeout=240).raise_for_state()
     out = tmp_path / "out"
     with pytest.raises(Break):
