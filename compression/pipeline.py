@@ -66,8 +66,7 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     loaded = load.load(request, observer, hook or (lambda name: None))
     resumed = bool(loaded.store.names())
     clock.enter("inspect")
-    load.check_finite(loaded)
-    load.check_tied(loaded)
+    load.check_weights(loaded)
     clock.enter("baseline")
     data = datasets.open_data(loaded)
     qualities = {"dense": _dense_quality(loaded, data)}

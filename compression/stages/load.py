@@ -100,6 +100,12 @@ def make_view(folder: Path, model: Path, sources: dict[str, FileSource], admissi
             target.symlink_to((model / name).resolve())
 
 
+def check_weights(loaded: Loaded) -> None:
+    """Look at the values, which headers do not show. Raises WeightsNotFinite, TensorsMismatch."""
+    check_finite(loaded)
+    check_tied(loaded)
+
+
 def check_finite(loaded: Loaded) -> dict[str, int]:
     """Read every weight once; gives the number of zeros by tensor.
 
