@@ -200,9 +200,7 @@ def _latency(dense: nn.Module, request: dict[str, Any], fixed: probe.Fixed) -> d
         inputs = {name: value.expand(batch, -1).contiguous() for name, value in row.items()}
         calls = [_forward(model, inputs, fixed.task, device) for model in (dense, pruned)]
         what = f"{'one sequence' if batch == 1 else f'{batch} sequences'} of {length} tokens at once"
-        cases.append(
-            _case("forward" if batch == 1 else "batch", what, (batch, length), calls, request)
-        )
+        cases.append(_case("forward" if batch == 1 else "batch", what, (batch, length), calls, request))
     room = int(getattr(dense.config, "max_position_embeddings", 0))
     prompt = {"input_ids": row["input_ids"][:, :PROMPT_TOKENS]}
     if fixed.task == GENERATION and prompt["input_ids"].shape[1] + NEW_TOKENS <= room:
