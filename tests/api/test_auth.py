@@ -18,7 +18,7 @@ class TestBearer:
     @pytest.mark.parametrize(
         "header",
         [None, "", "Bearer", "Basic dXNlcjpwYXNz", "Bearer nonsense", f"Bearer {generate()}"],
-        ids=lambda header: str(header)[:16],
+        ids=["none", "empty", "no key", "basic", "no such form", "unknown"],
     )
     def test_without_a_live_key(self, gateway: Gateway, header: str | None) -> None:
         headers = {} if header is None else {"Authorization": header}
