@@ -163,7 +163,9 @@ def matrix(
 ) -> Iterator[Matrix]:
     chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     cases = {
-        params["case"]: None for params in chosen if "case" in params and params.get("stack") == stack.name
+        params["case"]: None
+        for params in chosen
+        if isinstance(params.get("case"), Case) and params.get("stack") == stack.name
     }
     opened = Matrix(stack, tmp_path_factory.mktemp(f"kill-{stack.name}"), cases)
     yield opened
