@@ -100,7 +100,8 @@ def test_attempts_come_to_an_end(site: Site) -> None:
     assert (done.state, done.attempt) == ("failed", 2)
     assert done.error is not None
     assert done.error["code"] == "attempts_exhausted"
-    assert "SIGKILL" in done.error["message"]
+    # On a busy machine the lease may run out before the end of the runner is noticed.
+    assert "SIGKILL" in done.error["message"] or "its worker was lost" in done.error["message"]
     site.check_history(job)
     site.check_clean()
 
