@@ -45,7 +45,7 @@ def engine_seconds(model: Path, text: Path, resolved: dict[str, Any]) -> float:
                 "run",
                 "--model",
                 str(model),
-                "--specification",
+                "--spec",
                 str(specification),
                 "--dataset",
                 f"{dataset}={text}",
