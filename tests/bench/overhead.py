@@ -103,7 +103,7 @@ def upload_growth(client: Client, gateway: psutil.Process, scratch: Path, size: 
     big = scratch / "big"
     big.mkdir()
     with (big / "data.txt").open("wb") as file:
-        line = (b"word " * 200 + b"\n") * 1024
+        line = (b"word " * 200 + b"\n\n") * 1024
         while file.tell() < size:
             file.write(line)
     before = gateway.memory_info().rss
