@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compression.resolve import resolve
 from sqlalchemy.orm import Session
 
 from compression import catalogue
 from compression.anatomy.inspection import Inspection
 from compression.loading.dataset_files import DatasetFacts
+from compression.resolve import resolve
 from compression.specification import JobSpecification, parse
 from service import ids
 from service.auth import Call
