@@ -10,6 +10,10 @@ from compression.suggestions import closest
 
 FAMILIES: tuple[Family, ...] = (LLAMA, BERT)
 
+# Names, for recipes that suit every family of a kind.
+DECODERS: tuple[str, ...] = ("llama",)
+ENCODERS: tuple[str, ...] = ("bert",)
+
 
 def architectures() -> dict[str, Family]:
     """Every architecture that is covered, with its family."""
