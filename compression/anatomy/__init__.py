@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from compression.anatomy.families import family, family_of
-from compression.anatomy.families.base import Macs
+from compression.anatomy.families import family_of
+from compression.anatomy.families.base import Macs, count_macs
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site, elements, layer_of, with_layer
 from compression.anatomy.patterns import ignored
 
@@ -37,8 +37,3 @@ def inspect(config: Mapping[str, Any], tensors: Iterable[str], *, has_tokenizer:
         layer_bytes=sum(stored(name) for name in required if layer_of(name) == 0),
         dtype=dtype,
     )
-
-
-def count_macs(inspection: Inspection, sequence_length: int) -> Macs:
-    """Multiply-accumulates of one forward pass over one sequence of `sequence_length` tokens; see `Macs`."""
-    return family(inspection.family).macs(inspection, sequence_length)

@@ -12,19 +12,22 @@ Task = Literal["text-generation", "text-classification", "feature-extraction"]
 
 ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-_LAYER = re.compile(r"(?:^|\.)layers?\.([0-9]{1,5})\.")
+# GPT-2, BLOOM and Falcon call their list of layers `h`.
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h)\.([0-9]{1,5})\.")
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers")
 
 
 @dataclass(frozen=True)
 class Site:
     """A weight matrix that may be pruned. `name` is that of the stored tensor, `shape` is [out, in], `kind`
-    is what it
-    does in its layer (such as query, output, gate, up, down)."""
+    is what it does in its layer (such as query, output, gate, up, down; query_key_value and gate_up hold
+    several). A `transposed` one is stored as [in, out]."""
 
     name: str
     layer: int
     shape: tuple[int, int]
     kind: str
+    transposed: bool = False
 
     @property
     def size(self) -> int:
@@ -41,7 +44,8 @@ class Inspection:
     stored (a tied head once, headers and buffers not), `layer_parameters` and `layer_bytes` those of one
     layer, `prunable_parameters` those of all sites; `other_bytes` are what the weight files hold besides
     (headers, old buffers, a stored copy of a tied head); `dtype` is the type in which the model is meant
-    to be loaded.
+    to be loaded. `token_macs` and `sequence_macs` are the multiply-accumulates outside the layers, for every
+    token and once a sequence.
     """
 
     family: str
@@ -65,6 +69,8 @@ class Inspection:
     prunable_parameters: int
     granularities: tuple[str, ...]
     not_prunable: tuple[Mapping[str, str], ...] = field(default=())
+    token_macs: int = 0
+    sequence_macs: int = 0
     parameters: int = 0
     bytes: int = 0
     layer_bytes: int = 0
@@ -89,6 +95,14 @@ class Inspection:
         values["sites"] = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in values["sites"])
         values["not_prunable"] = tuple(dict(item) for item in values["not_prunable"])
         return cls(**values)
+
+
+def layers_key(config: Mapping[str, Any]) -> str:
+    """The key under which a config says how many layers there are. Raises KeyError if it does not say."""
+    for key in _LAYER_KEYS:
+        if key in config:
+            return key
+    raise KeyError(_LAYER_KEYS[0])
 
 
 def layer_of(name: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,12 @@ def load_with_info(
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     cls = getattr(transformers, _CLASSES[task])
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dtype")
+    # Said to the loader, not cast afterwards: what it computes itself would be rounded to float16 by then.
+    wide = torch.float32 if stored == "float16" else "auto"
     model, info = cls.from_pretrained(
         str(folder),
-        dtype=dtype if dtype is not None else "auto",
+        dtype=dtype if dtype is not None else wide,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from compression.anatomy import inspect, layer_of
 from compression.anatomy.families.base import Expected
+from compression.anatomy.inspection import layers_key
 from compression.errors import ConfigInvalid, SafetensorsInvalid, TensorsMismatch
 from compression.loading.config import Rewritten, rewrite_config
 from compression.loading.file_kinds import check_files
@@ -213,12 +214,13 @@ def _check_tensors(tensors: Mapping[str, TensorHeader], expected: Expected, rewr
     def refuse(what: str, name: str) -> NoReturn:
         raise TensorsMismatch(what, pointer=name)
 
-    layers = rewritten.config["num_hidden_layers"]
+    key = layers_key(rewritten.config)
+    layers = rewritten.config[key]
     for name in unknown:
         layer = layer_of(name)
         if layer is not None and layer >= layers:
             refuse(
-                f"{tensors[name].file} holds {name!r}, but config.json says num_hidden_layers = {layers} "
+                f"{tensors[name].file} holds {name!r}, but config.json says {key} = {layers} "
                 f"(layers 0 to {layers - 1}).",
                 name,
             )

@@ -25,7 +25,10 @@ _CODE = frozenset({
     "auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "custom_code", "code_revision",
     "remote_code",
 })  # fmt: skip
-_HARMLESS = frozenset({"_name_or_path", "_commit_hash", "_attn_implementation_autoset", "_num_labels"})
+_HARMLESS = frozenset({
+    "_name_or_path", "_commit_hash", "_attn_implementation_autoset", "_num_labels",
+    "_remove_final_layer_norm", "_sliding_window_pattern",
+})  # fmt: skip
 _LABELS = ("id2label", "label2id")
 _FORMATS = {
     "quantization_config": "the weights are quantised; upload the model in float32, bfloat16 or float16",

@@ -23,24 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compression.anatomy.inspection import layers_key
 from compression.device import DTYPES, compute_dtype
 from compression.errors import CompressionError
+from compression.loading.architectures import ARCHITECTURES
 from compression.loading.weights import TensorMissing, WeightReader
 
 Batch = dict[str, Tensor]
 
 # Hidden states that an evaluation carries at once; more batches go through the blocks in several rounds.
 GROUP_BYTES = 1 << 30
-
-# Architecture -> (module of transformers, names of the block lists to look for). Nothing else may be
-# instantiated.
-ARCHITECTURES: dict[str, tuple[str, str]] = {
-    "LlamaForCausalLM": ("transformers.models.llama.modeling_llama", "model.layers"),
-    "MistralForCausalLM": ("transformers.models.mistral.modeling_mistral", "model.layers"),
-    "Qwen2ForCausalLM": ("transformers.models.qwen2.modeling_qwen2", "model.layers"),
-    "BertModel": ("transformers.models.bert.modeling_bert", "encoder.layer"),
-    "BertForSequenceClassification": ("transformers.models.bert.modeling_bert", "bert.encoder.layer"),
-}
 
 
 class ArchitectureUnsupported(CompressionError):
@@ -54,11 +46,15 @@ class _Captured(BaseException):
 
 
 class _Port(nn.Module):
-    """Stands where a block was; hands what it is given to `tap(index, hidden, args, kwargs)`."""
+    """Stands where a block was; hands what it is given to `tap(index, hidden, args, kwargs)`.
 
-    def __init__(self, index: int, template: nn.Module) -> None:
+    `tuples`: the model expects the hidden states as the first item of a tuple.
+    """
+
+    def __init__(self, index: int, template: nn.Module, tuples: bool) -> None:
         super().__init__()
         self.index = index
+        self.tuples = tuples
         self.tap: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor] | None = None
         # A model's forward may read attributes of its blocks; a list keeps the template out of the module
         # tree.
@@ -70,9 +66,10 @@ class _Port(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_template"][0], name)
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
         assert self.tap is not None
-        return self.tap(self.index, hidden_states, args, kwargs)
+        output = self.tap(self.index, hidden_states, args, kwargs)
+        return (output,) if self.tuples else output
 
 
 @dataclass
@@ -118,6 +115,11 @@ class States:
         mask = self.batches[number].get("attention_mask")
         return None if mask is None else mask.bool()
 
+    def tokens(self, number: int) -> int:
+        """Number of real tokens of batch `number`."""
+        real = self.real(number)
+        return self.batches[number]["input_ids"].numel() if real is None else int(real.sum())
+
     def __len__(self) -> int:
         return len(self.batches)
 
@@ -153,20 +155,20 @@ class StreamedModel:
         self.family = family or str(settings.get("model_type"))
         self.reader = WeightReader(folder, overlay)
         self.kept = (
-            list(range(int(settings["num_hidden_layers"]))) if keep_layers is None else list(keep_layers)
+            list(range(int(settings[layers_key(settings)]))) if keep_layers is None else list(keep_layers)
         )
-        module, self._list_name = ARCHITECTURES[self.architecture]
-        model_class = getattr(importlib.import_module(module), self.architecture)
+        known = self._known = ARCHITECTURES[self.architecture]
+        model_class = getattr(importlib.import_module(known.module), self.architecture)
         self.config = model_class.config_class.from_dict(trimmed_config(settings, self.kept))
         # A headless encoder may come without its pooler, which nothing here looks at.
-        bare = self.architecture == "BertModel" and self.reader.stored_name("pooler.dense.weight") is None
+        bare = known.pooler and self.reader.stored_name("pooler.dense.weight") is None
         with torch.device("meta"):
             self.skeleton: nn.Module = model_class(
                 self.config, **({"add_pooling_layer": False} if bare else {})
             )
         self.skeleton.eval()
-        self._templates = list(self.skeleton.get_submodule(self._list_name).children())
-        self._ports = [_Port(index, template) for index, template in enumerate(self._templates)]
+        self._templates = list(self.skeleton.get_submodule(known.blocks).children())
+        self._ports = [_Port(index, block, known.tuples) for index, block in enumerate(self._templates)]
         self._replace_blocks()
         self._materialise()
         self._shared: dict[tuple[Any, ...], list[Tensor]] = {}
@@ -176,17 +178,24 @@ class StreamedModel:
         """How many blocks the model has."""
         return len(self._ports)
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the model gives logits, not only hidden states."""
+        return "For" in self.architecture or self.architecture.endswith("LMHeadModel")
+
     def _replace_blocks(self) -> None:
-        parent, _, name = self._list_name.rpartition(".")
+        parent, _, name = self._known.blocks.rpartition(".")
         setattr(self.skeleton.get_submodule(parent), name, nn.ModuleList(self._ports))
 
     def _materialise(self) -> None:
         """Give embeddings, norms, head and computed buffers their values; everything outside the blocks."""
         loaded: dict[str, nn.Parameter] = {}
         for owner_name, module in self.skeleton.named_modules():
-            computed = {name for name, buffer in module._buffers.items() if buffer is not None}
+            computed = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
             if computed:
-                module.to_empty(device=self.device, recurse=False)
+                # Parameters beside them stay without storage: what initialises those has no effect.
+                for name, buffer in computed.items():
+                    module._buffers[name] = torch.empty_like(buffer, device=self.device)
                 self.skeleton._init_weights(module)  # type: ignore[operator]
             for name, parameter in list(module._parameters.items()):
                 if parameter is not None:
@@ -218,7 +227,7 @@ class StreamedModel:
         """Parameter name within block `index` -> name of the stored tensor (of the source layer)."""
         names = {}
         for name, _ in self._templates[index].named_parameters():
-            full = f"{self._list_name}.{self.kept[index]}.{name}"
+            full = f"{self._known.blocks}.{self.kept[index]}.{name}"
             stored = self.reader.stored_name(full)
             if stored is None:
                 raise TensorMissing(
@@ -238,7 +247,7 @@ class StreamedModel:
 
     def _forward(self, batch: Batch) -> Any:
         inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}
-        if self._list_name == "model.layers":
+        if self._known.cache:
             inputs["use_cache"] = False  # type: ignore[assignment]
         return self.skeleton(**inputs)
 
@@ -305,26 +314,24 @@ class StreamedModel:
         for number in range(len(states)):
             states.hidden[number] = self.run_batch(block, states, number)
 
+    def head(self, states: States, number: int, hidden: Tensor) -> Tensor:
+        """What the model makes of the last hidden states [b, s, hidden] of one batch: logits [b, s, vocabulary]
+        or [b, classes], or the last hidden state [b, s, hidden] of headless models. Gradients pass.
+        """
+
+        def inject(index: int, given: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+            return hidden if index == 0 else given
+
+        self._tap(inject)
+        output = self._forward(states.batches[number])
+        logits = getattr(output, "logits", None)
+        return output.last_hidden_state if logits is None else logits
+
     @torch.no_grad()
     def finish(self, states: States) -> Iterator[Tensor]:
-        """Logits [b, s, vocabulary] or [b, classes], or the last hidden state [b, s, hidden] of headless
-        models.
-        """
-        for number, batch in enumerate(states.batches):
-
-            def inject(
-                index: int,
-                hidden: Tensor,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                number: int = number,
-            ) -> Tensor:
-                return states.hidden[number] if index == 0 else hidden
-
-            self._tap(inject)
-            output = self._forward(batch)
-            logits = getattr(output, "logits", None)
-            yield output.last_hidden_state if logits is None else logits
+        """What `head` gives for every batch."""
+        for number, hidden in enumerate(states.hidden):
+            yield self.head(states, number, hidden)
 
     def outputs(
         self, batches: Sequence[Batch], progress: Callable[[int, int], None] | None = None
@@ -370,13 +377,14 @@ def trimmed_config(settings: Mapping[str, Any], kept: Sequence[int]) -> dict[str
     """The configuration of a model that has only these source layers: their number, and lists per layer
     cut.
     """
-    layers = int(settings["num_hidden_layers"])
+    key = layers_key(settings)
+    layers = int(settings[key])
     result = dict(settings)
     if list(kept) == list(range(layers)):
         return result
     if result.get("layer_types"):
         result["layer_types"] = [result["layer_types"][index] for index in kept]
-    result["num_hidden_layers"] = len(kept)
+    result[key] = len(kept)
     return result
 
 

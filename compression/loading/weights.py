@@ -13,7 +13,9 @@ from torch import Tensor
 from compression.device import DTYPES
 from compression.errors import CompressionError
 
-BASE_PREFIXES = ("model.", "bert.")
+BASE_PREFIXES = ("model.", "transformer.", "gpt_neox.", "bert.", "roberta.", "distilbert.")
+# Names that transformers 5 gave to what older checkpoints call otherwise.
+OLD_NAMES = {"lm_head.weight": "embed_out.weight"}
 
 
 class TensorMissing(CompressionError):
@@ -78,9 +80,12 @@ class WeightReader:
         return tensor
 
     def stored_name(self, name: str) -> str | None:
-        """The stored name of a module's tensor: as it is, or with or without the base model's prefix."""
+        """The stored name of a module's tensor: as it is, or with or without the base model's prefix, or an
+        old name."""
         if name in self._where:
             return name
+        if OLD_NAMES.get(name) in self._where:
+            return OLD_NAMES[name]
         for prefix in BASE_PREFIXES:
             if prefix + name in self._where:
                 return prefix + name

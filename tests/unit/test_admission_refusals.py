@@ -22,7 +22,7 @@ def test_unknown_architectures_name_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ArchitectureUnknown, match="did you mean 'LlamaForCausalLM'"):
         admitted(tiny_llama(tmp_path, config={"architectures": ["LLamaForCausalLm"]}))
     with pytest.raises(ArchitectureUnknown, match="BertModel"):
-        admitted(tiny_llama(tmp_path, config={"architectures": ["GPT2LMHeadModel"]}))
+        admitted(tiny_llama(tmp_path, config={"architectures": ["GPTJForCausalLM"]}))
 
 
 def edit_tensors(folder: Path, change: Any) -> None:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from compression.anatomy.families.base import Family
 from compression.anatomy.families.bert import FAMILY as BERT
+from compression.anatomy.families.bloom import FAMILY as BLOOM
+from compression.anatomy.families.distilbert import FAMILY as DISTILBERT
+from compression.anatomy.families.falcon import FAMILY as FALCON
+from compression.anatomy.families.gemma import FAMILY as GEMMA
+from compression.anatomy.families.gpt2 import FAMILY as GPT2
+from compression.anatomy.families.gpt_neox import FAMILY as GPT_NEOX
 from compression.anatomy.families.llama import FAMILY as LLAMA
+from compression.anatomy.families.opt import FAMILY as OPT
+from compression.anatomy.families.phi import FAMILY as PHI
+from compression.anatomy.families.roberta import FAMILY as ROBERTA
 from compression.errors import ArchitectureUnknown
 from compression.suggestions import closest
 
-FAMILIES: tuple[Family, ...] = (LLAMA, BERT)
+_DECODERS: tuple[Family, ...] = (LLAMA, GEMMA, PHI, OPT, GPT2, GPT_NEOX, FALCON, BLOOM)
+_ENCODERS: tuple[Family, ...] = (BERT, ROBERTA, DISTILBERT)
+FAMILIES = _DECODERS + _ENCODERS
 
 # Names, for recipes that suit every family of a kind.
-DECODERS: tuple[str, ...] = ("llama",)
-ENCODERS: tuple[str, ...] = ("bert",)
+DECODERS = tuple(family.name for family in _DECODERS)
+ENCODERS = tuple(family.name for family in _ENCODERS)
 
 
 def architectures() -> dict[str, Family]:

@@ -1,20 +1,25 @@
 """What every family of models answers. No torch.
 
 A family is one file with one object; `compression.anatomy.families` lists them. It covers a few
-architectures of transformers that share their weight sites.
+architectures of transformers that share their weight sites, and says two things: which keys of config.json
+are kept (`rewrite`), and which tensors a model has (`parts`). The rest follows from these.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 from compression.anatomy.families.reader import ConfigReader
-from compression.anatomy.inspection import Inspection, Site, Task
+from compression.anatomy.inspection import Inspection, Site, Task, elements
 
 Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
 Config = Mapping[str, Any]
+
+TABLE = "an embedding table: its rows are looked up, not multiplied"
 
 
 @dataclass(frozen=True)
@@ -28,43 +33,144 @@ class Architecture:
 @dataclass(frozen=True)
 class Expected:
     """The tensors of a model by name: `required` ones, `optional` ones, and `buffers` that old checkpoints
-    carry and
-    no loader reads (of any type; the value is their shape, or None for any)."""
+    carry and no loader reads (of any type; the value is their shape, or None for any)."""
 
-    required: Mapping[str, Shape]
-    optional: Mapping[str, Shape]
+    required: Shapes
+    optional: Shapes
     buffers: Mapping[str, Shape | None]
 
 
-class Family(Protocol):
-    """The anatomy of a family. `config` is always one that `rewrite` gave, but for `rewrite` itself."""
+@dataclass(frozen=True)
+class Linear:
+    """A weight matrix [rows = outputs, columns = inputs] of a layer; `transposed`: stored the other way."""
+
+    kind: str
+    rows: int
+    columns: int
+    bias: bool = False
+    transposed: bool = False
 
     @property
-    def name(self) -> str:
-        """Name of the family, as recipes list it."""
-        ...
+    def stored(self) -> Shape:
+        """The shape of the stored tensor."""
+        return (self.columns, self.rows) if self.transposed else (self.rows, self.columns)
 
-    @property
-    def architectures(self) -> Mapping[str, Architecture]:
-        """The classes it covers, by their name in `architectures` of config.json."""
-        ...
 
+@dataclass(frozen=True)
+class Sizes:
+    """Widths and counts of a model; `context` counts tokens."""
+
+    layers: int
+    hidden: int
+    heads: int
+    key_value_heads: int
+    head_dim: int
+    ffn: int
+    vocabulary: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tensors of one model.
+
+    `linears` and `others` are those of one layer, by module name (`mlp.up_proj`) and by tensor name
+    (`input_layernorm.weight`); all layers are alike. `before` and `after` are what the model has outside its
+    layers, by whole name; `optional` and `buffers` too. `layer_buffers` are buffers of every layer. `kept`
+    says of a weight why it is not pruned. `token_macs` and `sequence_macs` count the products outside the
+    layers.
+    """
+
+    sizes: Sizes
+    layer_prefix: str
+    linears: Mapping[str, Linear]
+    others: Shapes
+    before: Shapes
+    after: Shapes
+    kept: Mapping[str, str]
+    optional: Shapes = field(default_factory=dict)
+    buffers: tuple[str, ...] = ()
+    layer_buffers: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
+    has_pooler: bool = False
+    tied: bool = False
+    token_macs: int = 0
+    sequence_macs: int = 0
+    droppable: bool = True
+
+    def layer(self) -> dict[str, Shape]:
+        """The tensors of one layer by their name inside it."""
+        tensors: dict[str, Shape] = {}
+        for name, linear in self.linears.items():
+            tensors[f"{name}.weight"] = linear.stored
+            if linear.bias:
+                tensors[f"{name}.bias"] = (linear.rows,)
+        return {**tensors, **self.others}
+
+    def sites(self) -> tuple[Site, ...]:
+        """The weight matrices of all layers, in order."""
+        return tuple(
+            Site(f"{self.layer_prefix}{layer}.{name}.weight", layer, (linear.rows, linear.columns),
+                 linear.kind, linear.transposed)
+            for layer in range(self.sizes.layers)
+            for name, linear in self.linears.items()
+        )  # fmt: skip
+
+
+class Family(ABC):
+    """The anatomy of a family. `config` is always one that `rewrite` gave, but for `rewrite` itself.
+
+    `name` is that which recipes list; `architectures` are the classes it covers, by their name in
+    `architectures` of config.json.
+    """
+
+    name: str
+    architectures: Mapping[str, Architecture]
+
+    @abstractmethod
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
         """The keys of config.json that are kept, each checked. Raises ConfigInvalid."""
-        ...
+
+    @abstractmethod
+    def parts(self, config: Config, names: Iterable[str]) -> Parts:
+        """The tensors of a model. `names` are those its files hold, to tell how they are prefixed."""
 
     def expected(self, config: Config, names: Iterable[str]) -> Expected:
-        """The tensors that a checkpoint must and may hold. `names` are those it holds, to tell how it
-        prefixes them."""
-        ...
+        """The tensors that a checkpoint must and may hold."""
+        parts = self.parts(config, names)
+        required: dict[str, Shape] = dict(parts.before)
+        buffers: dict[str, Shape | None] = dict.fromkeys(parts.buffers)
+        layer = parts.layer()
+        for index in range(parts.sizes.layers):
+            prefix = f"{parts.layer_prefix}{index}."
+            required |= {prefix + name: shape for name, shape in layer.items()}
+            buffers |= dict.fromkeys(prefix + name for name in parts.layer_buffers)
+        return Expected({**required, **parts.after}, parts.optional, buffers)
 
     def inspect(self, config: Config, names: Iterable[str], has_tokenizer: bool) -> Inspection:
         """What can be cut."""
-        ...
-
-    def macs(self, inspection: Inspection, sequence_length: int) -> Macs:
-        """Multiply-accumulates of one forward pass over one sequence."""
-        ...
+        parts = self.parts(config, names)
+        sizes, sites = parts.sizes, parts.sites()
+        architecture = config["architectures"][0]
+        whole_layers = parts.droppable and sizes.layers > 1
+        return Inspection(
+            family=self.name,
+            architecture=architecture,
+            task=self.architectures[architecture].task,
+            **vars(sizes),
+            tied_embeddings=parts.tied,
+            has_tokenizer=has_tokenizer,
+            labels=parts.labels,
+            has_pooler=parts.has_pooler,
+            layer_prefix=parts.layer_prefix,
+            layer_parameters=sum(map(elements, parts.layer().values())),
+            sites=sites,
+            prunable_parameters=sum(site.size for site in sites),
+            granularities=("unstructured", "n:m", *(["layer"] if whole_layers else [])),
+            not_prunable=tuple({"name": name, "reason": reason} for name, reason in parts.kept.items()),
+            token_macs=parts.token_macs,
+            sequence_macs=parts.sequence_macs,
+        )
 
 
 @dataclass(frozen=True)
@@ -72,8 +178,8 @@ class Macs:
     """Multiply-accumulates of the matrix products of one forward pass over one sequence of `tokens` tokens.
 
     `sites` are the prunable weights (tokens x size each), `attention` the scores and weighted values of all
-    layers (the full square, whatever the mask), `head` what follows the last layer. Embedding look-ups,
-    norms, activations, biases and rotary positions count nothing.
+    layers (the full square, whatever the mask), `head` what is multiplied outside the layers. Embedding
+    look-ups, norms, activations, biases and rotary positions count nothing.
     """
 
     tokens: int
@@ -87,10 +193,39 @@ class Macs:
         return sum(self.sites.values()) + self.attention + self.head
 
 
-def layer_sites(prefix: str, layers: int, shapes: Mapping[str, tuple[str, int, int]]) -> tuple[Site, ...]:
-    """The sites of all layers in order. `shapes` maps the name inside the layer to (kind, out, in)."""
-    return tuple(
-        Site(f"{prefix}{layer}.{name}", layer, (rows, columns), kind)
-        for layer in range(layers)
-        for name, (kind, rows, columns) in shapes.items()
+def count_macs(inspection: Inspection, sequence_length: int) -> Macs:
+    """Multiply-accumulates of one forward pass over one sequence of `sequence_length` tokens; see `Macs`."""
+    heads = inspection.heads * inspection.head_dim
+    return Macs(
+        tokens=sequence_length,
+        sites={site.name: sequence_length * site.size for site in inspection.sites},
+        attention=2 * inspection.layers * heads * sequence_length * sequence_length,
+        head=sequence_length * inspection.token_macs + inspection.sequence_macs,
     )
+
+
+def usual_sizes(config: Config) -> Sizes:
+    """The sizes of a config that uses the usual names of transformers."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    return Sizes(
+        layers=config["num_hidden_layers"],
+        hidden=hidden,
+        heads=heads,
+        key_value_heads=config.get("num_key_value_heads", heads),
+        head_dim=config.get("head_dim", hidden // heads),
+        ffn=config["intermediate_size"],
+        vocabulary=config["vocab_size"],
+        context=config["max_position_embeddings"],
+    )
+
+
+def under(prefix: str, names: Iterable[str]) -> str:
+    """`prefix` if a name begins with it, else nothing: base models are saved without the name of their
+    place in the whole."""
+    return prefix if any(name.startswith(prefix) for name in names) else ""
+
+
+def norms(width: int, *names: str, bias: bool = True) -> dict[str, Shape]:
+    """The tensors of norms over `width`, with or without biases."""
+    leaves = ("weight", "bias") if bias else ("weight",)
+    return {f"{name}.{leaf}": (width,) for name in names for leaf in leaves}

@@ -1,0 +1,53 @@
+"""How the engine runs each architecture: its class in transformers and what is peculiar about it.
+
+Nothing that is not in this table is ever instantiated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """One architecture. `module` of transformers holds its class, `blocks` is the name of its list of
+    blocks. `cache`: it would keep keys and values unless told not to; `tuples`: it takes the first item of
+    what a block answers; `pooler`: it can be built without its pooler."""
+
+    module: str
+    blocks: str
+    cache: bool = False
+    tuples: bool = False
+    pooler: bool = False
+
+
+def _decoder(name: str, blocks: str = "model.layers", tuples: bool = False) -> Streamed:
+    return Streamed(f"transformers.models.{name}.modeling_{name}", blocks, cache=True, tuples=tuples)
+
+
+def _encoder(name: str, blocks: str, pooler: bool = False) -> Streamed:
+    return Streamed(f"transformers.models.{name}.modeling_{name}", blocks, pooler=pooler)
+
+
+ARCHITECTURES: dict[str, Streamed] = {
+    "LlamaForCausalLM": _decoder("llama"),
+    "MistralForCausalLM": _decoder("mistral"),
+    "Qwen2ForCausalLM": _decoder("qwen2"),
+    "Qwen3ForCausalLM": _decoder("qwen3"),
+    "GemmaForCausalLM": _decoder("gemma"),
+    "Gemma2ForCausalLM": _decoder("gemma2"),
+    "Gemma3ForCausalLM": _decoder("gemma3"),
+    "PhiForCausalLM": _decoder("phi"),
+    "Phi3ForCausalLM": _decoder("phi3"),
+    "OPTForCausalLM": _decoder("opt", "model.decoder.layers"),
+    "GPT2LMHeadModel": _decoder("gpt2", "transformer.h"),
+    "GPTNeoXForCausalLM": _decoder("gpt_neox", "gpt_neox.layers"),
+    "FalconForCausalLM": _decoder("falcon", "transformer.h", tuples=True),
+    "BloomForCausalLM": _decoder("bloom", "transformer.h", tuples=True),
+    "BertModel": _encoder("bert", "encoder.layer", pooler=True),
+    "BertForSequenceClassification": _encoder("bert", "bert.encoder.layer"),
+    "RobertaModel": _encoder("roberta", "encoder.layer", pooler=True),
+    "RobertaForSequenceClassification": _encoder("roberta", "roberta.encoder.layer"),
+    "DistilBertModel": _encoder("distilbert", "transformer.layer"),
+    "DistilBertForSequenceClassification": _encoder("distilbert", "distilbert.transformer.layer"),
+}
