@@ -1,0 +1,132 @@
+"""The layer-wise quadratic that the updates work on: tr((W - W') H (W - W')^T) with H = sum of x x^T.
+
+Shared by the updates that change values or masks with the Hessian of a site's inputs. H is float32 [in, in],
+not divided by the number of tokens; weights are float32 [out, in]; dead inputs are those with H_ii = 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compression.criteria.base import needed
+from compression.errors import CompressionError
+from compression.parameters import parameter
+from compression.updates.base import Task
+
+# Up to this width, factors are in float64: a Hessian of float32 sums can be indefinite by its rounding alone.
+EXACT_INPUTS = 4096
+ERROR_COLUMNS = 1024
+DAMPING_STEPS = (1.0, 10.0, 100.0)
+
+
+class HessianSingular(CompressionError):
+    """The products of a site's inputs cannot be factored, or are not finite."""
+
+    code = "hessian_singular"
+
+
+class WeightTooWide(CompressionError):
+    """A weight has more inputs than a method can deal with in reasonable time and memory."""
+
+    code = "weight_too_wide"
+
+
+def damping_parameter() -> Any:
+    """The parameter `damping`, one for all updates that have it."""
+    return parameter(0.01, "Added to the diagonal of the Hessian, relative to its mean.", gt=0.0, le=10.0)
+
+
+def precision(inputs: int) -> torch.dtype:
+    """float64 up to EXACT_INPUTS inputs, float32 beyond."""
+    return torch.float64 if inputs <= EXACT_INPUTS else torch.float32
+
+
+def hessian_of(task: Task) -> Tensor:
+    """The Hessian float32 [in, in] of a task, on the device of its weight. HessianSingular if it is not
+    finite.
+    """
+    hessian = needed(task.statistics, "hessian", task.dense.device)
+    if not bool(torch.isfinite(hessian.sum(dtype=torch.float64))):
+        raise HessianSingular(
+            f"the products of the inputs of {task.site} are not finite; calibrate with other data, or use "
+            "an update that needs no Hessian"
+        )
+    return hessian
+
+
+def damped(hessian: Tensor, damping: float) -> Tensor:
+    """H + damping * mean(diag H) * I, float32 [in, in]."""
+    result = hessian.clone()
+    result.diagonal().add_(damping * hessian.diagonal().mean())
+    return result
+
+
+def damped_factor(hessian: Tensor, damping: float, site: str) -> tuple[Tensor, Tensor]:
+    """U with U U^T = H + damping * mean(diag H) * I, as D^-1 U^T (unit lower) and D = diag U: float32 [in,
+    in], [in].
+
+    U is the inverse of the upper Cholesky factor of the inverse that SparseGPT (2301.00774, section 3.3)
+    works with, from one Cholesky of the reversed matrix, in `precision`, and without inverting anything. Dead
+    inputs have 1 on the diagonal. If the matrix is indefinite by rounding, the damping is raised by factors
+    of 10 up to 100 times; HessianSingular after that.
+    """
+    work = hessian.flip(0, 1).to(precision(hessian.shape[0]))
+    diagonal = work.diagonal()
+    amount = damping * diagonal.mean()
+    diagonal.masked_fill_(diagonal == 0, 1.0)
+    plain = diagonal.clone()
+    for step in DAMPING_STEPS:
+        diagonal.copy_(plain + step * amount)
+        factor, info = torch.linalg.cholesky_ex(work)
+        pivots = factor.diagonal()
+        if int(info) == 0 and bool(torch.isfinite(pivots).all()):
+            scale = pivots.to(torch.float32)
+            return factor.T.to(torch.float32).div_(scale.unsqueeze(1)).flip(0, 1), scale.flip(0)
+    raise HessianSingular(
+        f"the products of the inputs of {site} cannot be factored even with a damping of "
+        f"{damping * DAMPING_STEPS[-1]:g}: use more calibration data or a larger damping"
+    )
+
+
+def row_errors(dense: Tensor, weight: Tensor, hessian: Tensor) -> Tensor:
+    """(W - W') H (W - W')^T of each row: float64 [out], computed in float64."""
+    delta = dense.to(torch.float64) - weight.to(torch.float64)
+    total = torch.zeros(dense.shape[0], dtype=torch.float64, device=dense.device)
+    for at in range(0, dense.shape[1], ERROR_COLUMNS):
+        part = slice(at, at + ERROR_COLUMNS)
+        total += ((delta @ hessian[:, part].to(torch.float64)) * delta[:, part]).sum(1)
+    return total
+
+
+def conjugate_gradients(dense: Tensor, mask: Tensor, start: Tensor, hessian: Tensor, steps: int) -> Tensor:
+    """Lowers (W - W') H (W - W')^T over the weights that `mask` keeps: float32 [out, in], 0 where it does
+    not.
+
+    Preconditioned conjugate gradients (Jacobi), all rows at once, from `start`; every step is one product
+    with H. Rows that have converged, and directions in which H has no curvature, stay. Dead inputs keep their
+    values.
+    """
+    kept = mask.to(dense.dtype)
+    diagonal = hessian.diagonal()
+    inverse = torch.where(diagonal > 0, diagonal, torch.inf).reciprocal()
+    result = start * kept
+    residual = ((dense - result) @ hessian).mul_(kept)
+    direction = residual * inverse
+    energy = (residual * direction).sum(1, keepdim=True)
+    enough = energy * 1e-10
+    for _ in range(steps):
+        image = direction @ hessian
+        curvature = (direction * image).sum(1, keepdim=True)
+        size = (direction.square() * diagonal).sum(1, keepdim=True)
+        moves = (energy > enough) & (curvature > 1e-7 * size)
+        step = torch.where(moves, energy / curvature, 0.0)
+        result.addcmul_(direction, step)
+        residual.sub_(image.mul_(kept).mul_(step))
+        scaled = residual * inverse
+        fresh = (residual * scaled).sum(1, keepdim=True)
+        direction = scaled.addcmul_(direction, torch.where(moves, fresh / energy, 0.0))
+        energy = fresh
+    return result

@@ -1,0 +1,280 @@
+"""Updates: exact counts, exact zeros, and errors against independent references in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from compression.criteria.base import SiteStatistics
+from compression.granularity.base import parse_granularity
+from compression.granularity.rule import Rule
+from compression.updates import updates
+from compression.updates.base import Cut, Task
+from compression.updates.quadratic import HessianSingular, conjugate_gradients, damped_factor, row_errors
+from compression.updates.sparsegpt import SparseGPT, spread
+
+PATTERNS = ["unstructured", "2:4", "4:8", "3:7", "4x4"]
+CASES = [("unstructured", "row"), ("unstructured", "layer"), *((text, "row") for text in PATTERNS[1:])]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_layer(rows: int, columns: int, tokens: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A weight [rows, columns] and inputs [tokens, columns] that are correlated, off centre and of unequal
+    size.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    spectrum = torch.arange(1, columns + 1) ** -0.5 * columns**0.5
+    inputs = (normal(tokens, columns) * spectrum) @ normal(columns, columns) / columns**0.5
+    inputs = (inputs + 0.3 * normal(tokens, columns) + 0.3 * normal(columns)) * torch.exp(
+        0.5 * normal(columns)
+    )
+    return normal(rows, columns) * (0.5 + torch.rand(rows, 1, generator=generator)), inputs
+
+
+def make_task(
+    weight: Tensor, inputs: Tensor, text: str = "unstructured", sparsity: float = 0.5, comparison: str = "row"
+) -> Task:
+    """Magnitude scores, and a rule that removes `sparsity` of the weight."""
+    pattern = parse_granularity(text)
+    unit = pattern.shape[0] * pattern.shape[1]
+    remove = round(sparsity * weight.numel() / unit) * unit
+    if pattern.kind == "n:m":
+        remove = weight.numel() // pattern.group * (pattern.group - pattern.keep)
+    hessian = inputs.T @ inputs
+    statistics = SiteStatistics(hessian.diagonal().sqrt(), inputs.shape[0], inputs.mean(0), hessian)
+    return Task(weight, weight.abs(), Rule(pattern, remove, comparison), statistics, "site", has_bias=True)
+
+
+def first_cut(task: Task) -> Cut:
+    mask = task.rule.mask(task.scores, task.dense)
+    return Cut(task.dense * mask, mask)
+
+
+def error(task: Task, cut: Cut) -> float:
+    assert task.statistics is not None
+    return float(row_errors(task.dense, cut.weight, task.statistics.need("hessian")).sum())
+
+
+def check(task: Task, cut: Cut) -> None:
+    """What holds for every cut."""
+    removed, start = ~cut.mask, ~first_cut(task).mask
+    assert cut.mask.dtype == torch.bool
+    assert cut.weight.dtype == torch.float32
+    assert bool(torch.isfinite(cut.weight).all())
+    assert bool((cut.weight[removed] == 0).all())
+    assert int(removed.sum()) == int(start.sum())
+    pattern = task.rule.pattern
+    if pattern.kind == "n:m":
+        assert bool((cut.mask.reshape(-1, pattern.group).sum(1) == pattern.keep).all())
+    elif pattern.kind == "block":
+        rows, columns = pattern.shape
+        parts = cut.mask.reshape(cut.mask.shape[0] // rows, rows, -1, columns).sum((1, 3))
+        assert set(parts.unique().tolist()) <= {0, rows * columns}
+    elif task.rule.comparison == "row":
+        assert removed.sum(1).tolist() == start.sum(1).tolist()
+    if pattern.kind == "unstructured" and int((task.dense == 0).sum()):
+        assert bool(removed[task.dense == 0].all())
+
+
+@pytest.mark.parametrize(("text", "comparison"), CASES)
+@pytest.mark.parametrize("name", updates.names())
+def test_counts_are_exact_and_nothing_is_changed_in_place(name, text, comparison):
+    weight, inputs = make_layer(12, 28 if text == "3:7" else 24, 64, 1)
+    if text == "unstructured":
+        weight[3, :20] = 0.0
+        weight[:, 5] = 0.0
+    task = make_task(weight, inputs, text, 0.5, comparison)
+    cut = first_cut(task)
+    before = [cut.weight.clone(), cut.mask.clone(), weight.clone(), task.statistics.hessian.clone()]
+    result = updates[name].apply(task, cut)
+    check(task, result)
+    after = [cut.weight, cut.mask, task.dense, task.statistics.hessian]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    again = updates[name].apply(task, cut)
+    assert torch.equal(result.weight, again.weight)
+    assert torch.equal(result.mask, again.mask)
+
+
+@pytest.mark.parametrize("comparison", ["row", "layer"])
+@pytest.mark.parametrize("name", updates.names())
+def test_more_zeros_than_asked_for_all_stay(name, comparison):
+    weight, inputs = make_layer(8, 32, 100, 2)
+    weight[:, :20] = 0.0
+    task = make_task(weight, inputs, "unstructured", 0.25, comparison)
+    result = updates[name].apply(task, first_cut(task))
+    check(task, result)
+    assert int((~result.mask).sum()) == 8 * 20
+
+
+def _singular(kind: str) -> Tensor:
+    inputs = make_layer(16, 32, 80, 3)[1]
+    if kind == "few tokens":
+        return inputs[:6]
+    if kind == "copies":
+        inputs[:, 8:16] = inputs[:, :8]
+    else:
+        inputs[:, [0, 5, 31]] = 0.0
+    return inputs
+
+
+@pytest.mark.parametrize("text", ["unstructured", "2:4", "4x4"])
+@pytest.mark.parametrize("kind", ["few tokens", "copies", "dead inputs"])
+@pytest.mark.parametrize("name", updates.names())
+def test_singular_hessians_work(name, kind, text):
+    inputs = _singular(kind)
+    task = make_task(make_layer(16, 32, 1, 3)[0], inputs, text, 0.5)
+    cut = first_cut(task)
+    result = updates[name].apply(task, cut)
+    check(task, result)
+    if name != "dsnot":
+        assert error(task, result) <= error(task, cut) * (1 + 1e-9)
+    dead = inputs.square().sum(0) == 0
+    kept = dead & result.mask
+    assert torch.equal(result.weight[kept], task.dense[kept])
+
+
+def test_all_inputs_dead():
+    task = make_task(make_layer(8, 16, 1, 0)[0], torch.zeros(10, 16))
+    for update in updates:
+        check(task, update.apply(task, first_cut(task)))
+
+
+def _reference(weight, hessian, damping, size, sparsity, group=(0, 0), kept=None):
+    """SparseGPT by its definition in float64: after each column what is left is inverted anew."""
+    weight, rows, inputs = weight.copy(), *weight.shape
+    hessian = hessian + damping * np.diag(hessian).mean() * np.eye(inputs)
+    inverses = [np.linalg.inv(hessian[at:, at:]) for at in range(inputs)]
+    cost = np.array([inverse[0, 0] for inverse in inverses])
+    mask = np.ones((rows, inputs), dtype=bool) if kept is None else kept
+    for at in range(inputs):
+        width = group[1] or size
+        if kept is None and at % width == 0:
+            part = slice(at, at + width)
+            scores = weight[:, part] ** 2 / cost[part]
+            if group[1]:
+                order = np.argsort(scores, axis=1)[:, : group[1] - group[0]]
+                np.put_along_axis(mask[:, part], order, False, axis=1)
+            else:
+                count = round(sparsity * scores.size)
+                mask[:, part] = scores > np.partition(scores.ravel(), count - 1)[count - 1]
+        lost = np.where(mask[:, at], 0.0, weight[:, at])
+        weight[:, at:] -= np.outer(lost / cost[at], inverses[at][0])
+    return weight * mask, mask
+
+
+@pytest.mark.parametrize("text", ["unstructured", "2:4", "3:6"])
+@pytest.mark.parametrize("size", [12, 24, 48])
+def test_sparsegpt_is_what_its_definition_says(text, size):
+    weight, inputs = make_layer(10, 48, 200, 7)
+    task = make_task(weight, inputs, text, 0.5, "layer")
+    pattern = task.rule.pattern
+    result = SparseGPT(block_size=size).apply(task, first_cut(task))
+    hessian = task.statistics.hessian.double().numpy()
+    expected, mask = _reference(
+        weight.double().numpy(), hessian, 0.01, size, 0.5, (pattern.keep, pattern.group)
+    )
+    assert np.array_equal(result.mask.numpy(), mask)
+    assert np.allclose(result.weight.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sparsegpt_follows_a_given_mask():
+    weight, inputs = make_layer(10, 48, 200, 8)
+    task = make_task(weight, inputs)
+    cut = first_cut(task)
+    result = SparseGPT(adaptive_mask=False).apply(task, cut)
+    expected, _ = _reference(
+        weight.double().numpy(),
+        task.statistics.hessian.double().numpy(),
+        0.01,
+        48,
+        0.5,
+        kept=cut.mask.numpy(),
+    )
+    assert torch.equal(result.mask, cut.mask)
+    assert np.allclose(result.weight.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sparsegpt_removes_dead_inputs_first():
+    weight, inputs = make_layer(8, 32, 100, 4)
+    inputs[:, [3, 30]] = 0.0
+    task = make_task(weight, inputs)
+    result = SparseGPT(block_size=16).apply(task, first_cut(task))
+    assert not bool(result.mask[:, [3, 30]].any())
+
+
+def test_zeros_of_one_block_spare_the_others():
+    weight, inputs = make_layer(8, 64, 200, 5)
+    weight[:, 48:] = 0.0
+    task = make_task(weight, inputs, sparsity=0.5)
+    result = SparseGPT(block_size=16).apply(task, first_cut(task))
+    assert (~result.mask).reshape(8, 4, 16).sum(2).tolist() == [[5, 5, 6, 16]] * 8
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_spread_is_exact_and_holds_the_zeros(seed):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(1, 40, (6,), generator=generator)
+    zeros = (torch.rand(5, 6, generator=generator) ** 3 * (sizes + 1)).long().clamp_max(sizes)
+    room = sizes.sum() - zeros.sum(1)
+    totals = zeros.sum(1) + (torch.rand(5, generator=generator) * (room + 1)).long().clamp_max(room)
+    counts = spread(totals, sizes, zeros)
+    assert counts.sum(1).tolist() == totals.tolist()
+    assert bool((counts >= zeros).all())
+    assert bool((counts <= sizes).all())
+
+
+def test_a_hessian_that_cannot_be_factored_names_its_site():
+    with pytest.raises(HessianSingular, match=r"more calibration data or a larger damping") as caught:
+        damped_factor(torch.tensor([[1.0, 9.0], [9.0, 1.0]]), 0.01, "layers.0.q")
+    assert caught.value.code == "hessian_singular"
+    assert "layers.0.q" in caught.value.message
+    weight, inputs = make_layer(4, 8, 20, 0)
+    inputs[0, 0] = torch.inf
+    task = make_task(weight, inputs)
+    with pytest.raises(HessianSingular, match="not finite"):
+        SparseGPT().apply(task, first_cut(task))
+
+
+def test_damping_is_raised_until_the_factor_exists():
+    hessian = torch.tensor([[1.0, 1.05], [1.05, 1.0]])
+    lower, scale = damped_factor(hessian, 0.01, "site")
+    factor = lower.T * scale
+    expected = hessian + 0.1 * torch.eye(2)
+    assert torch.allclose(factor @ factor.T, expected, atol=1e-6)
+
+
+def test_conjugate_gradients_end_at_the_least_squares_solution():
+    weight, inputs = make_layer(6, 24, 200, 6)
+    task = make_task(weight, inputs)
+    cut = first_cut(task)
+    hessian = task.statistics.hessian
+    solved = conjugate_gradients(weight, cut.mask, cut.weight, hessian, 60)
+    gradient = (weight - solved) @ hessian * cut.mask
+    assert float(gradient.abs().max()) < 1e-3 * float((weight @ hessian).abs().max())
+    steps = [conjugate_gradients(weight, cut.mask, cut.weight, hessian, count) for count in range(0, 12, 2)]
+    errors = [float(row_errors(weight, step, hessian).sum()) for step in steps]
+    assert all(later < earlier for earlier, later in itertools.pairwise(errors))
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.7])
+@pytest.mark.parametrize("seed", range(6))
+def test_sparsegpt_errs_less_than_magnitude(seed, sparsity):
+    task = make_task(*make_layer(32, 64, 400, seed), sparsity=sparsity)
+    cut = first_cut(task)
+    assert error(task, SparseGPT().apply(task, cut)) < error(task, cut)
+    assert error(task, SparseGPT(adaptive_mask=False).apply(task, cut)) < error(task, cut)
