@@ -47,8 +47,8 @@ class LeastSquares:
         inputs = task.dense.shape[1]
         if inputs > self.largest_inputs:
             raise WeightTooWide(
-                f"{task.site} has {inputs} inputs, least-squares takes at most "
-                f"{self.largest_inputs} (largest_inputs): use the update sparsegpt or alps"
+                f"{task.site} has {inputs} inputs, least-squares takes at most {self.largest_inputs} "
+                "(option largest_inputs): use the update sparsegpt or alps"
             )
         hessian = hessian_of(task)
         solved = _solve(task.dense, cut.mask, hessian)
