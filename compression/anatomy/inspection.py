@@ -14,6 +14,9 @@ ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # GPT-2, BLOOM and Falcon call their list of layers `h`.
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h)\.([0-9]{1,5})\.")
+_BUFFER = re.compile(
+    r"(?:^|\.)(?:rotary_emb\.inv_freq|(?:attn|attention)\.(?:masked_)?bias|position_ids|token_type_ids)$"
+)
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers")
 
 
@@ -77,6 +80,13 @@ class Inspection:
     dtype: str = "float32"
     other_bytes: int = 0
 
+    @property
+    def tied_pair(self) -> tuple[str, str] | None:
+        """The names of the embedding table and of the head that is tied to it; None if the head is not."""
+        if not self.tied_embeddings:
+            return None
+        return self.not_prunable[0]["name"], self.not_prunable[-1]["name"]
+
     def to_json(self) -> dict[str, Any]:
         """As JSON data; `from_json` reads it back."""
         data = asdict(self)
@@ -103,6 +113,11 @@ def layers_key(config: Mapping[str, Any]) -> str:
         if key in config:
             return key
     raise KeyError(_LAYER_KEYS[0])
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a stored tensor is a buffer of an old checkpoint, which no loader reads, by its name."""
+    return _BUFFER.search(name) is not None
 
 
 def layer_of(name: str) -> int | None:

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from compression.anatomy import Inspection, count_macs
+from compression.anatomy.inspection import is_buffer
 from compression.evaluation.types import TensorSource
 
 
@@ -71,6 +72,6 @@ def zeros(row: Mapping[str, Any]) -> int:
 
 def counts(name: str, source: TensorSource, inspection: Inspection) -> bool:
     """Whether a stored tensor is a parameter: integers are buffers, a tied head is the embedding again."""
-    if not source.dtype(name).is_floating_point:
+    if is_buffer(name) or not source.dtype(name).is_floating_point:
         return False
-    return not (inspection.tied_embeddings and name == "lm_head.weight")
+    return inspection.tied_pair is None or name != inspection.tied_pair[1]

@@ -1,4 +1,7 @@
-"""Masks on disk: one bit a weight, little-endian within a byte, rows padded to whole bytes."""
+"""Masks on disk: one bit a weight, little-endian within a byte, rows padded to whole bytes.
+
+A mask beside a model has the shape of the stored weight, so that it can be applied to it as it is.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ FORMAT = "secateur.masks/1"
 
 
 def pack(mask: Tensor) -> Tensor:
-    """bool [out, in] -> uint8 [out, ceil(in / 8)]; bit k of byte j is column 8 j + k (1 = kept)."""
+    """bool [rows, columns] -> uint8 [rows, ceil(columns / 8)]; bit k of byte j: column 8 j + k (1 = kept)."""
     rows, columns = mask.shape
     padded = torch.zeros((rows, -(-columns // 8) * 8), dtype=torch.uint8)
     padded[:, :columns] = mask.cpu()
@@ -24,7 +27,7 @@ def pack(mask: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, columns: int) -> Tensor:
-    """uint8 [out, ceil(columns / 8)] -> bool [out, columns]."""
+    """uint8 [rows, ceil(columns / 8)] -> bool [rows, columns]."""
     bits = (packed.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
     return bits.reshape(packed.shape[0], -1)[:, :columns].bool()
 
@@ -39,7 +42,7 @@ def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
 
 
 def read_masks(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """(weight name, keep-mask bool [out, in]) one after another, by name."""
+    """(weight name, keep-mask bool in the shape of the stored weight) one after another, by name."""
     with safe_open(path, framework="pt") as file:
         columns = {
             key.removeprefix("columns:"): int(value)

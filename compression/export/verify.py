@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from compression.anatomy import inspect
 from compression.errors import ArtifactVerificationFailed
 from compression.evaluation import probe, stock
 from compression.evaluation.types import FEATURES
@@ -142,6 +143,7 @@ def zero_faults(folder: Path) -> list[str]:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             files |= dict.fromkeys(file.keys(), path)
+    flat = stored_inputs_first(folder, list(files))
     faults = []
     for name, mask in read_masks(folder / MASKS):
         with safe_open(files[name], framework="pt") as file:
@@ -150,9 +152,16 @@ def zero_faults(folder: Path) -> list[str]:
             faults.append(f"{name} has weights where its mask has none")
         if pattern is not None:
             n, m = pattern
-            if int(nonzero.view(nonzero.shape[0], -1, m).sum(-1).max()) > n:
+            rows = nonzero.T if name in flat else nonzero
+            if int(rows.reshape(rows.shape[0], -1, m).sum(-1).max()) > n:
                 faults.append(f"{name} has more than {n} non-zeros in a group of {m}")
     return faults
+
+
+def stored_inputs_first(folder: Path, names: list[str]) -> set[str]:
+    """Names of the weights that are stored as [in, out]."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {site.name for site in inspect(config, names).sites if site.transposed}
 
 
 def main(arguments: list[str] | None = None) -> int:

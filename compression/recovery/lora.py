@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, Field, field_validator
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from compression.anatomy.patterns import check_pattern, ignored
 from compression.errors import RecoveryImpossible
@@ -79,7 +80,7 @@ def attach(model: nn.Module, context: RecoveryContext, options: LoraOptions) -> 
         path, _, _ = parameter.rpartition(".")
         parent_path, _, child = path.rpartition(".")
         linear = model.get_submodule(path)
-        if not isinstance(linear, nn.Linear):
+        if not isinstance(linear, nn.Linear | Conv1D):
             continue
         seed = derived_seed(context.seed, "lora", site)
         rank = min(options.rank, *linear.weight.shape)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 
 def effective_weight(weight: Tensor, a: Tensor, b: Tensor, scale: float, mask: Tensor | None) -> Tensor:
@@ -46,19 +47,26 @@ class _Apply(torch.autograd.Function):
 
 
 class MaskedLowRank(nn.Module):
-    """Stands in for a ``nn.Linear``: frozen weight and bias, trained float32 factors A and B (B starts at 0).
+    """Stands in for a linear layer: frozen weight and bias, trained float32 factors A and B (B starts at 0).
 
-    a [rank, in] starts uniform in +-1/sqrt(in), from ``seed``; b [out, rank].
+    a [rank, in] starts uniform in +-1/sqrt(in), from ``seed``; b [out, rank]. ``Conv1D`` keeps its weight and
+    mask as [in, out]; they are looked at the other way round here.
     """
 
-    def __init__(self, linear: nn.Linear, mask: Tensor | None, rank: int, scale: float, seed: int) -> None:
+    def __init__(
+        self, linear: nn.Linear | Conv1D, mask: Tensor | None, rank: int, scale: float, seed: int
+    ) -> None:
         super().__init__()
-        outputs, inputs = linear.weight.shape
+        self.flipped = isinstance(linear, Conv1D)
+        weight = linear.weight.detach()
+        if self.flipped:
+            weight, mask = weight.T, None if mask is None else mask.T
+        outputs, inputs = weight.shape
         generator = torch.Generator().manual_seed(seed)
         bound = inputs**-0.5
         start = torch.rand((rank, inputs), generator=generator) * (2 * bound) - bound
-        device = linear.weight.device
-        self.weight = linear.weight.detach()
+        device = weight.device
+        self.weight = weight
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.mask = None if mask is None else mask.to(device)
         self.scale = scale
@@ -71,5 +79,6 @@ class MaskedLowRank(nn.Module):
         return result if self.bias is None else result + self.bias
 
     def merged(self) -> Tensor:
-        """The weight to write: the one that ``forward`` computes with, bit for bit."""
-        return effective_weight(self.weight, self.a.detach(), self.b.detach(), self.scale, self.mask)
+        """The weight to write, as it is stored: the one that ``forward`` computes with, bit for bit."""
+        weight = effective_weight(self.weight, self.a.detach(), self.b.detach(), self.scale, self.mask)
+        return weight.T if self.flipped else weight

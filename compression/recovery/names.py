@@ -8,6 +8,8 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import nn
 
+from compression.loading.weights import OLD_NAMES
+
 
 def tensor_names(folder: Path) -> set[str]:
     """Names of all tensors in the ``*.safetensors`` files of ``folder``."""
@@ -30,7 +32,7 @@ def file_names(model: nn.Module, available: Iterable[str]) -> dict[str, list[str
     found: dict[str, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner = first.setdefault(id(parameter), name)
-        for candidate in (name, prefix + name, name.removeprefix(prefix)):
+        for candidate in (name, prefix + name, name.removeprefix(prefix), OLD_NAMES.get(name, name)):
             if candidate in have:
                 if candidate not in found.setdefault(owner, []):
                     found[owner].append(candidate)

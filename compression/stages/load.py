@@ -20,7 +20,6 @@ from compression.recipes import recipes
 from compression.stages.job import Loaded, Observer, Request
 
 OURS = "secateur"
-TIED = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def load(request: Request, observer: Observer, hook: Hook) -> Loaded:
@@ -134,14 +133,14 @@ def check_tied(loaded: Loaded) -> None:
     The stock loader would untie it, and figures that count it once would be wrong. Only the values show it,
     not the headers. Raises TensorsMismatch.
     """
-    reader = WeightReader(loaded.folder)
-    if not loaded.inspection.tied_embeddings or not all(name in reader for name in TIED):
+    reader, tied = WeightReader(loaded.folder), loaded.inspection.tied_pair
+    if tied is None or not all(name in reader for name in tied):
         return
-    for (start, embeddings), (_, head) in zip(*(reader.rows(name) for name in TIED), strict=True):
+    for (start, embeddings), (_, head) in zip(*(reader.rows(name) for name in tied), strict=True):
         if not torch.equal(embeddings, head):
             row = start + int((embeddings != head).any(dim=1).nonzero()[0])
             raise TensorsMismatch(
-                f"config.json says tie_word_embeddings, but row {row} of {TIED[1]} differs from {TIED[0]}: "
-                f"set tie_word_embeddings to false, or leave {TIED[1]} out of the file.",
-                pointer=TIED[1],
+                f"config.json says tie_word_embeddings, but row {row} of {tied[1]} differs from {tied[0]}: "
+                f"set tie_word_embeddings to false, or leave {tied[1]} out of the file.",
+                pointer=tied[1],
             )

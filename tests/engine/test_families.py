@@ -14,7 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from compression.anatomy import Inspection, count_macs, layer_of
 from compression.anatomy.families import DECODERS, ENCODERS, FAMILIES, architectures
+from compression.anatomy.inspection import is_buffer
 from compression.evaluation import stock
+from compression.evaluation.cost import cost
 from compression.evaluation.macs import counted_macs
 from compression.export.model import write_model
 from compression.loading.admission import Admission, admit_model, folder_sources
@@ -83,6 +85,8 @@ def test_tensors_are_those_of_the_file(case: str, folders: dict[str, Path]) -> N
     expected = architectures()[architecture_of(case)].expected(found.config, found.tensors)
     stored = load_file(folders[case] / "model.safetensors")
     assert {name: tuple(value.shape) for name, value in stored.items()} == expected.required
+    assert not any(map(is_buffer, stored))
+    assert all(map(is_buffer, expected.buffers))
     sites = Inspection.from_json(json.loads(json.dumps(found.inspection))).sites
     for site in sites:
         shape = tuple(stored[site.name].shape)
@@ -251,6 +255,10 @@ def test_buffers_of_old_checkpoints(case: str, folders: dict[str, Path], tmp_pat
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     found = admitted(tmp_path)
     assert found.parameters == admitted(folders[case]).parameters
+    counted = cost(
+        WeightReader(tmp_path), Inspection.from_json(found.inspection), sequence_length=8, weight_bytes=1
+    )
+    assert counted["parameters"] == found.parameters
     assert not any(stock.load_with_info(tmp_path, found.task)[1].values())
     assert_like_stock(tmp_path, found.task)
 
@@ -264,6 +272,26 @@ def test_the_old_name_of_a_head(folders: dict[str, Path], tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text((folders["GPTNeoXForCausalLM"] / "config.json").read_text())
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     assert_like_stock(tmp_path, admitted(tmp_path).task)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case.endswith("-tied") or case in ("GPT2LMHeadModel", "OPTForCausalLM")],
+)
+def test_a_tied_head_is_counted_once(case: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    found = admitted(folders[case])
+    pair = Inspection.from_json(found.inspection).tied_pair
+    assert pair is not None
+    tensors = load_file(folders[case] / "model.safetensors")
+    tensors[pair[1]] = tensors[pair[0]].clone()
+    (tmp_path / "config.json").write_text((folders[case] / "config.json").read_text())
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    again = admitted(tmp_path)
+    inspection = Inspection.from_json(again.inspection)
+    assert again.parameters == found.parameters
+    counted = cost(WeightReader(tmp_path), inspection, sequence_length=8, weight_bytes=1)
+    assert counted["parameters"] == found.parameters
+    assert_like_stock(tmp_path, found.task)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
