@@ -29,6 +29,8 @@ _HARMLESS = frozenset({
     "_name_or_path", "_commit_hash", "_attn_implementation_autoset", "_num_labels",
     "_remove_final_layer_norm", "_sliding_window_pattern",
 })  # fmt: skip
+# Caches that transformers has itself; published Gemma models name theirs.
+_CACHES = frozenset({"dynamic", "static", "hybrid", "sliding_window", "offloaded"})
 _LABELS = ("id2label", "label2id")
 _FORMATS = {
     "quantization_config": "the weights are quantised; upload the model in float32, bfloat16 or float16",
@@ -95,13 +97,15 @@ def refuse_code(value: Mapping[str, Any], file: str, error: type[ModelRejected])
         elif isinstance(item, Mapping):
             for key, inner in item.items():
                 name = key.lower()
-                if name in _CODE or (inner is not None and _implementation(name)):
+                if name in _CODE or (inner is not None and _implementation(name, inner)):
                     refuse(f"{path}/{key[:80]}", key)
                 if not (path == "" and key in _LABELS):
                     stack.append((f"{path}/{key[:80]}", inner))
 
 
-def _implementation(name: str) -> bool:
+def _implementation(name: str, value: Any) -> bool:
+    if name == "cache_implementation" and isinstance(value, str) and value in _CACHES:
+        return False
     return "_implementation" in name and name != "_attn_implementation_autoset"
 
 

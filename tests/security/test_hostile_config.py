@@ -77,6 +77,7 @@ def test_private_settings(key: str, llama: Files) -> None:
         {"_commit_hash": "abc"},
         {"_attn_implementation_autoset": True},
         {"attn_implementation": None},
+        {"cache_implementation": "hybrid"},
         {"anything": {"nested": [1, 2, 3]}},
         {"finetuning_task": "x"},
     ],

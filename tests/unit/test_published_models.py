@@ -1,0 +1,230 @@
+"""Published models by their settings: each is taken in, and has the number of parameters that is known of
+it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from compression.anatomy import Inspection, inspect
+from compression.loading.admission import BytesSource
+from compression.loading.config import rewrite_config
+
+# The settings that decide, as the published config.json files spell them.
+PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
+    "gpt2": (
+        {
+            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
+            "attn_pdrop": 0.1, "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256,
+            "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "n_ctx": 1024, "n_embd": 768,
+            "n_head": 12, "n_layer": 12, "n_positions": 1024, "resid_pdrop": 0.1,
+            "summary_activation": None, "summary_first_dropout": 0.1, "summary_proj_to_labels": True,
+            "summary_type": "cls_index", "summary_use_proj": True,
+            "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+            "vocab_size": 50257,
+        },
+        124_439_808,
+    ),
+    "opt-125m": (
+        {
+            "_name_or_path": "facebook/opt-125m", "_remove_final_layer_norm": False,
+            "activation_dropout": 0.0, "activation_function": "relu", "architectures": ["OPTForCausalLM"],
+            "attention_dropout": 0.0, "bos_token_id": 2, "do_layer_norm_before": True, "dropout": 0.1,
+            "eos_token_id": 2, "ffn_dim": 3072, "hidden_size": 768, "init_std": 0.02, "layerdrop": 0.0,
+            "max_position_embeddings": 2048, "model_type": "opt", "num_attention_heads": 12,
+            "num_hidden_layers": 12, "pad_token_id": 1, "prefix": "</s>", "torch_dtype": "float16",
+            "use_cache": True, "vocab_size": 50272, "word_embed_proj_dim": 768,
+        },
+        125_239_296,
+    ),
+    "opt-350m": (
+        {
+            "architectures": ["OPTForCausalLM"], "model_type": "opt", "do_layer_norm_before": False,
+            "ffn_dim": 4096, "hidden_size": 1024, "max_position_embeddings": 2048,
+            "num_attention_heads": 16, "num_hidden_layers": 24, "vocab_size": 50272,
+            "word_embed_proj_dim": 512, "torch_dtype": "float16",
+        },
+        331_196_416,
+    ),
+    "pythia-70m": (
+        {
+            "architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0, "eos_token_id": 0,
+            "hidden_act": "gelu", "hidden_size": 512, "initializer_range": 0.02,
+            "intermediate_size": 2048, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
+            "model_type": "gpt_neox", "num_attention_heads": 8, "num_hidden_layers": 6,
+            "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False,
+            "torch_dtype": "float16", "use_cache": True, "use_parallel_residual": True,
+            "vocab_size": 50304,
+        },
+        70_426_624,
+    ),
+    "bloom-560m": (
+        {
+            "apply_residual_connection_post_layernorm": False, "attention_dropout": 0.0,
+            "attention_softmax_in_fp32": True, "bias_dropout_fusion": True, "bos_token_id": 1,
+            "eos_token_id": 2, "pad_token_id": 3, "unk_token_id": 0, "hidden_dropout": 0.0,
+            "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "masked_softmax_fusion": True,
+            "model_type": "bloom", "n_embed": 1024, "n_inner": None, "n_layer": 24,
+            "num_attention_heads": 16, "offset_alibi": 100, "pretraining_tp": 1, "seq_length": 2048,
+            "skip_bias_add": True, "slow_but_exact": False, "use_cache": True, "vocab_size": 250880,
+            "architectures": ["BloomForCausalLM"],
+        },
+        559_214_592,
+    ),
+    "falcon-7b": (
+        {
+            "alibi": False, "architectures": ["FalconForCausalLM"], "attention_dropout": 0.0, "bias": False,
+            "bos_token_id": 11, "eos_token_id": 11, "hidden_dropout": 0.0, "hidden_size": 4544,
+            "layer_norm_epsilon": 1e-05, "model_type": "falcon", "multi_query": True,
+            "new_decoder_architecture": False, "num_attention_heads": 71, "num_hidden_layers": 32,
+            "parallel_attn": True, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 65024,
+        },
+        6_921_720_704,
+    ),
+    "falcon-rw-1b": (
+        {
+            "alibi": True, "architectures": ["FalconForCausalLM"], "bias": True, "hidden_size": 2048,
+            "model_type": "falcon", "multi_query": False, "new_decoder_architecture": False,
+            "num_attention_heads": 32, "num_hidden_layers": 24, "parallel_attn": False,
+            "vocab_size": 50304,
+        },
+        1_311_625_216,
+    ),
+    "falcon-40b": (
+        {
+            "alibi": False, "architectures": ["FalconForCausalLM"], "bias": False, "hidden_size": 8192,
+            "model_type": "falcon", "new_decoder_architecture": True, "num_attention_heads": 128,
+            "num_hidden_layers": 60, "num_kv_heads": 8, "parallel_attn": True, "vocab_size": 65024,
+        },
+        41_303_293_952,
+    ),
+    "gemma-2b": (
+        {
+            "architectures": ["GemmaForCausalLM"], "attention_bias": False, "head_dim": 256,
+            "hidden_act": "gelu", "hidden_activation": None, "hidden_size": 2048,
+            "intermediate_size": 16384, "max_position_embeddings": 8192, "model_type": "gemma",
+            "num_attention_heads": 8, "num_hidden_layers": 18, "num_key_value_heads": 1,
+            "pad_token_id": 0, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 10000.0,
+            "vocab_size": 256000,
+        },
+        2_506_172_416,
+    ),
+    "gemma-2-2b": (
+        {
+            "architectures": ["Gemma2ForCausalLM"], "attn_logit_softcapping": 50.0,
+            "cache_implementation": "hybrid", "final_logit_softcapping": 30.0, "head_dim": 256,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304, "intermediate_size": 9216,
+            "model_type": "gemma2", "num_attention_heads": 8, "num_hidden_layers": 26,
+            "num_key_value_heads": 4, "query_pre_attn_scalar": 256, "rope_theta": 10000.0,
+            "sliding_window": 4096, "vocab_size": 256000,
+        },
+        2_614_341_888,
+    ),
+    "gemma-3-1b": (
+        {
+            "architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": None, "bos_token_id": 2,
+            "cache_implementation": "hybrid", "eos_token_id": 1, "final_logit_softcapping": None,
+            "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152,
+            "intermediate_size": 6912, "max_position_embeddings": 32768, "model_type": "gemma3_text",
+            "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1,
+            "query_pre_attn_scalar": 256, "rope_local_base_freq": 10000, "rope_scaling": None,
+            "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6,
+            "vocab_size": 262144,
+        },
+        999_885_952,
+    ),
+    "phi-2": (
+        {
+            "architectures": ["PhiForCausalLM"], "embd_pdrop": 0.0, "hidden_act": "gelu_new",
+            "hidden_size": 2560, "intermediate_size": 10240, "layer_norm_eps": 1e-05,
+            "max_position_embeddings": 2048, "model_type": "phi", "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 32, "partial_rotary_factor": 0.4,
+            "qk_layernorm": False, "resid_pdrop": 0.1, "rope_scaling": None, "rope_theta": 10000.0,
+            "tie_word_embeddings": False, "vocab_size": 51200,
+        },
+        2_779_683_840,
+    ),
+    "Phi-3-mini-128k": (
+        {
+            "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "bos_token_id": 1,
+            "eos_token_id": 32000, "hidden_size": 3072, "intermediate_size": 8192,
+            "max_position_embeddings": 131072, "model_type": "phi3", "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 32, "original_max_position_embeddings": 4096,
+            "pad_token_id": 32000, "sliding_window": 262144, "vocab_size": 32064,
+            "rope_scaling": {"long_factor": [2.0] * 48, "short_factor": [1.0] * 48, "type": "longrope"},
+        },
+        3_821_079_552,
+    ),
+    "Qwen3-0.6B": (
+        {
+            "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128,
+            "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960,
+            "max_window_layers": 28, "model_type": "qwen3", "num_attention_heads": 16,
+            "num_hidden_layers": 28, "num_key_value_heads": 8, "rope_theta": 1000000,
+            "sliding_window": None, "tie_word_embeddings": True, "use_sliding_window": False,
+            "vocab_size": 151936,
+        },
+        596_049_920,
+    ),
+    "distilbert-base-uncased-finetuned-sst-2-english": (
+        {
+            "activation": "gelu", "architectures": ["DistilBertForSequenceClassification"],
+            "attention_dropout": 0.1, "dim": 768, "dropout": 0.1, "finetuning_task": "sst-2",
+            "hidden_dim": 3072, "id2label": {"0": "NEGATIVE", "1": "POSITIVE"},
+            "initializer_range": 0.02, "label2id": {"NEGATIVE": 0, "POSITIVE": 1},
+            "max_position_embeddings": 512, "model_type": "distilbert", "n_heads": 12, "n_layers": 6,
+            "output_past": True, "pad_token_id": 0, "qa_dropout": 0.1, "seq_classif_dropout": 0.2,
+            "sinusoidal_pos_embds": False, "tie_weights_": True, "vocab_size": 30522,
+        },
+        66_955_010,
+    ),
+    "roberta-base, two classes": (
+        {
+            "architectures": ["RobertaForSequenceClassification"], "bos_token_id": 0, "eos_token_id": 2,
+            "hidden_act": "gelu", "hidden_size": 768, "intermediate_size": 3072, "layer_norm_eps": 1e-05,
+            "max_position_embeddings": 514, "model_type": "roberta", "num_attention_heads": 12,
+            "num_hidden_layers": 12, "pad_token_id": 1, "type_vocab_size": 1, "vocab_size": 50265,
+        },
+        124_647_170,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models(name: str) -> None:
+    config, parameters = PUBLISHED[name]
+    found = rewrite_config(BytesSource(json.dumps(config).encode()))
+    inspection = inspect(found.config, [])
+    assert inspection.parameters == parameters
+    assert Inspection.from_json(json.loads(json.dumps(inspection.to_json()))) == inspection
+    assert found.config == rewrite_config(BytesSource(json.dumps(found.config).encode())).config
+
+
+def test_settings_that_have_moved() -> None:
+    def rewritten(name: str) -> dict[str, Any]:
+        return rewrite_config(BytesSource(json.dumps(PUBLISHED[name][0]).encode())).config
+
+    assert rewritten("pythia-70m")["rope_parameters"] == {
+        "rope_theta": 10000.0,
+        "rope_type": "default",
+        "partial_rotary_factor": 0.25,
+    }
+    assert rewritten("phi-2")["rope_parameters"]["partial_rotary_factor"] == 0.4
+    assert rewritten("gemma-3-1b")["rope_parameters"] == {
+        "full_attention": {"rope_theta": 1e6, "rope_type": "default"},
+        "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
+    }
+    assert rewritten("gemma-3-1b")["layer_types"].count("full_attention") == 4
+    assert rewritten("gemma-2-2b")["layer_types"][:2] == ["sliding_attention", "full_attention"]
+    assert rewritten("gemma-2b")["hidden_act"] == "gelu_pytorch_tanh"
+    assert rewritten("Phi-3-mini-128k")["rope_parameters"]["original_max_position_embeddings"] == 4096
+    assert rewritten("bloom-560m")["hidden_size"] == 1024
+    assert rewritten("bloom-560m")["n_head"] == 16
+
+
+def test_positions_of_roberta_begin_after_the_padding() -> None:
+    found = rewrite_config(BytesSource(json.dumps(PUBLISHED["roberta-base, two classes"][0]).encode()))
+    assert inspect(found.config, []).context == 512
