@@ -56,7 +56,13 @@ def _run(options: argparse.Namespace) -> int:
     files = {name: Path(path) for name, path in datasets.items()}
     specification = resolve_alone(json.loads(options.spec.read_text()), options.model, files)
     request = pipeline.Request(
-        specification, options.model, files, options.work, options.device, options.threads
+        specification,
+        options.model,
+        files,
+        options.work,
+        options.device,
+        options.threads,
+        options.cache,
     )
     outcome = pipeline.run(request, _Console())
     print(json.dumps(outcome.summary, indent=2))
@@ -78,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--work", type=Path, required=True, help="folder for scratch, checkpoints and the result"
     )
     run.add_argument("--dataset", action="append", default=[], metavar="ID=FILE", help="a dataset's file")
+    run.add_argument("--cache", type=Path, help="folder for measurements that later runs may read again")
     run.add_argument("--device", default="cpu")
     run.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)

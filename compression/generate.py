@@ -13,6 +13,7 @@ from compression.criteria import criteria, layer_criteria
 from compression.granularity import granularities
 from compression.recipes import recipes
 from compression.recipes.base import options_schema
+from compression.recipes.weights import data_needs, weight_options
 from compression.recovery.registry import load_all
 from compression.schedules import schedules
 from compression.updates import updates
@@ -25,22 +26,32 @@ def catalogue() -> dict[str, Any]:
     return {
         "version": VERSION,
         "recipes": [recipe.to_json() for recipe in recipes],
-        "criteria": [
-            {"name": c.name, "summary": c.summary, "needs": sorted(c.needs), "arxiv": c.paper}
-            for c in criteria
-        ],
+        "criteria": _weighed(criteria),
         "layer_criteria": [{"name": c.name, "summary": c.summary, "arxiv": c.paper} for c in layer_criteria],
         "granularities": [
             {"name": g.name, "summary": g.summary, "pattern": g.pattern} for g in granularities
         ],
-        "allocations": _entries(allocations),
-        "updates": _entries(updates),
+        "allocations": _weighed(allocations),
+        "updates": _weighed(updates),
         "schedules": _entries(schedules),
         "recoveries": [
             {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
             for r in load_all()
         ],
     }
+
+
+def _weighed(registry: Iterable[Any]) -> list[dict[str, Any]]:
+    """Entries with what they need from the data, as jobs know it."""
+    return [
+        {
+            "name": entry.name,
+            "summary": entry.summary,
+            "needs": sorted(data_needs(entry.needs)),
+            "arxiv": entry.paper,
+        }
+        for entry in registry
+    ]
 
 
 def _entries(registry: Iterable[Any]) -> list[dict[str, str]]:
@@ -65,6 +76,7 @@ def methods_text() -> str:
     ]
     for recipe in data["recipes"]:
         lines += ["", *_recipe(recipe)]
+    lines += ["", *_shared(data)]
     lines += ["", "## Recovery after pruning"]
     for recovery in data["recoveries"]:
         lines += ["", f"### `{recovery['name']}`", "", recovery["summary"], *_options(recovery["options"])]
@@ -97,9 +109,41 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
         f"- Granularity: {', '.join(recipe['granularities'])}",
         f"- Targets: {', '.join(recipe['targets'])}",
         f"- Axes: {', '.join(f'{axis} `{name}`' for axis, name in recipe['defaults'].items())}",
-        *_options(recipe["options"]),
+        *_own_options(recipe),
     ]
     return lines
+
+
+def _shared(data: dict[str, Any]) -> list[str]:
+    """The options that all recipes of single weights have, with the defaults of `magnitude`."""
+    schema = _shared_schema(data["recipes"])
+    return [
+        "## Options of recipes of single weights",
+        "",
+        "Every axis of these recipes can be overridden, and every parameter of an entry is an option; those of",
+        "entries that are not chosen do nothing. A recipe's own defaults stand with the recipe.",
+        *_options(schema),
+    ]
+
+
+def _shared_schema(recipes: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    schema: dict[str, Any] = next(recipe["options"] for recipe in recipes if recipe["name"] == "magnitude")
+    return schema
+
+
+def _own_options(recipe: dict[str, Any]) -> list[str]:
+    schema = recipe["options"]
+    if "criterion" not in schema["properties"]:
+        return _options(schema)
+    shared = options_schema(weight_options("Shared"))["properties"]
+    own = [
+        f"`{name}` `{json.dumps(option['default'])}`"
+        for name, option in schema["properties"].items()
+        if option["default"] != shared[name]["default"]
+    ]
+    return [
+        f"- Own defaults: {', '.join(own) or 'none'}; all others: see the options of single weights below"
+    ]
 
 
 def _options(schema: dict[str, Any]) -> list[str]:
@@ -113,6 +157,8 @@ def _options(schema: dict[str, Any]) -> list[str]:
 
 
 def _values(option: dict[str, Any]) -> str:
+    if option.get("type") == "array" and "enum" in option["items"]:
+        return "list of " + ", ".join(f"`{value}`" for value in option["items"]["enum"])
     if "enum" in option:
         return ", ".join(f"`{value}`" for value in option["enum"])
     bounds = [

@@ -4,9 +4,8 @@ block.
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,21 +13,24 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from compression import gradients
 from compression.allocation import allocations
 from compression.anatomy.inspection import Site
 from compression.checkpoint import Hook, Store
-from compression.criteria import criteria
-from compression.criteria.base import SiteStatistics, check_scores
+from compression.cutting import PruneSettings, cut_site
+from compression.evidence import Curves, ModelEvidence
 from compression.export.masks import pack, unpack
-from compression.granularity.base import Pattern, zeros_first
-from compression.granularity.n_m import n_m_mask
-from compression.granularity.unstructured import unstructured_mask
+from compression.gradients import GradientFiles, logical
 from compression.loading.streamed import Block, States, StreamedModel
+from compression.parameters import configured
 from compression.statistics import Collector, reconstruction_error, sample_positions, weight_error
-from compression.updates import updates
+from compression.token_weights import token_weights
+from compression.updates.base import Cut
 
 Batch = dict[str, Tensor]
 MASK_SUFFIX = ".mask"
+
+__all__ = ["Batch", "Listener", "MaskFiles", "PruneSettings", "WeightPruner", "finished_files"]
 
 
 class Listener(Protocol):
@@ -39,45 +41,12 @@ class Listener(Protocol):
     def log(self, message: str) -> None: ...
 
 
-@dataclass(frozen=True)
-class PruneSettings:
-    """What is removed: the chosen entry of each axis and how much."""
-
-    criterion: str
-    pattern: Pattern
-    remove_total: int
-    allocation: str = "uniform"
-    comparison: str = "row"
-    minimum_density: float = 0.05
-    sequential: bool = True
-    update: str = "none"
-    seed: int = 0
-
-    @property
-    def needs_activations(self) -> bool:
-        """Whether the criterion or the update asks for calibration data."""
-        return "activations" in criteria[self.criterion].needs | updates[self.update].needs
-
-
-def site_generator(seed: int, site: str) -> torch.Generator:
-    """A CPU generator whose numbers depend on the job's seed and the site alone, not on what ran before."""
-    digest = hashlib.sha256(f"{seed}:{site}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def make_mask(scores: Tensor, weight: Tensor, settings: PruneSettings, remove: int) -> Tensor:
-    """Keep-mask bool [out, in] of one weight; zeros go first, counts are exact."""
-    ordered = zeros_first(scores, weight)
-    if settings.pattern.kind == "n:m":
-        return n_m_mask(ordered, settings.pattern.keep, settings.pattern.group)
-    return unstructured_mask(ordered, remove, settings.comparison)
-
-
 class WeightPruner:
     """Prunes the given sites of a model that is streamed from disk.
 
     `calibration` are token batches (None: no statistics, no reconstruction errors). Finished blocks are steps
-    `block-0000`... of `store`: the new weights as stored, and their packed masks under NAME.mask.
+    `block-0000`... of `store`: the new weights (and biases) as stored, and their packed masks [out, in] under
+    NAME.mask. `curves` keeps what an allocation measures; it may outlive the job.
     """
 
     def __init__(
@@ -89,6 +58,7 @@ class WeightPruner:
         store: Store,
         listener: Listener,
         hook: Hook | None = None,
+        curves: Curves | None = None,
     ) -> None:
         self._open = open_model
         self.sites = list(sites)
@@ -97,6 +67,8 @@ class WeightPruner:
         self.store = store
         self._listener = listener
         self._hook = hook
+        self._curves = curves or Curves(None, "")
+        self._gradients = GradientFiles(store, ())
         self.counts: dict[str, int] = {}
 
     def step_name(self, index: int) -> str:
@@ -112,6 +84,7 @@ class WeightPruner:
 
     def allocate(self) -> dict[str, int]:
         """Number of weights each site loses; kept as step `allocation`."""
+        self._gradients = self._measure_gradients()
         if not self.store.has("allocation"):
             self.store.save("allocation", None, {"counts": self._counts()})
         self.counts = {
@@ -119,61 +92,66 @@ class WeightPruner:
         }
         return self.counts
 
-    def _counts(self) -> dict[str, int]:
-        sizes = {site.name: site.size for site in self.sites}
-        pattern = self.settings.pattern
-        if pattern.kind == "n:m":
-            return {
-                name: size // pattern.group * (pattern.group - pattern.keep) for name, size in sizes.items()
-            }
-        allocation = allocations[self.settings.allocation]
-        stream: Callable[[], Iterator[tuple[str, Tensor]]] | None = None
-        if allocation.needs_scores:
-            model = self._open()
-            statistics = self._dense_statistics(model) if self.settings.needs_activations else {}
-
-            def scores() -> Iterator[tuple[str, Tensor]]:
-                for site in self.sites:
-                    weight = model.reader.tensor(site.name).to(model.device)
-                    yield site.name, zeros_first(self._score(site, weight, statistics.get(site.name)), weight)
-
-            stream = scores
-        return allocation.allocate(sizes, stream, self.settings.remove_total, self.settings.minimum_density)
-
-    def _dense_statistics(self, model: StreamedModel) -> dict[str, SiteStatistics]:
-        """Norms of the inputs of every site on the dense model: one pass over the calibration data."""
+    def _measure_gradients(self) -> GradientFiles:
+        settings, kinds = self.settings, self.settings.gradients
+        if not kinds:
+            return GradientFiles(self.store, ())
         assert self.calibration is not None
-        states = model.start(self.calibration)
-        positions = sample_positions(states, 0)
-        result: dict[str, SiteStatistics] = {}
-        for index in range(model.layers):
-            block = model.load_block(index)
-            names = [site.name for site in self.of_layer(index)]
-            collector = self._collect(model, block, states, names, positions, carry=True)
-            result |= {name: collector.statistics(name) for name in names}
-            self._listener.progress(index + 1, model.layers)
-        return result
+        batches = gradients.single_sequences(self.calibration, settings.gradient_sequences)
+        progress = self._listener.progress
+        if settings.gradient == "exact":
+            return gradients.exact(self._open, self.sites, batches, self.store, kinds, progress)
+        return gradients.zeroth_order(
+            self._open,
+            self.sites,
+            batches,
+            self.store,
+            kinds,
+            settings.gradient_directions,
+            settings.seed,
+            progress,
+        )
 
-    def _score(self, site: Site, weight: Tensor, statistics: SiteStatistics | None) -> Tensor:
-        generator = site_generator(self.settings.seed, site.name)
-        return check_scores(criteria[self.settings.criterion].score(weight, statistics, generator), site.name)
+    def _counts(self) -> dict[str, int]:
+        settings = self.settings
+        pattern = settings.pattern
+        if pattern.kind == "n:m":
+            share = pattern.group - pattern.keep
+            return {site.name: site.size // pattern.group * share for site in self.sites}
+        scratch = self.store.root / "allocation"
+        evidence = ModelEvidence(
+            self._open,
+            self.sites,
+            settings,
+            self.calibration,
+            self._gradients,
+            scratch,
+            self._curves,
+            self._listener.progress,
+        )
+        allocation = configured(allocations[settings.allocation], settings.parameters)
+        counts = allocation.allocate(evidence, settings.remove_total // settings.unit)
+        shutil.rmtree(scratch, ignore_errors=True)
+        return {name: count * settings.unit for name, count in counts.items()}
 
     def _collect(
         self,
         model: StreamedModel,
         block: Block,
         states: States,
-        names: Sequence[str],
+        sites: Sequence[Site],
         positions: Sequence[Tensor],
-        *,
-        carry: bool,
     ) -> Collector:
-        """Run every batch through a block under the collector's hooks; `carry` keeps the outputs."""
-        with Collector(block, names, states, positions) as collector:
+        """Run every batch through a block under the collector's hooks; without `sequential`, keep the
+        outputs."""
+        settings = self.settings
+        names = [site.name for site in sites]
+        with Collector(block, names, states, positions, settings.needs) as collector:
             for number in range(len(states)):
-                collector.batch(number)
+                weights = token_weights(settings.token_weight, model, block, states, number)
+                collector.batch(number, weights)
                 hidden = model.run_batch(block, states, number)
-                if carry:
+                if not settings.sequential:
                     states.hidden[number] = hidden
         return collector
 
@@ -216,35 +194,49 @@ class WeightPruner:
     ) -> None:
         block = model.load_block(index)
         sites = self.of_layer(index)
-        collector = None
-        if states is not None:
-            names = [site.name for site in sites]
-            carry = not self.settings.sequential
-            collector = self._collect(model, block, states, names, positions, carry=carry)
+        collector = self._collect(model, block, states, sites, positions) if states is not None else None
         if self._hook is not None:
             self._hook("mid_block")
         tensors: dict[str, Tensor] = {}
         facts = []
         for site in sites:
-            dense = model.reader.tensor(site.name)
-            mask, pruned, fact = self._prune_site(site, dense.to(model.device), collector)
-            tensors[site.name] = pruned.cpu()
-            tensors[site.name + MASK_SUFFIX] = pack(mask)
+            changed, mask, fact = self._prune_site(model, site, collector)
+            tensors |= {**changed, site.name + MASK_SUFFIX: pack(mask)}
             facts.append(fact)
-            block.parameter(site.name).data.copy_(pruned)
+            for name, value in changed.items():
+                block.parameter(name).data.copy_(value)
         self.store.save(self.step_name(index), tensors, {"sites": facts})
         if states is not None and self.settings.sequential and not last:
             model.run_block(block, states)
 
     def _prune_site(
-        self, site: Site, dense: Tensor, collector: Collector | None
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        statistics = collector.statistics(site.name) if collector is not None else None
-        mask = make_mask(self._score(site, dense, statistics), dense, self.settings, self.counts[site.name])
-        pruned = updates[self.settings.update].apply(dense, mask, statistics)
-        removed = int((~mask).sum())
+        self, model: StreamedModel, site: Site, collector: Collector | None
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
+        """The changed tensors by stored name, as stored; the mask [out, in]; the facts."""
+        stored = model.reader.tensor(site.name)
+        dense = logical(stored.to(model.device), site)
+        statistics = None
+        if collector is not None:
+            statistics = collector.statistics(site.name).with_gradients(self._gradients.of(site))
+        bias = site.name.removesuffix("weight") + "bias"
+        has_bias = bias in model.reader
+        cut = cut_site(self.settings, site, dense, statistics, self.counts[site.name], has_bias=has_bias)
+        pruned = cut.weight.to(stored.dtype)
+        changed = {site.name: logical(pruned, site).cpu()}
+        if cut.bias is not None:
+            before = model.reader.tensor(bias)
+            changed[bias] = (before.to(torch.float32) + cut.bias.cpu()).to(before.dtype)
+        return changed, cut.mask, self._fact(site, dense, pruned, cut, collector)
+
+    def _fact(
+        self, site: Site, dense: Tensor, pruned: Tensor, cut: Cut, collector: Collector | None
+    ) -> dict[str, Any]:
+        removed = int((~cut.mask).sum())
         zeros = int((pruned == 0).sum())
-        fact = {
+        lost = None
+        if collector is not None:
+            lost = reconstruction_error(collector.sample(site.name), dense, pruned, cut.bias)
+        return {
             "name": site.name,
             "layer": site.layer,
             "kind": site.kind,
@@ -254,13 +246,8 @@ class WeightPruner:
             "zeros": zeros,
             "sparsity": zeros / site.size,
             "weight_error": weight_error(dense, pruned),
-            "reconstruction_error": (
-                reconstruction_error(collector.sample(site.name), dense, pruned)
-                if collector is not None
-                else None
-            ),
+            "reconstruction_error": lost,
         }
-        return mask, pruned, fact
 
 
 def finished_files(store: Store, layers: int) -> list[Path]:

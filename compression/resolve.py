@@ -13,7 +13,7 @@ from compression.loading.dataset_files import DatasetFacts
 from compression.resolving.data import resolve_evaluation, resolve_recovery
 from compression.resolving.draft import Draft
 from compression.resolving.target import check_target
-from compression.specification import JobSpecification, n_m
+from compression.specification import JobSpecification, granularity_kind, n_m
 from compression.suggestions import closest
 
 
@@ -73,7 +73,7 @@ def _granularity(draft: Draft) -> str:
     given = draft.specification.structure.granularity
     if given is None:
         return recipe.granularities[0]
-    kind = "n:m" if n_m(given) else given
+    kind = granularity_kind(given)
     if kind not in recipe.granularities:
         able = [name for name, offer in draft.catalogue.recipes.items() if kind in offer.granularities]
         hint = f"recipes that do: {', '.join(able)}" if able else "no recipe does yet"
@@ -135,8 +135,16 @@ def _resolve_options(draft: Draft) -> None:
 
 def _resolve_calibration(draft: Draft) -> None:
     calibration, recipe = draft.specification.calibration, draft.recipe
+    needs = chosen_needs(draft)
+    if "loss" in needs and draft.inspection.task == "feature-extraction":
+        draft.refuse(
+            "/options",
+            f"{recipe.name} with these options needs a loss, and a model without a head has "
+            "none: choose a criterion and an allocation without one, such as wanda and owl.",
+            "option_conflict",
+        )
     if calibration is None:
-        if "calibration" in recipe.needs:
+        if needs:
             draft.refuse(
                 "/calibration",
                 f'{recipe.name} looks at activations, so it needs text: add "calibration": '
@@ -148,3 +156,21 @@ def _resolve_calibration(draft: Draft) -> None:
     length = calibration.sequence_length or default_length(draft.inspection)
     draft.length("/calibration/sequence_length", length)
     draft.update("calibration", sequence_length=length)
+
+
+def chosen_needs(draft: Draft) -> set[str]:
+    """What the recipe with the job's options asks of the data: "calibration", "loss", "gradients"."""
+    chosen = draft.specification.options
+    if "criterion" not in chosen:
+        return set(draft.recipe.needs)
+    axes = {
+        "criteria": [chosen["criterion"]],
+        "allocations": [chosen.get("allocation", "uniform")],
+        "updates": chosen.get("update", []),
+    }
+    found = {"calibration"} if chosen.get("token_weight", "none") != "none" else set[str]()
+    for axis, names in axes.items():
+        for entry in draft.catalogue.data[axis]:
+            if entry["name"] in names:
+                found |= set(entry["needs"])
+    return found

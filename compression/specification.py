@@ -47,6 +47,7 @@ _UNITS: dict[str, dict[str, float]] = {
 _EXAMPLES = {"parameters": "300M", "macs": "1.5G", "bytes": "1.2GB", "latency": "40ms"}
 _QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s{0,4}([a-z]{0,3})", re.ASCII)
 _N_M = re.compile(r"([0-9]{1,2}):([0-9]{1,2})", re.ASCII)
+_BLOCK = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})", re.ASCII)
 
 
 class Part(BaseModel):
@@ -152,11 +153,22 @@ def n_m(granularity: str | None) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def block(granularity: str | None) -> tuple[int, int] | None:
+    """(rows, columns) of a block granularity such as "16x16", else None."""
+    found = _BLOCK.fullmatch(granularity or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def granularity_kind(granularity: str) -> str:
+    """ "n:m" for "2:4", "block" for "16x16", else the granularity itself."""
+    return "n:m" if n_m(granularity) else "block" if block(granularity) else granularity
+
+
 class Structure(Part):
     """What is removed as one, and where nothing may be removed."""
 
     granularity: str | None = Field(
-        default=None, description='"unstructured", n:m such as "2:4", or "layer".'
+        default=None, description='"unstructured", n:m such as "2:4", blocks such as "16x16", or "layer".'
     )
     ignore: list[Text] = Field(
         default=[],
@@ -167,7 +179,9 @@ class Structure(Part):
     @field_validator("granularity")
     @classmethod
     def _granularity(cls, value: str | None) -> str | None:
-        if value is None or (value in GRANULARITIES and value != "n:m"):
+        if value is None or (value in GRANULARITIES and value not in ("n:m", "block")):
+            return value
+        if block(value) not in (None, (1, 1)):
             return value
         pair = n_m(value)
         if pair is not None:
@@ -175,7 +189,12 @@ class Structure(Part):
             if not 1 <= n < m <= 32:
                 raise _fault("granularity_invalid", f"{value}: n:m needs 1 <= n < m <= 32, such as 2:4.")
             return f"{n}:{m}"
-        hint = 'write n:m with numbers, such as "2:4"' if value == "n:m" else closest(value, GRANULARITIES)
+        hints = {
+            "n:m": 'write n:m with numbers, such as "2:4"',
+            "block": 'write rows x columns, such as "16x16"',
+            "1x1": 'single weights are "unstructured"',
+        }
+        hint = hints.get(value) or closest(value, GRANULARITIES)
         raise _fault("granularity_invalid", f"{value!r} is no granularity: {hint}.")
 
     @field_validator("ignore")

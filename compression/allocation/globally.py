@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from compression.allocation import allocations
-from compression.allocation.base import ScoreStream, most_removable
-from compression.errors import TargetUnreachable
+from compression.allocation.base import Bounds, Evidence, ScoreStream, check_room
 
 # The 31 significant bits of a score's key are fixed in this many steps of this many bits, the highest first.
 STEP_BITS = 11
@@ -19,34 +18,26 @@ STEPS = 3
 
 @allocations.register
 class Global:
-    """The smallest scores of the whole model go, wherever they are, down to the minimum density of each
-    site.
-    """
+    """The smallest scores of the whole model go, wherever they are, within the bounds of each site."""
 
     name = "global"
     summary = (
         "One threshold over all weights: where scores are small, more goes, down to options.minimum_density."
     )
-    needs_scores = True
+    paper = "2209.14624"
+    needs = frozenset({"scores"})
 
-    def allocate(
-        self,
-        sizes: Mapping[str, int],
-        score_stream: ScoreStream | None,
-        remove_total: int,
-        minimum_density: float,
-    ) -> dict[str, int]:
+    def allocate(self, evidence: Evidence, remove_total: int) -> dict[str, int]:
         """Counts below the exact threshold; see `global_counts`."""
-        if score_stream is None:
-            raise ValueError("a global allocation needs scores")
-        caps = {site: most_removable(size, minimum_density) for site, size in sizes.items()}
-        return global_counts(caps, score_stream, remove_total)
+        check_room(evidence.bounds, remove_total)
+        return global_counts(evidence.bounds, evidence.scores, remove_total)
 
 
 @dataclass
 class _Tally:
-    """Of one site: how many keys lie below the prefix under study, and the most it may lose."""
+    """Of one site: how many keys lie below the prefix under study, and the fewest and most it may lose."""
 
+    least: int
     cap: int
     below: int = 0
     bins: Tensor | None = None
@@ -54,7 +45,7 @@ class _Tally:
     def upto(self) -> Tensor:
         """Int64 [bins]: how many weights the site would lose if the threshold were the end of each bin."""
         assert self.bins is not None
-        return (self.below + self.bins.cumsum(0)).clamp_max(self.cap)
+        return (self.below + self.bins.cumsum(0)).clamp(self.least, self.cap)
 
 
 def score_keys(scores: Tensor) -> Tensor:
@@ -72,22 +63,17 @@ def score_keys(scores: Tensor) -> Tensor:
     return torch.where(flat < 0, torch.zeros_like(bits), bits)
 
 
-def global_counts(caps: Mapping[str, int], score_stream: ScoreStream, remove_total: int) -> dict[str, int]:
-    """How many of the `remove_total` smallest scores of all sites lie in each, no site losing more than its
-    cap.
+def global_counts(
+    bounds: Mapping[str, Bounds], score_stream: ScoreStream, remove_total: int
+) -> dict[str, int]:
+    """How many of the `remove_total` smallest scores of all sites lie in each, every site within its bounds.
 
     Exact: the threshold is found by radix selection over the keys of the scores. Weights that tie at the
-    threshold are taken site by site in the order of `caps`. Raises TargetUnreachable when the caps are too
-    low.
+    threshold are taken site by site in the order of `bounds`, whose sums leave room for `remove_total`.
     """
-    room = sum(caps.values())
-    if remove_total > room:
-        raise TargetUnreachable(
-            f"{remove_total} weights are to go, but with options.minimum_density at most {room} may go"
-        )
-    tallies = {site: _Tally(cap) for site, cap in caps.items()}
+    tallies = {site: _Tally(bound.least, bound.most) for site, bound in bounds.items()}
     if remove_total <= 0:
-        return dict.fromkeys(caps, 0)
+        return dict.fromkeys(bounds, 0)
     prefix = 0
     for step in range(STEPS):
         shift = STEP_BITS * (STEPS - 1 - step)
@@ -113,10 +99,10 @@ def _histogram(keys: Tensor, prefix: int, shift: int) -> Tensor:
 
 
 def _share_ties(tallies: Mapping[str, _Tally], equal: Mapping[str, int], remove_total: int) -> dict[str, int]:
-    counts = {site: min(tally.below, tally.cap) for site, tally in tallies.items()}
+    counts = {site: min(max(tally.below, tally.least), tally.cap) for site, tally in tallies.items()}
     left = remove_total - sum(counts.values())
     for site, tally in tallies.items():
-        more = min(left, equal[site], tally.cap - counts[site])
+        more = min(left, max(0, tally.below + equal[site] - counts[site]), tally.cap - counts[site])
         counts[site] += more
         left -= more
     assert left == 0

@@ -12,7 +12,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from compression.anatomy import count_macs
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
 from compression.anatomy.patterns import ignored
-from compression.specification import JobSpecification, n_m, quantity
+from compression.specification import JobSpecification, block, n_m, quantity
 
 DECODER_LENGTH = 2048
 ENCODER_LENGTH = 512
@@ -59,25 +59,31 @@ def selected_sites(specification: JobSpecification, inspection: Inspection) -> l
 
 
 def removals(specification: JobSpecification, inspection: Inspection) -> dict[str, int | None]:
-    """How many weights each selected site loses; None where a global allocation decides while running."""
+    """How many weights each selected site loses; None where an allocation decides while running."""
     sizes = {site.name: site.size for site in selected_sites(specification, inspection)}
     pair = n_m(specification.structure.granularity)
     if pair is not None:
         n, m = pair
         return {name: size // m * (m - n) for name, size in sizes.items()}
-    if specification.options.get("allocation") == "global":
+    if specification.options.get("allocation", "uniform") != "uniform":
         return dict.fromkeys(sizes)
-    return dict(uniform_counts(sizes, removed_in_all(specification, inspection)))
+    rows, columns = block(specification.structure.granularity) or (1, 1)
+    unit = rows * columns
+    blocks = {name: size // unit for name, size in sizes.items()}
+    counts = uniform_counts(blocks, removed_in_all(specification, inspection) // unit)
+    return {name: count * unit for name, count in counts.items()}
 
 
 def removed_in_all(specification: JobSpecification, inspection: Inspection) -> int:
-    """How many weights go in all, for granularities of single weights."""
+    """How many weights go in all, for granularities of single weights; of blocks, whole ones only."""
     sites = selected_sites(specification, inspection)
     pair = n_m(specification.structure.granularity)
     if pair is not None:
         n, m = pair
         return sum(site.size // m * (m - n) for site in sites)
-    return remove_count(specification.target.sparsity or 0.0, sum(site.size for site in sites))
+    total = remove_count(specification.target.sparsity or 0.0, sum(site.size for site in sites))
+    rows, columns = block(specification.structure.granularity) or (1, 1)
+    return total // (rows * columns) * (rows * columns)
 
 
 def without_layers(inspection: Inspection, removed: int) -> Inspection:

@@ -73,7 +73,8 @@ def _weight_cut(
         rows.append({"name": site.name, "shape": list(site.shape), "keep": keep, "remove": remove})
     total = removed_in_all(specification, inspection)
     known = {name: count for name, count in counts.items() if count is not None}
-    # With a global allocation the places are unknown; spreading them evenly keeps the totals right.
+    # With an allocation that decides while running the places are unknown; spreading them evenly keeps the
+    # totals right.
     removed = known or _spread(inspection, counts, total)
     return {"sites": rows, "weights_removed": total, "layers_removed": None}, inspection, removed
 
@@ -157,8 +158,9 @@ def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]
             "Zeros among single weights make neither the file smaller nor dense kernels faster; runtimes "
             "with sparse kernels gain, and so does a compressed copy of the file."
         )
-        if specification.options.get("allocation") == "global":
-            notes.append("One threshold over all weights decides while running how much each of them loses.")
+        allocation = specification.options.get("allocation", "uniform")
+        if allocation != "uniform":
+            notes.append(f"The allocation {allocation} decides while running how much each weight loses.")
     if left_alone:
         notes.append(f"{left_alone} of {len(inspection.sites)} weights are left alone by structure.ignore.")
     if not specification.evaluation.dataset:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -17,15 +18,47 @@ class ScoresNotFinite(CompressionError):
     code = "scores_not_finite"
 
 
+NEEDS = ("activations", "means", "hessian", "gradient.mean", "gradient.absolute", "gradient.square")
+"""What a method may ask of the calibration; see `SiteStatistics`."""
+
+
 @dataclass(frozen=True)
 class SiteStatistics:
-    """What calibration knows of the inputs of one weight [out, in].
+    """What calibration knows of one weight [out, in] and of its inputs x; only what was asked for is there.
 
     `column_norms`: float32 [in], the 2-norm of each input over all calibration tokens; `tokens`: how many.
+    `means`: float32 [in], the mean of each input. `hessian`: float32 [in, in], the sum of x x^T over the
+    tokens. `gradients`: float32 [out, in] each, over the calibration sequences: "mean" of the gradient g of
+    a sequence's loss, "absolute" the mean of |g|, "square" the mean of g^2. With token weights r (mean
+    square 1), sums over tokens weigh each token by r^2.
     """
 
     column_norms: Tensor
     tokens: int
+    means: Tensor | None = None
+    hessian: Tensor | None = None
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def with_gradients(self, gradients: Mapping[str, Tensor]) -> SiteStatistics:
+        """The same with these gradient statistics."""
+        return replace(self, gradients=gradients) if gradients else self
+
+    def need(self, name: str) -> Tensor:
+        """A statistic by its name in NEEDS. ValueError if it was not measured."""
+        if name.startswith("gradient."):
+            value: Tensor | None = self.gradients.get(name.removeprefix("gradient."))
+        else:
+            value = {"activations": self.column_norms, "means": self.means, "hessian": self.hessian}[name]
+        if value is None:
+            raise ValueError(f"the statistic {name!r} was not measured")
+        return value
+
+
+def needed(statistics: SiteStatistics | None, name: str, device: torch.device) -> Tensor:
+    """A statistic in float32 on a device. ValueError if there is none."""
+    if statistics is None:
+        raise ValueError(f"the statistic {name!r} was not measured")
+    return statistics.need(name).to(device, torch.float32)
 
 
 class WeightCriterion(Protocol):
@@ -39,7 +72,7 @@ class WeightCriterion(Protocol):
     def score(self, weight: Tensor, statistics: SiteStatistics | None, generator: torch.Generator) -> Tensor:
         """Importance of each weight.
 
-        weight: [out, in], any float dtype, finite; statistics: given when `needs` has "activations";
+        weight: [out, in], any float dtype, finite; statistics: given when `needs` (of NEEDS) is not empty;
         generator: a CPU generator, seeded for this weight. Returns float32 [out, in], >= 0, finite.
         """
         ...

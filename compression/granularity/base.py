@@ -23,25 +23,32 @@ class Granularity(Protocol):
 
 @dataclass(frozen=True)
 class Pattern:
-    """A granularity as a job writes it: "unstructured", "layer", or "n:m" with `keep` of `group` kept."""
+    """A granularity as a job writes it: "unstructured", "layer", "n:m" with `keep` of `group` kept, or
+    "block" of `shape` (rows, columns).
+    """
 
     kind: str
     keep: int = 0
     group: int = 0
+    shape: tuple[int, int] = (1, 1)
 
 
 def parse_granularity(text: str) -> Pattern:
-    """ "2:4" -> Pattern("n:m", 2, 4); "unstructured" and "layer" as they are; ValueError for anything
-    else.
+    """ "2:4" -> Pattern("n:m", 2, 4); "16x16" -> Pattern("block", shape=(16, 16)); "unstructured" and
+    "layer" as they are; ValueError for anything else.
     """
     if text in ("unstructured", "layer"):
         return Pattern(text)
     match = re.fullmatch(r"(\d{1,2}):(\d{1,2})", text)
-    if match is None or not 1 <= int(match[1]) < int(match[2]) <= 32:
-        raise ValueError(
-            f"granularity {text!r} is neither 'unstructured', 'layer' nor n:m with 1 <= n < m <= 32"
-        )
-    return Pattern("n:m", int(match[1]), int(match[2]))
+    if match and 1 <= int(match[1]) < int(match[2]) <= 32:
+        return Pattern("n:m", int(match[1]), int(match[2]))
+    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,2})", text)
+    if match and (int(match[1]), int(match[2])) != (1, 1):
+        return Pattern("block", shape=(int(match[1]), int(match[2])))
+    raise ValueError(
+        f"granularity {text!r} is neither 'unstructured', 'layer', n:m with 1 <= n < m <= 32 nor blocks such "
+        "as '16x16'"
+    )
 
 
 def zeros_first(scores: Tensor, weight: Tensor) -> Tensor:

@@ -315,8 +315,9 @@ class StreamedModel:
             states.hidden[number] = self.run_batch(block, states, number)
 
     def head(self, states: States, number: int, hidden: Tensor) -> Tensor:
-        """What the model makes of the last hidden states [b, s, hidden] of one batch: logits [b, s, vocabulary]
-        or [b, classes], or the last hidden state [b, s, hidden] of headless models. Gradients pass.
+        """What the model makes of the last hidden states [b, s, hidden] of one batch: logits [b, s,
+        vocabulary] or [b, classes], or the last hidden state [b, s, hidden] of headless models. Gradients
+        pass.
         """
 
         def inject(index: int, given: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -325,7 +326,8 @@ class StreamedModel:
         self._tap(inject)
         output = self._forward(states.batches[number])
         logits = getattr(output, "logits", None)
-        return output.last_hidden_state if logits is None else logits
+        result: Tensor = output.last_hidden_state if logits is None else logits
+        return result
 
     @torch.no_grad()
     def finish(self, states: States) -> Iterator[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,22 +26,6 @@ class RecipeOptions(BaseModel):
     """Options of a recipe; every field has a default and a description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class WeightOptions(RecipeOptions):
-    """Options of recipes that remove single weights."""
-
-    allocation: Literal["uniform", "global"] = Field(
-        "uniform",
-        description="The same sparsity in every weight, or one threshold over all weights. n:m is uniform.",
-    )
-    minimum_density: float = Field(
-        0.05, ge=0.0, le=1.0, description="Fraction of every weight that stays, with allocation global."
-    )
-    comparison: Literal["row", "layer"] = Field(
-        "layer",
-        description="Weights compete within each output row, or within the whole weight. n:m ignores it.",
-    )
 
 
 class LayerOptions(RecipeOptions):

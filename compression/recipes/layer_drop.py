@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compression.anatomy.families import DECODERS, ENCODERS
 from compression.recipes import recipes
 from compression.recipes.base import LayerOptions, Paper, Recipe
 
@@ -17,7 +18,7 @@ LAYER_DROP = recipes.register(
             "2403.17887",
         ),
         needs=frozenset({"calibration"}),
-        families=("llama", "bert"),
+        families=(*DECODERS, *ENCODERS),
         granularities=("layer",),
         targets=("sparsity", "parameters", "macs", "bytes", "layers"),
         options=LayerOptions,

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from compression.anatomy.budget import figure, layers_to_remove, removed_in_all, selected_sites
 from compression.resolving.draft import Draft
-from compression.specification import n_m, quantity
+from compression.specification import block, n_m, quantity
 
 TOLERANCE = 0.005
 
@@ -38,7 +38,6 @@ def check_target(draft: Draft) -> None:
 
 def _check_weights(draft: Draft) -> None:
     sparsity = draft.specification.target.sparsity or 0.0
-    options = draft.specification.options
     sites = selected_sites(draft.specification, draft.inspection)
     total = sum(site.size for site in sites)
     removed = removed_in_all(draft.specification, draft.inspection)
@@ -56,13 +55,54 @@ def _check_weights(draft: Draft) -> None:
             f"{1 - 1 / total:.6f}.",
             "target_unreachable",
         )
-    density = options.get("minimum_density", 0.0)
-    if options.get("allocation") == "global" and sparsity > 1 - density:
+    _check_bounds(draft, sparsity)
+    _check_blocks(draft, removed)
+
+
+def _check_bounds(draft: Draft, sparsity: float) -> None:
+    options = draft.specification.options
+    if options.get("allocation", "uniform") == "uniform":
+        return
+    least, most = options.get("minimum_density", 0.0), options.get("maximum_density", 1.0)
+    if sparsity > 1 - least:
         draft.refuse(
             "/target/sparsity",
-            f"With options.minimum_density {density} a sparsity of at most {round(1 - density, 6)} can be "
-            "reached; "
-            "lower one of the two.",
+            f"With options.minimum_density {least} a sparsity of at most {round(1 - least, 6)} can be "
+            "reached; lower one of the two.",
+            "target_unreachable",
+        )
+    if sparsity < 1 - most:
+        draft.refuse(
+            "/target/sparsity",
+            f"With options.maximum_density {most} a sparsity of at least {round(1 - most, 6)} is reached; "
+            "raise one of the two.",
+            "target_unreachable",
+        )
+
+
+def _check_blocks(draft: Draft, removed: int) -> None:
+    shape = block(draft.specification.structure.granularity)
+    if shape is None:
+        return
+    rows, columns = shape
+    odd = [
+        site
+        for site in selected_sites(draft.specification, draft.inspection)
+        if site.shape[0] % rows or site.shape[1] % columns
+    ]
+    if odd:
+        named = ", ".join(f"{site.name} ({site.shape[0]} x {site.shape[1]})" for site in odd[:3])
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        draft.refuse(
+            "/structure/granularity",
+            f"Blocks of {rows}x{columns} do not fit {named}{more}: choose another size, or name them in "
+            "structure.ignore.",
+            "granularity_unsupported",
+        )
+    elif removed == 0:
+        draft.refuse(
+            "/target/sparsity",
+            f"This sparsity removes no whole block of {rows}x{columns}.",
             "target_unreachable",
         )
 

@@ -40,7 +40,7 @@ class Observer(Protocol):
 @dataclass(frozen=True)
 class Request:
     """One job. `specification` is resolved; `model` is a folder; `datasets` maps ids to files; `work` is
-    scratch.
+    scratch; `cache`, if any, is a folder for measurements that later jobs may read again.
     """
 
     specification: JobSpecification
@@ -49,6 +49,7 @@ class Request:
     work: Path
     device: str = "cpu"
     threads: int = 1
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from compression.anatomy.budget import layers_to_remove, removed_in_all, selected_sites
 from compression.checkpoint import Store
+from compression.cutting import PruneSettings
 from compression.depth import LayerChoice, baseline_layers, boundary_states, choose_layers
 from compression.errors import TargetUnreachable
 from compression.evaluation.quality import evaluate
 from compression.evaluation.types import FEATURES
+from compression.evidence import Curves, curve_key
 from compression.granularity.base import Pattern, parse_granularity
 from compression.loading.data import Sequences
-from compression.pruning import Listener, MaskFiles, PruneSettings, WeightPruner, finished_files
+from compression.pruning import Listener, MaskFiles, WeightPruner, finished_files
 from compression.recipes import recipes
 from compression.stages.job import Data, Loaded, Pruned, Watched
 
@@ -32,7 +37,9 @@ def prune(
         choice = _choose(loaded, calibration)
         entered()
         return Pruned((), choice.kept, {}, [], choice.to_json())
-    settings = weight_settings(loaded, loaded.recipe.axes["criterion"], loaded.specification.options)
+    settings = weight_settings(
+        loaded, loaded.recipe.options.model_validate(loaded.specification.options).model_dump()
+    )
     pruner = WeightPruner(
         loaded.dense_model,
         selected_sites(loaded.specification, loaded.inspection),
@@ -41,10 +48,22 @@ def prune(
         loaded.store,
         loaded.observer,
         loaded.hook,
+        _curves(loaded, settings, calibration),
     )
     pruner.allocate()
     entered()
     return _removed(loaded, pruner, loaded.store)
+
+
+def _curves(loaded: Loaded, settings: PruneSettings, calibration: Sequences | None) -> Curves:
+    """Where divergences are kept: for later jobs with the same model, data and way of pruning, if there is
+    a cache."""
+    if calibration is None:
+        return Curves(None, "")
+    model = hashlib.sha256(json.dumps(dict(loaded.files), sort_keys=True).encode()).hexdigest()
+    sites = sorted(site.name for site in selected_sites(loaded.specification, loaded.inspection))
+    key = curve_key(settings, f"{model} {sites}", str(calibration.facts()["sha256"]))
+    return Curves(loaded.request.cache, key)
 
 
 def _removed(loaded: Loaded, pruner: WeightPruner, store: Store) -> Pruned:
@@ -53,24 +72,22 @@ def _removed(loaded: Loaded, pruner: WeightPruner, store: Store) -> Pruned:
     return Pruned(tuple(finished_files(store, layers)), None, MaskFiles(store, pruner.sites), facts, None)
 
 
-def weight_settings(loaded: Loaded, criterion: str, options: dict[str, Any]) -> PruneSettings:
-    """The axes of a recipe of single weights; the target counts over all prunable weights that are not
-    ignored.
+def weight_settings(loaded: Loaded, options: dict[str, Any]) -> PruneSettings:
+    """The axes that options of single weights choose; the target counts over all prunable weights that are
+    not ignored.
     """
     spec = loaded.specification
     if spec.target.sparsity is None:
         raise TargetUnreachable(f"recipe {spec.recipe!r} needs target.sparsity")
-    chosen: Any = loaded.recipe.options.model_validate(options)
+    chosen = dict(options)
+    axes = {item.name: chosen.pop(item.name) for item in fields(PruneSettings) if item.name in chosen}
+    axes["update"] = tuple(axes["update"])
     return PruneSettings(
-        criterion=criterion,
+        **axes,
         pattern=pattern_of(loaded),
         remove_total=removed_in_all(spec, loaded.inspection),
-        allocation=chosen.allocation,
-        comparison=chosen.comparison,
-        minimum_density=chosen.minimum_density,
-        sequential=getattr(chosen, "sequential", True),
-        update=loaded.recipe.axes["update"],
         seed=spec.seed,
+        parameters=chosen,
     )
 
 
@@ -134,11 +151,9 @@ def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequence
             loaded.specification.seed,
         )
         return Pruned((), kept, {}, [], None)
-    # A baseline has the job's allocation and granularity and, for the rest, its own habits.
-    habits: Any = recipes[name].options()
-    options = {**loaded.specification.options, "comparison": habits.comparison}
-    settings = weight_settings(loaded, name, options)
-    batches = calibration.batches if calibration is not None and settings.needs_activations else None
+    # A baseline has the job's granularity and its own habits for the rest.
+    settings = weight_settings(loaded, recipes[name].options().model_dump())
+    batches = calibration.batches if calibration is not None and settings.needs else None
     pruner = WeightPruner(
         loaded.dense_model,
         selected_sites(loaded.specification, loaded.inspection),

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from torch import Tensor
 
 if TYPE_CHECKING:
     from compression.criteria.base import SiteStatistics
+    from compression.granularity.rule import Rule
+
+
+@dataclass(frozen=True)
+class Task:
+    """One weight to prune. `dense`: float32 [out, in], its values before anything was done; `scores`: float32
+    [out, in], the criterion's; `rule`: how masks are made from scores; `statistics`: what the calibration
+    knows; `site`: its name, for messages; `has_bias`: whether its outputs have a bias that may change.
+    """
+
+    dense: Tensor
+    scores: Tensor
+    rule: Rule
+    statistics: SiteStatistics | None
+    site: str
+    has_bias: bool = False
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What became of the weight so far. `weight`: float32 [out, in], exactly zero wherever `mask` (bool
+    [out, in], True stays) is False; `bias`: float32 [out] to be added to the bias, or None.
+    """
+
+    weight: Tensor
+    mask: Tensor
+    bias: Tensor | None = None
 
 
 class Update(Protocol):
-    """Gives the weights that stay their new values."""
+    """Changes what stays: the values of weights, the choice of which, or the bias. Updates are chained."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    paper: ClassVar[str | None]
     needs: ClassVar[frozenset[str]]
 
-    def apply(self, weight: Tensor, mask: Tensor, statistics: SiteStatistics | None) -> Tensor:
-        """weight [out, in], any float dtype; mask bool [out, in], True stays. Returns a new tensor of the
-        same
+    def apply(self, task: Task, cut: Cut) -> Cut:
+        """The cut after this update. A mask that comes out obeys `task.rule` like the one that came in.
 
-        shape and dtype that is exactly zero wherever the mask is False."""
+        Nothing that comes in is changed in place.
+        """
         ...

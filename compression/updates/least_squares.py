@@ -32,9 +32,7 @@ class LeastSquares:
     """
 
     name: ClassVar[str] = "least-squares"
-    summary: ClassVar[str] = (
-        "Gives the weights that stay the best values there are, row by row. Exact and slow."
-    )
+    summary: ClassVar[str] = "Gives the weights that stay the best values there are. Exact and slow."
     paper: ClassVar[str | None] = None
     needs: ClassVar[frozenset[str]] = frozenset({"hessian"})
 
@@ -43,7 +41,7 @@ class LeastSquares:
     )
 
     def apply(self, task: Task, cut: Cut) -> Cut:
-        """New values under the same mask. WeightTooWide if the weight has more than `largest_inputs` inputs."""
+        """New values under the same mask. WeightTooWide if the weight is wider than `largest_inputs`."""
         inputs = task.dense.shape[1]
         if inputs > self.largest_inputs:
             raise WeightTooWide(

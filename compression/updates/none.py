@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from compression.criteria.base import SiteStatistics
 from compression.updates import updates
+from compression.updates.base import Cut, Task
 
 
 @updates.register
@@ -14,8 +12,9 @@ class NoUpdate:
 
     name = "none"
     summary = "Weights that stay keep their values, bit for bit."
+    paper = None
     needs = frozenset[str]()
 
-    def apply(self, weight: Tensor, mask: Tensor, statistics: SiteStatistics | None) -> Tensor:
-        """Zero where the mask is False, else the weight itself. Same shape and dtype."""
-        return weight.masked_fill(~mask, 0.0)
+    def apply(self, task: Task, cut: Cut) -> Cut:
+        """The cut itself."""
+        return cut

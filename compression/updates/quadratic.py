@@ -91,6 +91,13 @@ def damped_factor(hessian: Tensor, damping: float, site: str) -> tuple[Tensor, T
     )
 
 
+def restored(dense: Tensor, weight: Tensor, mask: Tensor, hessian: Tensor) -> Tensor:
+    """The weight with its dense values at kept weights of dead inputs, which no method has a reason to
+    change.
+    """
+    return torch.where(mask & (hessian.diagonal() == 0), dense, weight)
+
+
 def row_errors(dense: Tensor, weight: Tensor, hessian: Tensor) -> Tensor:
     """(W - W') H (W - W')^T of each row: float64 [out], computed in float64."""
     delta = dense.to(torch.float64) - weight.to(torch.float64)

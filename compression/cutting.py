@@ -1,0 +1,99 @@
+"""Pruning one weight: scores, mask, updates. What the block-by-block pruner and the allocations share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compression.anatomy.inspection import Site
+from compression.criteria import criteria
+from compression.criteria.base import SiteStatistics, WeightCriterion, check_scores
+from compression.granularity.base import Pattern
+from compression.granularity.rule import Rule
+from compression.parameters import configured
+from compression.seeds import site_generator
+from compression.updates import updates
+from compression.updates.base import Cut, Task, Update
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """What is removed: the chosen entry of each axis and how much. `parameters` are those of the entries."""
+
+    criterion: str
+    pattern: Pattern
+    remove_total: int
+    allocation: str = "uniform"
+    comparison: str = "row"
+    minimum_density: float = 0.05
+    maximum_density: float = 1.0
+    sequential: bool = True
+    update: tuple[str, ...] = ()
+    token_weight: str = "none"  # noqa: S105
+    gradient: str = "exact"
+    gradient_sequences: int = 64
+    gradient_directions: int = 32
+    seed: int = 0
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def scorer(self) -> WeightCriterion:
+        """The criterion with the job's parameters."""
+        return configured(criteria[self.criterion], self.parameters)
+
+    def chain(self) -> list[Update]:
+        """The updates in order, with the job's parameters."""
+        return [configured(updates[name], self.parameters) for name in self.update]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What criterion and updates ask of the calibration."""
+        return criteria[self.criterion].needs.union(*(updates[name].needs for name in self.update))
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """The kinds of gradient statistics that are needed."""
+        return tuple(
+            sorted(need.removeprefix("gradient.") for need in self.needs if need.startswith("gradient."))
+        )
+
+    @property
+    def unit(self) -> int:
+        """Weights that go together: the size of a block, else 1."""
+        return self.pattern.shape[0] * self.pattern.shape[1]
+
+
+def score(settings: PruneSettings, site: Site, weight: Tensor, statistics: SiteStatistics | None) -> Tensor:
+    """Scores float32 [out, in] of a weight [out, in]. Raises ScoresNotFinite."""
+    generator = site_generator(settings.seed, site.name)
+    return check_scores(settings.scorer().score(weight, statistics, generator), site.name)
+
+
+@torch.no_grad()
+def cut_site(
+    settings: PruneSettings,
+    site: Site,
+    weight: Tensor,
+    statistics: SiteStatistics | None,
+    remove: int,
+    *,
+    has_bias: bool = False,
+) -> Cut:
+    """The pruned weight: float32 [out, in] values, the mask, what to add to the bias.
+
+    Without an update, values are those of the dense weight, bit for bit once they are stored again.
+    """
+    rule = Rule(settings.pattern, remove, settings.comparison)
+    scores = score(settings, site, weight, statistics)
+    dense = weight.to(torch.float32)
+    mask = rule.mask(scores, dense)
+    cut = Cut(dense.masked_fill(~mask, 0.0), mask)
+    chain = settings.chain()
+    if chain:
+        task = Task(dense, scores, rule, statistics, site.name, has_bias)
+        for update in chain:
+            cut = update.apply(task, cut)
+    return cut

@@ -1,0 +1,258 @@
+"""Gradients of single weights over the calibration data, one block in memory at a time.
+
+Forward, the hidden states before every block are kept; backward, blocks are loaded from the last to the
+first, each recomputes its output and hands the gradient of its input on. The result is that of
+back-propagation through the whole model. Where even that is too much, `zeroth_order` needs forward passes
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+
+from compression.anatomy.inspection import Site
+from compression.checkpoint import Store
+from compression.errors import CompressionError
+from compression.loading.streamed import Block, States, StreamedModel
+from compression.seeds import site_generator
+
+Batch = dict[str, Tensor]
+KINDS = ("mean", "absolute", "square")
+# Step of the zeroth-order differences, relative to the root mean square of the weight.
+STEP = 1e-3
+
+
+class NoLoss(CompressionError):
+    """A method needs the gradient of a loss, and the model has no head that gives one."""
+
+    code = "loss_missing"
+
+
+def sequence_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Loss of a batch of one sequence: mean next-token cross entropy of real tokens, or that of the class.
+
+    logits: [1, s, vocabulary] or [1, classes]. A classifier's batch without labels is judged by the class
+    that the model itself gives.
+    """
+    logits = logits.to(torch.float32)
+    if logits.dim() == 2:
+        labels = batch.get("labels")
+        target = logits.detach().argmax(-1) if labels is None else labels.to(logits.device).reshape(-1)
+        return functional.cross_entropy(logits, target)
+    mask = batch.get("attention_mask")
+    tokens = batch["input_ids"].to(logits.device)
+    target = tokens[:, 1:]
+    if mask is not None:
+        target = target.masked_fill(mask.to(logits.device)[:, 1:] == 0, -100)
+    return functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), target.reshape(-1))
+
+
+def single_sequences(batches: Sequence[Batch], limit: int) -> list[Batch]:
+    """The first `limit` sequences of some batches, one a batch, without their padding at the end."""
+    found: list[Batch] = []
+    for batch in batches:
+        for row in range(batch["input_ids"].shape[0]):
+            if len(found) == limit:
+                return found
+            one = {name: value[row : row + 1] for name, value in batch.items()}
+            mask = one.get("attention_mask")
+            if mask is not None and bool(mask[0].all()):
+                del one["attention_mask"]
+            found.append(one)
+    return found
+
+
+@dataclass
+class GradientFiles:
+    """The gradient statistics of the sites, read from the steps `gradients-0000`... when they are asked
+    for."""
+
+    store: Store
+    kinds: tuple[str, ...]
+
+    def of(self, site: Site) -> dict[str, Tensor]:
+        """By kind: float32 [out, in] (logical)."""
+        if not self.kinds:
+            return {}
+        with safe_open(self.store.path(step_name(site.layer)), framework="pt", device="cpu") as stream:
+            return {kind: stream.get_tensor(f"{site.name}.{kind}") for kind in self.kinds}
+
+
+def step_name(layer: int) -> str:
+    """Name of the step with the gradients of a layer."""
+    return f"gradients-{layer:04d}"
+
+
+def exact(
+    open_model: Callable[[], StreamedModel],
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    store: Store,
+    kinds: tuple[str, ...],
+    progress: Callable[[int, int], None],
+) -> GradientFiles:
+    """Mean of g, |g| and g^2 over sequences, for the kinds that are asked for; one step a layer.
+
+    Batches hold one sequence each (`single_sequences`). Raises NoLoss for a model without a head.
+    """
+    model = open_model()
+    _check_head(model)
+    done = [store.has(step_name(index)) for index in range(model.layers)]
+    if not all(done):
+        states = model.start(batches)
+        inputs: list[list[Tensor]] = []
+        for index in range(model.layers):
+            inputs.append(list(states.hidden))
+            model.run_block(model.load_block(index), states)
+        slopes = [_head_slope(model, states, number) for number in range(len(states))]
+        for index in reversed(range(model.layers)):
+            block = model.load_block(index)
+            names = [site for site in sites if site.layer == index]
+            tensors = _block_backward(block, names, states, inputs.pop(), slopes, kinds)
+            store.save(step_name(index), tensors, {"sequences": len(batches)})
+            progress(model.layers - index, model.layers)
+    return GradientFiles(store, kinds)
+
+
+def _check_head(model: StreamedModel) -> None:
+    if not model.predicts:
+        raise NoLoss(
+            "this model gives hidden states and no predictions, so there is no loss to differentiate"
+        )
+
+
+def _head_slope(model: StreamedModel, states: States, number: int) -> Tensor:
+    """Gradient of the loss with respect to the last hidden state of one sequence."""
+    hidden = states.hidden[number].detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model.head(states, number, hidden)
+        loss = sequence_loss(logits, states.batches[number])
+        (slope,) = torch.autograd.grad(loss, hidden)
+    return slope
+
+
+def _block_backward(
+    block: Block,
+    sites: Sequence[Site],
+    states: States,
+    inputs: Sequence[Tensor],
+    slopes: list[Tensor],
+    kinds: tuple[str, ...],
+) -> dict[str, Tensor]:
+    """Statistics of the gradients of a block's sites; `slopes` become those of the block's inputs."""
+    parameters = [block.parameter(site.name).requires_grad_() for site in sites]
+    sums = {site.name: {kind: torch.zeros(site.shape) for kind in kinds} for site in sites}
+    for number, given in enumerate(inputs):
+        hidden = given.detach().requires_grad_()
+        args, kwargs = states.calls[number][block.index]
+        with torch.enable_grad():
+            output = block.module(hidden, *args, **kwargs)
+            output = output[0] if isinstance(output, tuple) else output
+            slope, *found = torch.autograd.grad(output, [hidden, *parameters], slopes[number])
+        slopes[number] = slope
+        for site, gradient in zip(sites, found, strict=True):
+            _add(sums[site.name], logical(gradient, site).to("cpu", torch.float32))
+    count = max(1, len(inputs))
+    return {
+        f"{name}.{kind}": total / count for name, totals in sums.items() for kind, total in totals.items()
+    }
+
+
+def _add(sums: Mapping[str, Tensor], gradient: Tensor) -> None:
+    terms: dict[str, Callable[[], Tensor]] = {
+        "mean": lambda: gradient,
+        "absolute": gradient.abs,
+        "square": gradient.square,
+    }
+    for kind, total in sums.items():
+        total += terms[kind]()
+
+
+def logical(stored: Tensor, site: Site) -> Tensor:
+    """A stored weight as [out, in]: some families store the transpose. A view."""
+    return stored.T if getattr(site, "transposed", False) else stored
+
+
+def total_loss(model: StreamedModel, batches: Sequence[Batch], change: Callable[[Block], None]) -> float:
+    """Mean loss over sequences; `change` may alter each block once it is loaded."""
+    states = model.start(batches)
+    for index in range(model.layers):
+        block = model.load_block(index)
+        change(block)
+        model.run_block(block, states)
+    losses = [
+        float(sequence_loss(output, batch))
+        for output, batch in zip(model.finish(states), batches, strict=True)
+    ]
+    return sum(losses) / max(1, len(losses))
+
+
+def zeroth_order(
+    open_model: Callable[[], StreamedModel],
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    store: Store,
+    kinds: tuple[str, ...],
+    directions: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> GradientFiles:
+    """The same from forward passes alone: an average of slopes along random directions (Spall 1992, SPSA).
+
+    Direction k moves every site by STEP * rms(W) * z, z standard normal; the estimate of the mean gradient is
+    the average of slope_k * z_k / (STEP * rms(W)), and |g| and g^2 are those of the estimate. Only the slopes
+    are kept; directions come again from their seeds. With n directions, the share of noise in an estimate
+    falls as 1 / sqrt(n), so this ranks layers well and single weights poorly.
+    """
+    model = open_model()
+    _check_head(model)
+    for number in range(directions):
+        name = f"slope-{number:04d}"
+        if not store.has(name):
+            up, down = (
+                total_loss(model, batches, _moved(sites, seed, number, sign * STEP)) for sign in (1.0, -1.0)
+            )
+            store.save(name, None, {"slope": (up - down) / 2})
+        progress(number + 1, directions)
+    slopes = [float(store.data(f"slope-{number:04d}")["slope"]) for number in range(directions)]
+    for index in range(model.layers):
+        if not store.has(step_name(index)):
+            tensors: dict[str, Tensor] = {}
+            for site in (site for site in sites if site.layer == index):
+                estimate = _estimate(model, site, seed, slopes)
+                sums = {kind: torch.zeros(site.shape) for kind in kinds}
+                _add(sums, estimate)
+                tensors |= {f"{site.name}.{kind}": total for kind, total in sums.items()}
+            store.save(step_name(index), tensors, {"sequences": len(batches), "directions": directions})
+    return GradientFiles(store, kinds)
+
+
+def _direction(site: Site, seed: int, number: int) -> Tensor:
+    return torch.randn(site.shape, generator=site_generator(seed, f"direction {number} {site.name}"))
+
+
+def _scale(weight: Tensor) -> float:
+    return float(weight.to(torch.float32).square().mean().sqrt()) or 1.0
+
+
+def _moved(sites: Sequence[Site], seed: int, number: int, step: float) -> Callable[[Block], None]:
+    def change(block: Block) -> None:
+        for site in (site for site in sites if site.layer == block.source):
+            parameter = block.parameter(site.name).data
+            move = _direction(site, seed, number).mul_(step * _scale(parameter))
+            logical(parameter, site).add_(move.to(parameter.device, parameter.dtype))
+
+    return change
+
+
+def _estimate(model: StreamedModel, site: Site, seed: int, slopes: Sequence[float]) -> Tensor:
+    total = torch.zeros(site.shape)
+    for number, slope in enumerate(slopes):
+        total += slope * _direction(site, seed, number)
+    return total / (len(slopes) * STEP * _scale(model.reader.tensor(site.name)))

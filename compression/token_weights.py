@@ -1,0 +1,83 @@
+"""How much each calibration token counts in the statistics (RSQ: Sung et al. 2025, arXiv 2503.01820)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compression.errors import CompressionError
+from compression.loading.streamed import Block, States, StreamedModel
+
+# The smallest weight relative to the largest, before normalisation (RSQ, section 4: linear scaling to a
+# range).
+LOWEST = 0.01
+KINDS = ("none", "attention", "norm")
+
+
+class AttentionHidden(CompressionError):
+    """The attention of a model cannot be looked at."""
+
+    code = "attention_unavailable"
+
+
+def token_weights(
+    kind: str, model: StreamedModel, block: Block, states: States, number: int
+) -> Tensor | None:
+    """float32 [real tokens of the batch] with mean square 1, or None when all tokens count the same.
+
+    "attention": how much attention a token receives in this block, summed over heads and queries ("attention
+    concentration"); "norm": the norm of its hidden state before the block. Both are scaled linearly,
+    sequence by sequence, to LOWEST...1.
+    """
+    if kind == "none":
+        return None
+    if kind == "norm":
+        values = states.hidden[number].to(torch.float32).norm(dim=-1)
+    else:
+        values = received_attention(model, block, states, number)
+    real = states.real(number)
+    mask = torch.ones_like(values, dtype=torch.bool) if real is None else real.to(values.device)
+    low = values.masked_fill(~mask, torch.inf).amin(-1, keepdim=True)
+    high = values.masked_fill(~mask, -torch.inf).amax(-1, keepdim=True)
+    spread = (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+    weights: Tensor = (LOWEST + (1 - LOWEST) * (values - low) / spread)[mask]
+    scale: Tensor = weights.square().mean().sqrt()
+    return weights / scale
+
+
+def received_attention(model: StreamedModel, block: Block, states: States, number: int) -> Tensor:
+    """float32 [b, s]: attention probabilities that each token receives, summed over heads and queries.
+
+    Raises AttentionHidden for a block whose attention does not give its probabilities.
+    """
+    found: list[Tensor] = []
+
+    def look(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if (
+            isinstance(output, tuple)
+            and len(output) > 1
+            and isinstance(output[1], Tensor)
+            and output[1].dim() == 4
+        ):
+            found.append(output[1].to(torch.float32).sum(dim=(1, 2)))
+
+    handles = [
+        module.register_forward_hook(look)
+        for module in block.module.modules()
+        if "Attention" in type(module).__name__
+    ]
+    before = model.config._attn_implementation
+    model.config._attn_implementation = "eager"
+    try:
+        model.run_batch(block, states, number)
+    finally:
+        model.config._attn_implementation = before
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise AttentionHidden(
+            f"the attention of {model.architecture} gives no probabilities: use token_weight 'norm' or 'none'"
+        )
+    return found[0]
