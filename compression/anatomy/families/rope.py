@@ -60,23 +60,34 @@ def rope_parameters_by_layer(
     reader: ConfigReader, head_dim: int, context: int, thetas: Mapping[str, tuple[str, float]]
 ) -> dict[str, Any]:
     """The same for models with one set for each kind of layer: `thetas` maps the kind to the old key of its
-    theta and its default. What is given flat is meant for full attention."""
-    key, given = _given(reader, nested=True)
-    if not all(value is None or isinstance(value, dict) for value in given.values()):
-        given = {"full_attention": given}
+    theta and its default. The old `rope_scaling` is meant for full attention."""
+    given, scaling = _object(reader, "rope_parameters"), _object(reader, "rope_scaling")
+    if not all(
+        kind in thetas and (value is None or isinstance(value, dict)) for kind, value in given.items()
+    ):
+        reader.refuse(
+            "rope_parameters", f"is {shown(given)}; it must hold an object for each of {', '.join(thetas)}"
+        )
     found = {}
     for kind, (old, default) in thetas.items():
-        theta = _theta(reader, old, default)
-        found[kind] = _flat(reader, f"{key}.{kind}", given.get(kind) or {}, head_dim, context, theta)
+        own = (given.get(kind) or {}) | (scaling if kind == "full_attention" else {})
+        key = f"rope_parameters.{kind}"
+        found[kind] = _flat(reader, key, own, head_dim, context, _theta(reader, old, default))
     return found
 
 
-def _given(reader: ConfigReader, nested: bool = False) -> tuple[str, dict[str, Any]]:
-    key = "rope_scaling" if reader.config.get("rope_scaling") else "rope_parameters"
+def _object(reader: ConfigReader, key: str) -> dict[str, Any]:
     given = reader.config.get(key) or {}
     if not isinstance(given, dict):
         reader.refuse(key, f"is {shown(given)}; it must be an object")
-    if not nested and any(isinstance(value, dict) for value in given.values()):
+    return given
+
+
+def _given(reader: ConfigReader) -> tuple[str, dict[str, Any]]:
+    """The key that counts and its value, which must be one set for all layers."""
+    key = "rope_scaling" if reader.config.get("rope_scaling") else "rope_parameters"
+    given = _object(reader, key)
+    if any(isinstance(value, dict) for value in given.values()):
         reader.refuse(key, "differs by layer type, which is not supported")
     return key, given
 
