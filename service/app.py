@@ -17,6 +17,7 @@ from service.db import Database
 from service.health.service import Readiness
 from service.idempotency import InFlight, Turns
 from service.jobs.sse import Pace
+from service.local import LocalOnly
 from service.settings import Settings
 from service.sweeper import Sweeper
 from service.telemetry import Metrics, Telemetry
@@ -63,5 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     openapi.install(app)
     app.state.query_names = api.query_names(app)
     app.state.methods_at = api.methods_at(app)
+    if app.state.settings.auth == "off":
+        app.add_middleware(LocalOnly)
     app.add_middleware(Telemetry, metrics=app.state.metrics, routes=api.route_templates(app))
     return app

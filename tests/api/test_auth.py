@@ -67,6 +67,25 @@ class TestOff:
             with gateway.database.read() as session:
                 assert Keys(session, DEFAULT_TENANT).get(made["id"]).name == "ci"
 
+    @pytest.mark.parametrize("header", ["Host", "Origin"])
+    def test_web_pages_cannot_borrow_it(self, special: Callable[..., Settings], header: str) -> None:
+        scheme = "http://" if header == "Origin" else ""
+        with serve(special(auth="off")) as gateway:
+            client = gateway.client()
+            for name in ("localhost:8000", "127.0.0.1", "[::1]:1", "secateur.localhost"):
+                assert client.get("/v1/models", headers={header: scheme + name}).status_code == 200, name
+            for name in (
+                "evil.example",
+                "evil.example:80",
+                "localhost.evil.example",
+                "192.168.0.7:8000",
+                "[",
+            ):
+                answer = client.get("/v1/models", headers={header: scheme + name})
+                assert (answer.status_code, answer.json()["code"]) == (403, "host_forbidden"), name
+                assert client.post("/v1/models", headers={header: scheme + name}).status_code == 403, name
+            assert client.get("/v1/models", headers={"Origin": "null"}).status_code == 403
+
     def test_only_on_loopback(self) -> None:
         with pytest.raises(ValidationError, match="loopback"):
             Settings(auth="off", host="0.0.0.0")
