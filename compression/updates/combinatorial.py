@@ -60,7 +60,7 @@ class Combinatorial:
 
     name: ClassVar[str] = "combinatorial"
     summary: ClassVar[str] = (
-        "Improves a mask by gradient steps and swaps that are accepted only where they pay."
+        "Improves a mask by gradient steps and swaps that pay; slower than alps, best after it."
     )
     paper: ClassVar[str | None] = "2302.14623"
     needs: ClassVar[frozenset[str]] = frozenset({"hessian"})

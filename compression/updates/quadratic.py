@@ -83,7 +83,7 @@ def damped_factor(hessian: Tensor, damping: float, site: str) -> tuple[Tensor, T
         factor, info = torch.linalg.cholesky_ex(work)
         pivots = factor.diagonal()
         if int(info) == 0 and bool(torch.isfinite(pivots).all()):
-            scale = pivots.to(torch.float32)
+            scale = pivots.to(torch.float32, copy=True)
             return factor.T.to(torch.float32).div_(scale.unsqueeze(1)).flip(0, 1), scale.flip(0)
     raise HessianSingular(
         f"the products of the inputs of {site} cannot be factored even with a damping of "

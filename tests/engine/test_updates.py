@@ -12,7 +12,8 @@ from torch import Tensor
 from compression.criteria.base import SiteStatistics
 from compression.granularity.base import parse_granularity
 from compression.granularity.rule import Rule
-from compression.updates import updates
+from compression.parameters import all_parameters, configured
+from compression.updates import quadratic, updates
 from compression.updates.alps import ALPS
 from compression.updates.base import Cut, Task
 from compression.updates.combinatorial import Combinatorial
@@ -522,3 +523,23 @@ def test_alps_stops_when_there_is_nothing_to_find():
         result = update.apply(task, cut)
         assert torch.equal(result.mask, cut.mask)
         assert error(task, result) == 0.0
+
+
+@pytest.mark.parametrize("name", ["sparsegpt", "alps"])
+def test_wide_weights_are_factored_in_float32(name, monkeypatch):
+    task = make_task(*make_layer(16, 48, 300, 12))
+    cut = first_cut(task)
+    exact = updates[name].apply(task, cut)
+    monkeypatch.setattr(quadratic, "EXACT_INPUTS", 0)
+    rough = updates[name].apply(task, cut)
+    check(task, rough)
+    assert error(task, rough) == pytest.approx(error(task, exact), rel=1e-2)
+
+
+def test_parameters_are_described_and_mean_the_same_wherever_they_appear():
+    found = all_parameters(updates)
+    expected = {"damping", "block_size", "adaptive_mask", "largest_inputs", "dsnot_cycles", "dsnot_threshold"}
+    expected |= {"alps_iterations", "alps_rho", "pcg_iterations", "iht_rounds", "swap_rounds"}
+    assert expected <= set(found)
+    assert all(item.description for item in found.values())
+    assert configured(updates["alps"], {"pcg_iterations": 3, "block_size": 7}) == ALPS(pcg_iterations=3)
