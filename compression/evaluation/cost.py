@@ -71,7 +71,10 @@ def zeros(row: Mapping[str, Any]) -> int:
 
 
 def counts(name: str, source: TensorSource, inspection: Inspection) -> bool:
-    """Whether a stored tensor is a parameter: integers are buffers, a tied head is the embedding again."""
+    """Whether a stored tensor is a parameter: integers are buffers, a tied head is the embedding again, and a
+    classifier may hold a pooler that its class does not have."""
     if is_buffer(name) or not source.dtype(name).is_floating_point:
+        return False
+    if "pooler." in name and not inspection.has_pooler:
         return False
     return inspection.tied_pair is None or name != inspection.tied_pair[1]

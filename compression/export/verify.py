@@ -22,7 +22,7 @@ from torch import Tensor
 from compression.anatomy import inspect
 from compression.errors import ArtifactVerificationFailed
 from compression.evaluation import probe, stock
-from compression.evaluation.types import FEATURES
+from compression.evaluation.types import CLASSIFICATION, FEATURES
 from compression.export.masks import read_masks
 from compression.specification import n_m
 
@@ -102,11 +102,12 @@ def compare(found: list[Tensor], wanted: list[Tensor]) -> tuple[float, float, fl
 
 
 def key_faults(info: dict[str, Any], task: str) -> list[str]:
-    """Weights that the stock loader missed or did not know. A headless encoder's pooler may be absent."""
+    """Weights that the stock loader missed or did not know. A headless encoder's pooler may be absent, and a
+    classifier may hold one that its class does not have."""
     faults = []
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = info.get(kind, [])
-        if task == FEATURES and kind == "missing_keys":
+        if (task, kind) in ((FEATURES, "missing_keys"), (CLASSIFICATION, "unexpected_keys")):
             keys = [key for key in keys if "pooler." not in key]
         if keys:
             shown = ", ".join(keys[:5])

@@ -41,8 +41,3 @@ def family_of(architecture: str) -> Family:
             pointer="/architectures",
         )
     return known[architecture]
-
-
-def family(name: str) -> Family:
-    """The family of this name. Raises KeyError if there is none."""
-    return {item.name: item for item in FAMILIES}[name]

@@ -35,7 +35,11 @@ class RobertaFamily(BertFamily):
     def encoder(self, config: Config, sizes: Sizes) -> Encoder:
         # The first pad_token_id + 1 rows of the table of positions belong to no token.
         context = sizes.context - config["pad_token_id"] - 1
-        return super().encoder(config, replace(sizes, context=context))
+        found = super().encoder(config, replace(sizes, context=context))
+        if found.labels is None:
+            return found
+        # Published classifiers often still hold the pooler of the base model, which their class has not.
+        return replace(found, buffers=(*found.buffers, "pooler.dense.weight", "pooler.dense.bias"))
 
     def pools(self, named: tuple[str, ...] | None) -> bool:
         return named is None
