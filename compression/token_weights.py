@@ -48,7 +48,7 @@ def token_weights(
 
 
 def received_attention(model: StreamedModel, block: Block, states: States, number: int) -> Tensor:
-    """float32 [b, s]: attention probabilities that each token receives, summed over heads and queries.
+    """float32 [b, s]: attention probabilities that each token receives, summed over heads and real queries.
 
     Raises AttentionHidden for a block whose attention does not give its probabilities.
     """
@@ -61,7 +61,7 @@ def received_attention(model: StreamedModel, block: Block, states: States, numbe
             and isinstance(output[1], Tensor)
             and output[1].dim() == 4
         ):
-            found.append(output[1].to(torch.float32).sum(dim=(1, 2)))
+            found.append(output[1])
 
     handles = [
         module.register_forward_hook(look)
@@ -71,7 +71,10 @@ def received_attention(model: StreamedModel, block: Block, states: States, numbe
     before = model.config._attn_implementation
     model.config._attn_implementation = "eager"
     try:
-        model.run_batch(block, states, number)
+        # Every implementation has its own masks (none at all, where a kernel is causal by itself).
+        eager = model.start([states.batches[number]])
+        eager.hidden = [states.hidden[number]]
+        model.run_batch(block, eager, 0)
     finally:
         model.config._attn_implementation = before
         for handle in handles:
@@ -80,4 +83,8 @@ def received_attention(model: StreamedModel, block: Block, states: States, numbe
         raise AttentionHidden(
             f"the attention of {model.architecture} gives no probabilities: use token_weight 'norm' or 'none'"
         )
-    return found[0]
+    probabilities = found[0].to(torch.float32)
+    real = states.real(number)
+    if real is not None:
+        probabilities = probabilities.masked_fill(~real.to(probabilities.device)[:, None, :, None], 0.0)
+    return probabilities.sum(dim=(1, 2))

@@ -39,10 +39,10 @@ def parse_granularity(text: str) -> Pattern:
     """
     if text in ("unstructured", "layer"):
         return Pattern(text)
-    match = re.fullmatch(r"(\d{1,2}):(\d{1,2})", text)
+    match = re.fullmatch(r"([0-9]{1,2}):([0-9]{1,2})", text)
     if match and 1 <= int(match[1]) < int(match[2]) <= 32:
         return Pattern("n:m", int(match[1]), int(match[2]))
-    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,2})", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})", text)
     if match and (int(match[1]), int(match[2])) != (1, 1):
         return Pattern("block", shape=(int(match[1]), int(match[2])))
     raise ValueError(

@@ -31,7 +31,8 @@ _DATA = {
 
 
 def data_needs(needs: Iterable[str]) -> set[str]:
-    """What entries with these needs ask of a job: "calibration" data, a model with a "loss", "gradients" of it."""
+    """What entries with these needs ask of a job: "calibration" data, a model with a "loss", "gradients" of
+    it."""
     return set[str]().union(*(_DATA.get(need, set()) for need in needs))
 
 

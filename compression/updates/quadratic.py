@@ -19,6 +19,7 @@ from compression.updates.base import Task
 # Up to this width, factors are in float64: a Hessian of float32 sums can be indefinite by its rounding alone.
 EXACT_INPUTS = 4096
 ERROR_COLUMNS = 1024
+LEAF = 256
 DAMPING_STEPS = (1.0, 10.0, 100.0)
 
 
@@ -80,11 +81,10 @@ def damped_factor(hessian: Tensor, damping: float, site: str) -> tuple[Tensor, T
     plain = diagonal.clone()
     for step in DAMPING_STEPS:
         diagonal.copy_(plain + step * amount)
-        factor, info = torch.linalg.cholesky_ex(work)
-        pivots = factor.diagonal()
-        if int(info) == 0 and bool(torch.isfinite(pivots).all()):
-            scale = pivots.to(torch.float32, copy=True)
-            return factor.T.to(torch.float32).div_(scale.unsqueeze(1)).flip(0, 1), scale.flip(0)
+        factor = work.clone()
+        if _factor(factor) and bool(torch.isfinite(factor.diagonal()).all()):
+            scale = factor.diagonal().to(torch.float32)
+            return (factor.T / factor.diagonal().unsqueeze(1)).to(torch.float32).flip(0, 1), scale.flip(0)
     raise HessianSingular(
         f"the products of the inputs of {site} cannot be factored even with a damping of "
         f"{damping * DAMPING_STEPS[-1]:g}: use more calibration data or a larger damping"
@@ -96,6 +96,27 @@ def restored(dense: Tensor, weight: Tensor, mask: Tensor, hessian: Tensor) -> Te
     change.
     """
     return torch.where(mask & (hessian.diagonal() == 0), dense, weight)
+
+
+def _factor(matrix: Tensor) -> bool:
+    """Puts the lower Cholesky factor in the place of a matrix; whether it has one.
+
+    By halves down to LEAF: LAPACK's copy and clearing of a large factor cost torch more than the factor
+    itself.
+    """
+    size = matrix.shape[0]
+    if size <= LEAF:
+        lower, info = torch.linalg.cholesky_ex(matrix)
+        matrix.copy_(lower)
+        return int(info) == 0
+    half = size // 2
+    first, cross, rest = matrix[:half, :half], matrix[half:, :half], matrix[half:, half:]
+    if not _factor(first):
+        return False
+    cross.copy_(torch.linalg.solve_triangular(first.T, cross, upper=True, left=False))
+    rest.addmm_(cross, cross.T, alpha=-1)
+    matrix[:half, half:].zero_()
+    return _factor(rest)
 
 
 def row_errors(dense: Tensor, weight: Tensor, hessian: Tensor) -> Tensor:
