@@ -120,8 +120,8 @@ def _shared(data: dict[str, Any]) -> list[str]:
     return [
         "## Options of recipes of single weights",
         "",
-        "Every axis of these recipes can be overridden, and every parameter of an entry is an option; those of",
-        "entries that are not chosen do nothing. A recipe's own defaults stand with the recipe.",
+        "Every axis of these recipes can be overridden, and every parameter of an entry is an option; those",
+        "of entries that are not chosen do nothing. A recipe's own defaults stand with the recipe.",
         *_options(schema),
     ]
 

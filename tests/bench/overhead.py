@@ -20,7 +20,6 @@ from secateur import Client
 from tests import tiny_models
 from tests.bench.common import ROOT, service, table, write
 
-
 # What the embedded service gives a runner, so that both sides compute alike.
 THREADS = os.cpu_count() or 1
 

@@ -100,12 +100,18 @@ class Bench:
             seed=seed,
             parameters=chosen,
         )
-        calibration = self.plan.calibration("calibration", SAMPLES, LENGTH, seed, 8)
+        needed = recipes[recipe].needs or options
+        calibration = self.plan.calibration("calibration", SAMPLES, LENGTH, seed, 8) if needed else None
         with tempfile.TemporaryDirectory() as work:
             store = Store(Path(work), "bench")
             begun = time.monotonic()
             pruner = WeightPruner(
-                lambda: StreamedModel(self.folder), self.sites, settings, calibration.batches, store, Quiet()
+                lambda: StreamedModel(self.folder),
+                self.sites,
+                settings,
+                calibration and calibration.batches,
+                store,
+                Quiet(),
             )
             facts = pruner.run()
             seconds = time.monotonic() - begun
@@ -182,9 +188,10 @@ def main() -> None:
             path.write_text(json.dumps(results, indent=1, sort_keys=False) + "\n")
             text = (
                 "# Quality of recipes of single weights\n\n`script/bench weight_quality`\n\n"
-                f"{machine()}\n\nllama-5m, calibration on {SAMPLES} sequences of {LENGTH} tokens of train.jsonl, "
-                f"perplexity over {EVALUATED} sequences of {LENGTH} tokens; mean ± standard deviation over the "
-                "seeds of the calibration sample (number of seeds); seconds: median of pruning alone.\n\n"
+                f"{machine()}\n\nllama-5m, calibration on {SAMPLES} sequences of {LENGTH} tokens of "
+                f"train.jsonl, perplexity over {EVALUATED} sequences of {LENGTH} tokens; mean ± standard "
+                "deviation over the seeds of the calibration sample (number of seeds); seconds: median of "
+                "pruning alone.\n\n"
                 f"{report(results, dense)}\n"
             )
             (RESULTS / "weight_quality.md").write_text(text)
