@@ -82,9 +82,9 @@ def damped_factor(hessian: Tensor, damping: float, site: str) -> tuple[Tensor, T
     for step in DAMPING_STEPS:
         diagonal.copy_(plain + step * amount)
         factor = work.clone()
-        if _factor(factor) and bool(torch.isfinite(factor.diagonal()).all()):
-            scale = factor.diagonal().to(torch.float32)
-            return (factor.T / factor.diagonal().unsqueeze(1)).to(torch.float32).flip(0, 1), scale.flip(0)
+        if _factor(factor.T) and bool(torch.isfinite(factor.diagonal()).all()):
+            scale = factor.diagonal().to(torch.float32, copy=True)
+            return factor.to(torch.float32).div_(scale.unsqueeze(1)).flip(0, 1), scale.flip(0)
     raise HessianSingular(
         f"the products of the inputs of {site} cannot be factored even with a damping of "
         f"{damping * DAMPING_STEPS[-1]:g}: use more calibration data or a larger damping"
