@@ -9,6 +9,7 @@ process, which runs the same inputs the same way with nothing else in it.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 import time
@@ -19,9 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from compression.anatomy import inspect
 from compression.errors import CompressionError
 from compression.evaluation import probe, stock
 from compression.evaluation.types import GENERATION, Batch
+from compression.loading.config import rewrite_config
+from compression.loading.sources import PathSource
 
 PROMPT_TOKENS = 32
 NEW_TOKENS = 16
@@ -107,6 +111,22 @@ def summarise(seconds: Sequence[float], tokens: int) -> dict[str, Any]:
     }
 
 
+def paired(dense: Sequence[float], pruned: Sequence[float]) -> dict[str, Any]:
+    """Median over rounds of pruned / dense of the same round, and where it lies with 95% confidence.
+
+    Both calls of a round meet the same machine, so what slows a round down cancels out; the range is that of the
+    order statistics of the median (binomial, free of any distribution). Few rounds: the whole spread.
+    """
+    ratios = sorted(after / before for before, after in zip(dense, pruned, strict=True))
+    count = len(ratios)
+    reach = 0.98 * math.sqrt(count)
+    low, high = math.floor(count / 2 - reach), math.ceil(count / 2 + reach)
+    return {
+        "ratio": statistics.median(ratios),
+        "ratio_range": [ratios[max(0, low)], ratios[min(count - 1, high)]],
+    }
+
+
 def interleave(
     first: Callable[[], None], second: Callable[[], None], repeats: int, seconds: float
 ) -> tuple[list[float], list[float]]:
@@ -174,17 +194,22 @@ def _case(
         "tokens": length,
         "dense": first,
         "pruned": second,
-        "ratio": second["median"] / first["median"],
+        **paired(dense, pruned),
     }
 
 
-def _full_row(fixed: probe.Fixed, dense: nn.Module) -> Batch:
+def _context(folder: Path) -> int:
+    """Tokens that the model of a folder takes at most; not every table of positions has a row for each."""
+    config = rewrite_config(PathSource(folder / "config.json")).config
+    return inspect(config, []).context
+
+
+def _full_row(fixed: probe.Fixed, room: int) -> Batch:
     """The first fixed sequence without its padding, repeated to a usual length: words cost no time."""
     row = {name: value[:1] for name, value in fixed.batches[0].items()}
     mask = row.get("attention_mask")
     if mask is not None:
         row = {name: value[:, : int(mask.sum())] for name, value in row.items()}
-    room = int(getattr(dense.config, "max_position_embeddings", 0)) or ENCODER_TOKENS
     length = min(room, FORWARD_TOKENS.get(fixed.task, ENCODER_TOKENS))
     times = -(-length // row["input_ids"].shape[1])
     return {name: value.repeat(1, times)[:, :length] for name, value in row.items()}
@@ -193,7 +218,8 @@ def _full_row(fixed: probe.Fixed, dense: nn.Module) -> Batch:
 def _latency(dense: nn.Module, request: dict[str, Any], fixed: probe.Fixed) -> dict[str, Any]:
     device = request["device"]
     pruned = stock.load(Path(request["pruned"]), fixed.task, device=device)
-    row = _full_row(fixed, dense)
+    room = _context(Path(request["dense"]))
+    row = _full_row(fixed, room)
     length = row["input_ids"].shape[1]
     cases = []
     for batch in (1, BATCH):
@@ -201,7 +227,6 @@ def _latency(dense: nn.Module, request: dict[str, Any], fixed: probe.Fixed) -> d
         calls = [_forward(model, inputs, fixed.task, device) for model in (dense, pruned)]
         what = f"{'one sequence' if batch == 1 else f'{batch} sequences'} of {length} tokens at once"
         cases.append(_case("forward" if batch == 1 else "batch", what, (batch, length), calls, request))
-    room = int(getattr(dense.config, "max_position_embeddings", 0))
     prompt = {"input_ids": row["input_ids"][:, :PROMPT_TOKENS]}
     if fixed.task == GENERATION and prompt["input_ids"].shape[1] + NEW_TOKENS <= room:
         prompt["attention_mask"] = torch.ones_like(prompt["input_ids"])

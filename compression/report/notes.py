@@ -58,7 +58,7 @@ def _speed(report: Json, granularity: str) -> str:
         measured = (
             f"Measured on {latency['device']} with {threads_text(latency['threads'])}, the pruned model is "
             f"{_compared(latency['cases'][0])} the dense one: a forward pass takes "
-            f"{percent(latency['ratio'])} of the time."
+            f"{percent(latency['ratio'])} of the time ({_range(latency['cases'][0])})."
         )
     if granularity == "layer":
         return measured
@@ -68,6 +68,11 @@ def _speed(report: Json, granularity: str) -> str:
     elif n_m(granularity) is not None:
         expected += f"No common hardware makes use of the pattern {granularity}. "
     return expected + measured
+
+
+def _range(case: Json) -> str:
+    low, high = case["ratio_range"]
+    return f"with 95% confidence {percent(low)} to {percent(high)}"
 
 
 def _compared(case: Json) -> str:

@@ -319,10 +319,12 @@ def _throughput(latency: Json, final: str) -> str:
             number(number_text(case["dense"]["tokens_per_second"])),
             number(number_text(case["pruned"]["tokens_per_second"])),
             number(percent(case["ratio"])),
+            number(" to ".join(percent(end) for end in case["ratio_range"])),
         ]
         for case in latency["cases"]
     ]
-    return table(["tokens a second", number("dense"), number(final), number("time, of dense")], rows)
+    head = ["tokens a second", number("dense"), number(final), number("time, of dense"), number("95% range")]
+    return table(head, rows)
 
 
 def _memory(memory: Json | None, final: str) -> str:

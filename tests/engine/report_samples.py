@@ -100,6 +100,7 @@ def latency(ratio: float) -> dict[str, Any]:
                 "dense": times(base),
                 "pruned": times(base * ratio),
                 "ratio": ratio,
+                "ratio_range": [ratio * 0.97, ratio * 1.03],
             }
             for name, what, tokens, base in cases
         ],
