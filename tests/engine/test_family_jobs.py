@@ -20,6 +20,22 @@ from tests.tiny_models import write_byte_tokenizer
 LABELS = ("no", "perhaps", "yes")
 
 
+@pytest.mark.parametrize("case", ["RobertaModel"])
+def test_speed_is_measured_within_the_context(case: str, tmp_path: Path) -> None:
+    dense = tiny_family(tmp_path / "model", case, vocab_size=264)
+    write_byte_tokenizer(dense, bert=True, context=60)
+    write_texts(tmp_path / "text.jsonl", 60)
+    specification = {
+        "recipe": "layer-drop",
+        "target": {"layers": 1},
+        "calibration": {"dataset": "dst_text", "samples": 8, "sequence_length": 32},
+        "evaluation": {"samples": 4},
+    }
+    write_job(tmp_path, "model", {"dst_text": "text.jsonl"}, specification)
+    outcome = pipeline.run(request(tmp_path, tmp_path / "work"), Recorder())
+    assert "64 tokens at once" in outcome.report.read_text()
+
+
 @pytest.mark.parametrize(
     "case",
     [
