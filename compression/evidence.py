@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,13 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compression.allocation.base import Bounds, least_removable, most_removable
+from compression.allocation.base import Bounds, site_bounds
 from compression.anatomy.budget import remove_count
 from compression.anatomy.inspection import Site
 from compression.criteria.base import SiteStatistics
 from compression.cutting import PruneSettings, cut_site, score
 from compression.divergence import Judge
-from compression.gradients import GradientFiles, logical
+from compression.gradients import GradientFiles, difference_step, logical
 from compression.granularity.base import zeros_first
 from compression.granularity.blocks import block_scores
 from compression.loading.streamed import States, StreamedModel
@@ -28,7 +30,6 @@ from compression.statistics import Collector, sample_positions
 from compression.token_weights import token_weights
 
 Batch = dict[str, Tensor]
-STEP = 1e-2
 
 
 class Curves:
@@ -41,9 +42,9 @@ class Curves:
         if self._path is not None and self._path.exists():
             try:
                 known = json.loads(self._path.read_text())
-            except ValueError:
-                known = {}
-            self._values = {str(name): float(value) for name, value in known.items()}
+                self._values = {str(name): float(value) for name, value in known.items()}
+            except (ValueError, TypeError, AttributeError):
+                self._values = {}
 
     def get(self, name: str) -> float | None:
         """A value, if it is known."""
@@ -54,14 +55,15 @@ class Curves:
         self._values[name] = value
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(".tmp")
+            # Jobs of other processes may write the same file.
+            temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(self._values, sort_keys=True))
             temporary.replace(self._path)
 
 
 class ModelEvidence:
-    """Evidence (see `allocation.base`) measured on the streamed dense model. `scratch` is a folder for
-    statistics and pruned layers that may vanish; `curves` keeps divergences.
+    """Evidence (see `allocation.base`) measured on the streamed dense model. `scratch` is a folder of its own
+    for statistics and pruned layers, emptied at the start; `curves` keeps divergences.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class ModelEvidence:
         self._calibration = list(calibration or [])
         self._gradients = gradients
         self._scratch = scratch
+        shutil.rmtree(scratch, ignore_errors=True)
         self._curves = curves
         self.progress = progress
         self._by_name = {site.name: site for site in sites}
@@ -88,10 +91,7 @@ class ModelEvidence:
         self._influence: list[float] = []
         self._judges: dict[int, Judge] = {}
         self.bounds: Mapping[str, Bounds] = {
-            site.name: Bounds(
-                least_removable(self.units(site.name), settings.maximum_density),
-                most_removable(self.units(site.name), settings.minimum_density),
-            )
+            site.name: site_bounds(self.units(site.name), settings.minimum_density, settings.maximum_density)
             for site in sites
         }
 
@@ -111,6 +111,7 @@ class ModelEvidence:
             statistics = self._full(site) if self._settings.needs else None
             found = score(self._settings, site, weight, statistics)
             if self._settings.pattern.kind == "block":
+                found = found.masked_fill(weight == 0, 0.0)
                 yield site.name, block_scores(found, self._settings.pattern.shape)
             else:
                 yield site.name, zeros_first(found, weight)
@@ -142,8 +143,9 @@ class ModelEvidence:
     def slope(self, layer: int, direction: int, sequences: int) -> float:
         """Slope of the loss along a random direction of one layer's sites."""
         judge = self._judge(sequences)
-        up, down = (judge.loss(self._moved(layer, direction, sign * STEP)) for sign in (1.0, -1.0))
-        return (up - down) / (2 * STEP)
+        step = difference_step(self._model.dtype)
+        up, down = (judge.loss(self._moved(layer, direction, sign * step)) for sign in (1.0, -1.0))
+        return (up - down) / (2 * step)
 
     def _judge(self, sequences: int) -> Judge:
         count = sequences or sum(batch["input_ids"].shape[0] for batch in self._calibration)

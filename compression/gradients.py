@@ -24,8 +24,6 @@ from compression.seeds import site_generator
 
 Batch = dict[str, Tensor]
 KINDS = ("mean", "absolute", "square")
-# Step of the zeroth-order differences, relative to the root mean square of the weight.
-STEP = 1e-3
 
 
 class NoLoss(CompressionError):
@@ -38,7 +36,7 @@ def sequence_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Loss of a batch of one sequence: mean next-token cross entropy of real tokens, or that of the class.
 
     logits: [1, s, vocabulary] or [1, classes]. A classifier's batch without labels is judged by the class
-    that the model itself gives.
+    that the model itself gives; a sequence of one token, which predicts nothing, has loss 0.
     """
     logits = logits.to(torch.float32)
     if logits.dim() == 2:
@@ -50,6 +48,8 @@ def sequence_loss(logits: Tensor, batch: Batch) -> Tensor:
     target = tokens[:, 1:]
     if mask is not None:
         target = target.masked_fill(mask.to(logits.device)[:, 1:] == 0, -100)
+    if not bool((target != -100).any()):
+        return logits.sum() * 0.0
     return functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), target.reshape(-1))
 
 
@@ -60,12 +60,23 @@ def single_sequences(batches: Sequence[Batch], limit: int) -> list[Batch]:
         for row in range(batch["input_ids"].shape[0]):
             if len(found) == limit:
                 return found
-            one = {name: value[row : row + 1] for name, value in batch.items()}
-            mask = one.get("attention_mask")
-            if mask is not None and bool(mask[0].all()):
-                del one["attention_mask"]
-            found.append(one)
+            found.append(_without_padding({name: value[row : row + 1] for name, value in batch.items()}))
     return found
+
+
+def _without_padding(one: Batch) -> Batch:
+    mask = one.get("attention_mask")
+    if mask is None:
+        return one
+    real, width = mask[0].nonzero(), mask.shape[1]
+    end = int(real[-1]) + 1 if len(real) else 1
+    cut = {
+        name: value[:, :end] if value.dim() == 2 and value.shape[1] == width else value
+        for name, value in one.items()
+    }
+    if bool(cut["attention_mask"].all()):
+        del cut["attention_mask"]
+    return cut
 
 
 @dataclass
@@ -176,7 +187,7 @@ def _add(sums: Mapping[str, Tensor], gradient: Tensor) -> None:
 
 def logical(stored: Tensor, site: Site) -> Tensor:
     """A stored weight as [out, in]: some families store the transpose. A view."""
-    return stored.T if getattr(site, "transposed", False) else stored
+    return stored.T if site.transposed else stored
 
 
 def total_loss(model: StreamedModel, batches: Sequence[Batch], change: Callable[[Block], None]) -> float:
@@ -205,18 +216,19 @@ def zeroth_order(
 ) -> GradientFiles:
     """The same from forward passes alone: an average of slopes along random directions (Spall 1992, SPSA).
 
-    Direction k moves every site by STEP * rms(W) * z, z standard normal; the estimate of the mean gradient is
-    the average of slope_k * z_k / (STEP * rms(W)), and |g| and g^2 are those of the estimate. Only the slopes
-    are kept; directions come again from their seeds. With n directions, the share of noise in an estimate
-    falls as 1 / sqrt(n), so this ranks layers well and single weights poorly.
+    Direction k moves every site by h * rms(W) * z, z standard normal, h of `difference_step`; the estimate of
+    the mean gradient is the average of slope_k * z_k / (h * rms(W)), and |g| and g^2 are those of the
+    estimate. Only the slopes are kept; directions come again from their seeds. With n directions, the share
+    of noise in an estimate falls as 1 / sqrt(n), so this ranks layers well and single weights poorly.
     """
     model = open_model()
     _check_head(model)
+    step = difference_step(model.dtype)
     for number in range(directions):
         name = f"slope-{number:04d}"
         if not store.has(name):
             up, down = (
-                total_loss(model, batches, _moved(sites, seed, number, sign * STEP)) for sign in (1.0, -1.0)
+                total_loss(model, batches, _moved(sites, seed, number, sign * step)) for sign in (1.0, -1.0)
             )
             store.save(name, None, {"slope": (up - down) / 2})
         progress(number + 1, directions)
@@ -231,6 +243,14 @@ def zeroth_order(
                 tensors |= {f"{site.name}.{kind}": total for kind, total in sums.items()}
             store.save(step_name(index), tensors, {"sequences": len(batches), "directions": directions})
     return GradientFiles(store, kinds)
+
+
+def difference_step(dtype: torch.dtype) -> float:
+    """Step of differences of the loss, relative to the root mean square of a weight, for weights of a dtype.
+
+    With 16 bits, a smaller step would mostly be rounded away.
+    """
+    return 3e-3 if dtype == torch.float32 else 3e-2
 
 
 def _direction(site: Site, seed: int, number: int) -> Tensor:
@@ -255,4 +275,5 @@ def _estimate(model: StreamedModel, site: Site, seed: int, slopes: Sequence[floa
     total = torch.zeros(site.shape)
     for number, slope in enumerate(slopes):
         total += slope * _direction(site, seed, number)
-    return total / (len(slopes) * STEP * _scale(model.reader.tensor(site.name)))
+    step = difference_step(model.dtype) * _scale(model.reader.tensor(site.name))
+    return total / (len(slopes) * step)

@@ -84,10 +84,14 @@ def _granularity(draft: Draft) -> str:
             "granularity_unsupported",
         )
         return recipe.granularities[0]
-    if kind not in draft.inspection.granularities:
+    possible = list(draft.inspection.granularities)
+    if "unstructured" in possible and "block" not in possible:
+        # Blocks are of single weights; whether their shape fits is checked with the target.
+        possible.append("block")
+    if kind not in possible:
         draft.refuse(
             "/structure/granularity",
-            f"This model cannot be cut by {given!r}; possible: {', '.join(draft.inspection.granularities)}.",
+            f"This model cannot be cut by {given!r}; possible: {', '.join(possible)}.",
             "granularity_unsupported",
         )
     return given

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from compression.densities import least_removable, most_removable
 from compression.errors import TargetUnreachable
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from compression.anatomy.inspection import Site
     from compression.criteria.base import SiteStatistics
+
+NEGLIGIBLE = 1e-9
+"""The smallest importance that is told apart, relative to the largest."""
 
 ScoreStream = Callable[[], "Iterator[tuple[str, Tensor]]"]
 """Gives, each time it is called, every site with its scores (any shape, float32; below zero: already
@@ -95,16 +98,10 @@ class Allocation(Protocol):
         ...
 
 
-def most_removable(size: int, minimum_density: float) -> int:
-    """How many of `size` weights may go when `minimum_density` of them must stay."""
-    keep = (Decimal(repr(minimum_density)) * size).to_integral_value(rounding=ROUND_CEILING)
-    return size - int(keep)
-
-
-def least_removable(size: int, maximum_density: float) -> int:
-    """How many of `size` weights must go when at most `maximum_density` of them may stay."""
-    keep = (Decimal(repr(maximum_density)) * size).to_integral_value(rounding=ROUND_FLOOR)
-    return size - int(keep)
+def site_bounds(units: int, minimum_density: float, maximum_density: float) -> Bounds:
+    """Bounds of a site by densities; where whole numbers cannot meet both, the minimum density is met."""
+    most = most_removable(units, minimum_density)
+    return Bounds(min(least_removable(units, maximum_density), most), most)
 
 
 def check_room(bounds: Mapping[str, Bounds], remove_total: int) -> None:
@@ -165,14 +162,17 @@ def shifted(evidence: Evidence, wanted: Mapping[str, float], remove_total: int) 
 def scaled(
     evidence: Evidence, importance: Mapping[str, float], remove_total: int, floor: float = 0.0
 ) -> dict[str, int]:
-    """Densities floor + c * importance (by site, >= 0), at most 1, with the c that makes the total right."""
-    positive = [value for value in importance.values() if value > 0]
-    largest = 1 / min(positive) if positive else 1.0
+    """Densities floor + c * importance (by site, >= 0), at most 1, with the c that makes the total right.
+
+    What counts less than NEGLIGIBLE of the most important counts as that: it is filled when all else is.
+    """
+    most = max(importance.values()) or 1.0
+    shares = {name: max(value / most, NEGLIGIBLE) for name, value in importance.items()}
 
     def curve(step: float) -> Mapping[str, float]:
-        # From dense to the floor, evenly in the logarithm of c, which may span many orders of magnitude.
-        factor = largest * (1 - step) ** 8
-        return {name: 1 - min(1.0, floor + factor * value) for name, value in importance.items()}
+        # From dense to the floor, about evenly in the logarithm of c, which spans orders of magnitude.
+        factor = (1 - step) ** 8 / NEGLIGIBLE
+        return {name: 1 - min(1.0, floor + factor * share) for name, share in shares.items()}
 
     return fitted(evidence, curve, remove_total)
 

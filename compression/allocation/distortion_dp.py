@@ -103,7 +103,7 @@ def best_combination(
                 reached = min(goal, done + size * step // STEPS // unit)
                 total = cost + curve[step]
                 known = following.get(reached)
-                if known is None or (total, (*path, step)) < known:
+                if known is None or total < known[0]:
                     following[reached] = (total, (*path, step))
         best = following
     return list(best[goal if goal in best else max(best)][1])

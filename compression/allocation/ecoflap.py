@@ -13,8 +13,8 @@ from compression.parameters import parameter
 @allocations.register
 @dataclass(frozen=True)
 class Ecoflap:
-    """Every layer keeps 1 - `ecoflap_maximum`; the rest of the budget goes in proportion to the root mean
-    square of zeroth-order slopes of the loss (Sung et al. 2024, ECoFLaP, section 3.2).
+    """Every layer keeps the target density less `ecoflap_maximum`; the rest of the budget goes in proportion
+    to the root mean square of zeroth-order slopes of the loss (Sung et al. 2024, ECoFLaP, section 3.2).
     """
 
     name: ClassVar[str] = "ecoflap"

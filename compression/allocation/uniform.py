@@ -17,5 +17,7 @@ class Uniform:
     needs = frozenset[str]()
 
     def allocate(self, evidence: Evidence, remove_total: int) -> dict[str, int]:
-        """Each site gets its share of `remove_total`, rounded so that running sums are exact."""
+        """Each site gets its share of `remove_total`, rounded so that running sums are exact. Asks for no
+        bounds.
+        """
         return uniform_counts({site.name: evidence.units(site.name) for site in evidence.sites}, remove_total)

@@ -56,7 +56,15 @@ def weight_options(name: str, **defaults: Any) -> type[RecipeOptions]:
 
 @lru_cache(maxsize=1)
 def _fields() -> dict[str, tuple[Any, Any]]:
-    fields: dict[str, tuple[Any, Any]] = {
+    fields: dict[str, tuple[Any, Any]] = {**_axes(), **_bounds(), **_calibration(), **_gradients()}
+    for item in all_parameters(criteria, allocations, updates).values():
+        bounds: dict[str, Any] = dict(item.bounds)
+        fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
+    return fields
+
+
+def _axes() -> dict[str, tuple[Any, Any]]:
+    return {
         "criterion": (_names(criteria), Field("magnitude", description="What a weight is worth.")),
         "allocation": (
             _names(allocations),
@@ -76,6 +84,11 @@ def _fields() -> dict[str, tuple[Any, Any]]:
                 "it.",
             ),
         ),
+    }
+
+
+def _bounds() -> dict[str, tuple[Any, Any]]:
+    return {
         "minimum_density": (
             float,
             Field(
@@ -94,6 +107,11 @@ def _fields() -> dict[str, tuple[Any, Any]]:
                 description="At most this fraction of any weight stays, unless the allocation is uniform.",
             ),
         ),
+    }
+
+
+def _calibration() -> dict[str, tuple[Any, Any]]:
+    return {
         "sequential": (
             bool,
             Field(True, description="Later blocks are calibrated on what the pruned earlier blocks give."),
@@ -106,6 +124,11 @@ def _fields() -> dict[str, tuple[Any, Any]]:
                 "receives (RSQ), or by the norm of its hidden state.",
             ),
         ),
+    }
+
+
+def _gradients() -> dict[str, tuple[Any, Any]]:
+    return {
         "gradient": (
             Literal["exact", "zeroth-order"],
             Field(
@@ -125,10 +148,6 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             ),
         ),
     }
-    for item in all_parameters(criteria, allocations, updates).values():
-        bounds: dict[str, Any] = dict(item.bounds)
-        fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
-    return fields
 
 
 def _names(registry: Any) -> Any:

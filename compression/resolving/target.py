@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from compression.anatomy.budget import figure, layers_to_remove, removed_in_all, selected_sites
+from compression.densities import least_removable, most_removable
 from compression.resolving.draft import Draft
 from compression.specification import block, n_m, quantity
 
@@ -55,26 +56,33 @@ def _check_weights(draft: Draft) -> None:
             f"{1 - 1 / total:.6f}.",
             "target_unreachable",
         )
-    _check_bounds(draft, sparsity)
+    _check_bounds(draft, removed)
     _check_blocks(draft, removed)
 
 
-def _check_bounds(draft: Draft, sparsity: float) -> None:
+def _check_bounds(draft: Draft, removed: int) -> None:
     options = draft.specification.options
     if options.get("allocation", "uniform") == "uniform":
         return
     least, most = options.get("minimum_density", 0.0), options.get("maximum_density", 1.0)
-    if sparsity > 1 - least:
+    rows, columns = block(draft.specification.structure.granularity) or (1, 1)
+    unit = rows * columns
+    units = [site.size // unit for site in selected_sites(draft.specification, draft.inspection)]
+    upper = sum(most_removable(size, least) for size in units)
+    lower = sum(min(least_removable(size, most), most_removable(size, least)) for size in units)
+    if removed // unit > upper:
+        reached = upper * 10**6 // sum(units) / 10**6
         draft.refuse(
             "/target/sparsity",
-            f"With options.minimum_density {least} a sparsity of at most {round(1 - least, 6)} can be "
+            f"With options.minimum_density {least} a sparsity of at most {reached} can be "
             "reached; lower one of the two.",
             "target_unreachable",
         )
-    if sparsity < 1 - most:
+    if removed // unit < lower:
+        reached = -(-lower * 10**6 // sum(units)) / 10**6
         draft.refuse(
             "/target/sparsity",
-            f"With options.maximum_density {most} a sparsity of at least {round(1 - most, 6)} is reached; "
+            f"With options.maximum_density {most} a sparsity of at least {reached} is reached; "
             "raise one of the two.",
             "target_unreachable",
         )

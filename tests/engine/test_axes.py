@@ -1,39 +1,30 @@
-"""Updates, schedules, recipes and registries: the rules that hold for every entry."""
+"""Schedules, recipes, parameters and registries: the rules that hold for every entry."""
 
 from __future__ import annotations
 
 import json
+import operator
+import re
+from dataclasses import dataclass, fields
+from typing import get_args
 
 import jsonschema
 import pytest
-import torch
 
 from compression.allocation import allocations
+from compression.allocation.base import EVIDENCE
 from compression.criteria import criteria, layer_criteria
-from compression.criteria.base import SiteStatistics
+from compression.criteria.base import NEEDS
+from compression.cutting import PruneSettings
+from compression.gradients import KINDS
+from compression.granularity import granularities
+from compression.granularity.base import Pattern
+from compression.parameters import Parameter, all_parameters, configured, parameter, parameters_of
 from compression.recipes import recipes
+from compression.recipes.weights import data_needs, weight_options
 from compression.registry import Registry, UnknownEntry
 from compression.schedules import schedules
 from compression.updates import updates
-
-
-@pytest.mark.parametrize("name", updates.names())
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_updates_leave_exact_zeros_and_the_dtype(name: str, dtype: torch.dtype):
-    weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
-    mask = torch.rand(6, 8, generator=torch.Generator().manual_seed(1)) > 0.5
-    before = weight.clone()
-    result = updates[name].apply(weight, mask, SiteStatistics(torch.ones(8), 4))
-    assert result.dtype == dtype
-    assert result.shape == weight.shape
-    assert bool((result[~mask] == 0).all())
-    assert torch.equal(weight, before)
-
-
-def test_no_update_keeps_every_bit():
-    weight = torch.randn(6, 8).to(torch.bfloat16)
-    mask = torch.rand(6, 8) > 0.5
-    assert torch.equal(updates["none"].apply(weight, mask, None)[mask], weight[mask])
 
 
 @pytest.mark.parametrize("name", schedules.names())
@@ -44,19 +35,118 @@ def test_schedules_rise_to_the_target(name: str):
     assert steps[0] > 0
 
 
+DATA = {
+    "activations": {"calibration"}, "means": {"calibration"}, "hessian": {"calibration"},
+    "influence": {"calibration"}, "divergence": {"calibration"}, "slope": {"calibration", "loss"},
+    "scores": set(), "weights": set(),
+    **{f"gradient.{kind}": {"calibration", "gradients", "loss"} for kind in KINDS},
+}  # fmt: skip
+
+
+def _data(*entries) -> set[str]:
+    return set().union(*(DATA[need] for entry in entries for need in entry.needs))
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipes_compose_what_exists(name: str):
     recipe = recipes[name]
-    criterion = recipe.axes["criterion"]
-    if recipe.granularities == ("layer",):
-        assert criterion in layer_criteria
-    else:
-        assert criterion in criteria
-        assert ("calibration" in recipe.needs) == ("activations" in criteria[criterion].needs)
-        allowed = recipe.to_json()["options"]["properties"]["allocation"]["enum"]
-        assert set(allowed) <= set(allocations.names())
-    assert recipe.axes["update"] in updates
     assert recipe.axes["schedule"] in schedules
+    if recipe.granularities == ("layer",):
+        assert recipe.axes["criterion"] in layer_criteria
+        return
+    chosen = recipe.options()
+    entries = [
+        criteria[chosen.criterion], allocations[chosen.allocation], *(updates[name] for name in chosen.update)
+    ]  # fmt: skip
+    weighted = {"calibration"} if chosen.token_weight != "none" else set()
+    assert recipe.needs == _data(*entries) | weighted
+    assert recipe.axes == {
+        "criterion": chosen.criterion,
+        "allocation": chosen.allocation,
+        "update": " + ".join(chosen.update) or "none",
+        "schedule": "one-shot",
+    }
+    assert set(recipe.granularities) <= set(granularities.names())
+    # n:m is always uniform.
+    assert ("n:m" in recipe.granularities) == (chosen.allocation == "uniform")
+    properties = recipe.to_json()["options"]["properties"]
+    assert properties["criterion"]["enum"] == criteria.names()
+    assert properties["allocation"]["enum"] == allocations.names()
+    assert properties["update"]["items"]["enum"] == updates.names()
+
+
+def test_every_need_means_something_for_the_data():
+    assert set(DATA) == {*NEEDS, *EVIDENCE, "slope"}
+    for axis in (criteria, allocations, updates):
+        for entry in axis:
+            assert data_needs(entry.needs) == _data(entry), entry.name
+
+
+def test_settings_ask_for_what_criterion_and_updates_need():
+    settings = PruneSettings("gblm", Pattern("unstructured"), 1, update=("sparsegpt", "bias-compensation"))
+    assert settings.needs == {"activations", "gradient.square", "hessian", "means"}
+    assert settings.gradients == ("square",)
+    assert settings.unit == 1
+    assert [entry.name for entry in settings.chain()] == ["sparsegpt", "bias-compensation"]
+    assert PruneSettings("magnitude", Pattern("block", shape=(4, 8)), 32).unit == 32
+    tuned = PruneSettings("ria", Pattern("unstructured"), 1, parameters={"ria_power": 1.0, "owl_reach": 0.1})
+    assert tuned.scorer().ria_power == 1.0
+    assert criteria["ria"].ria_power == 0.5
+
+
+# -- parameters
+
+ENTRIES = [entry for axis in (criteria, allocations, updates) for entry in axis]
+PARAMETERS = [(entry.name, item) for entry in ENTRIES for item in parameters_of(entry)]
+
+
+@pytest.mark.parametrize(("entry", "item"), PARAMETERS, ids=lambda value: getattr(value, "name", value))
+def test_every_parameter_is_described_and_its_default_is_allowed(entry: str, item: Parameter):
+    assert re.fullmatch(r"[a-z][a-z0-9_]+", item.name)
+    assert re.fullmatch(r"[A-Z].{10,}[^.]\.", item.description)
+    assert set(item.bounds) <= {"ge", "gt", "le", "lt"}
+    signs = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
+    assert all(signs[sign](item.default, bound) for sign, bound in item.bounds.items())
+    if item.kind in (int, float):
+        assert type(item.default) is item.kind
+        assert set(item.bounds) & {"ge", "gt"}
+        assert set(item.bounds) & {"le", "lt"}
+    else:
+        assert item.kind is bool or item.default in get_args(item.kind)
+
+
+def test_parameters_that_share_a_name_are_the_same():
+    named = all_parameters(criteria, allocations, updates)
+    assert set(named) == {item.name for _, item in PARAMETERS}
+    settings = {item.name for item in fields(PruneSettings)}
+    assert not settings & set(named)
+    options = set(recipes["wanda"].options.model_fields)
+    assert options == set(named) | settings - {"pattern", "remove_total", "seed", "parameters"}
+
+    @dataclass(frozen=True)
+    class Other:
+        ria_power: float = parameter(0.25, "Something else.")
+
+    with pytest.raises(ValueError, match="'ria_power'"):
+        all_parameters(criteria, [Other()])
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if parameters_of(entry)], ids=lambda e: e.name)
+def test_options_configure_a_copy(entry):
+    first = parameters_of(entry)[0]
+    changed = configured(entry, {first.name: "changed", "unknown": 1})
+    assert type(changed) is type(entry)
+    assert getattr(changed, first.name) == "changed"
+    assert getattr(entry, first.name) == first.default
+    assert configured(entry, {"unknown": 1}) is entry
+
+
+def test_defaults_of_a_recipe_are_checked():
+    options = weight_options("Mine", criterion="wanda", update=("sparsegpt",))
+    assert options().update == ["sparsegpt"]
+    assert weight_options("Yours")().criterion == "magnitude"
+    with pytest.raises(ValueError, match="'criterium' is no option"):
+        weight_options("Mine", criterium="wanda")
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -176,10 +178,33 @@ def test_every_granularity_says_what_it_is(name: str):
 
 def test_parse_granularity():
     assert parse_granularity("2:4") == Pattern("n:m", 2, 4)
+    assert parse_granularity("1:32") == Pattern("n:m", 1, 32)
     assert parse_granularity("layer") == Pattern("layer")
-    for bad in ("4:4", "0:4", "2:33", "rows", "2:4:8"):
-        with pytest.raises(ValueError, match="granularity"):
-            parse_granularity(bad)
+    assert parse_granularity("unstructured") == Pattern("unstructured")
+    assert parse_granularity("16x16") == Pattern("block", shape=(16, 16))
+    assert parse_granularity("1x8") == Pattern("block", shape=(1, 8))
+    assert parse_granularity("999x1") == Pattern("block", shape=(999, 1))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "4:4", "0:4", "2:33", "rows", "2:4:8", "", "2:4 ", "2:4\n", "block", "n:m", "1x1", "0x4", "4x0",
+        "01x4", "4X4", "4x", "x4", "4x4x4", "1000x1", "-1x4", "4x4\n", "\u0662:\u0664", "1\u0666x16", "4*4",
+    ],
+)  # fmt: skip
+def test_what_is_no_granularity_is_refused(bad: str):
+    with pytest.raises(ValueError, match="granularity"):
+        parse_granularity(bad)
+
+
+@pytest.mark.parametrize("text", ["unstructured", "layer", "2:4", "31:32", "16x16", "1x999", "300x2"])
+def test_patterns_of_the_catalogue_match_what_is_parsed(text: str):
+    kind = parse_granularity(text).kind
+    assert re.match(granularities[kind].pattern, text)
+    for entry in granularities:
+        if entry.name != kind:
+            assert not re.match(entry.pattern, text)
 
 
 def test_runs_of_layers_spare_the_first_and_the_last():

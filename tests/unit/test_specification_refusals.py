@@ -113,7 +113,7 @@ BAD: list[tuple[str, dict[str, Any], str, str, str]] = [
         {"options": {"allocation": "global"}, "target": {"sparsity": 0.97}},
         "target_unreachable",
         "/target/sparsity",
-        "at most 0.95",
+        "With options.minimum_density 0.05 a sparsity of at most 0.94",
     ),
     (
         "decoder",

@@ -19,12 +19,21 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Inspection]:
 def test_every_default_is_filled_in(models: dict[str, Inspection]) -> None:
     found = attempt(models["decoder"])
     assert found.structure.granularity == "unstructured"
-    assert found.options == {
+    axes = {
+        "criterion": "wanda",
         "allocation": "uniform",
-        "minimum_density": 0.05,
+        "update": [],
         "comparison": "row",
+        "minimum_density": 0.05,
+        "maximum_density": 1.0,
         "sequential": True,
+        "token_weight": "none",
+        "gradient": "exact",
+        "gradient_sequences": 64,
+        "gradient_directions": 32,
     }
+    assert {name: found.options[name] for name in axes} == axes
+    assert found.options.keys() == catalogue.load().recipes["wanda"].options["properties"].keys()
     assert found.calibration is not None
     assert found.calibration.sequence_length == 128
     assert found.evaluation.dataset == "text"
