@@ -159,14 +159,16 @@ def test_samples_are_inputs_of_the_sampled_tokens(folders, kind, padded):
 
 def test_long_batches_in_pieces_give_the_same(folders, monkeypatch):
     batches, needs = _batches(True), frozenset({"means", "hessian"})
-    weights = [torch.rand(int(_real(batch).sum())) for batch in batches]
+    generator = torch.Generator().manual_seed(3)
+    weights = [torch.rand(int(_real(batch).sum()), generator=generator) for batch in batches]
     whole, _ = _collect(folders["bert"], batches, 0, needs, weights)
     monkeypatch.setattr("compression.statistics.CHUNK_ROWS", 4)
     parts, _ = _collect(folders["bert"], batches, 0, needs, weights)
     for name in _layer_sites(folders["bert"], 0):
         for need in NEEDS[:3]:
             first, second = (collector.statistics(name).need(need) for collector in (whole, parts))
-            torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
+            edge = float(first.abs().max())
+            torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6 * edge)
 
 
 # -- token weights
