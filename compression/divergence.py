@@ -112,10 +112,11 @@ class changed_block:
     def __enter__(self) -> Block:
         for name, value in self._changes.items():
             parameter = self._block.parameter(name)
-            self._before[name] = parameter.data
-            parameter.data = value.to(parameter.device, parameter.dtype)
+            # In place: the weight of an expert shares the memory of all experts.
+            self._before[name] = parameter.data.clone()
+            parameter.data.copy_(value)
         return self._block
 
     def __exit__(self, *error: object) -> None:
         for name, value in self._before.items():
-            self._block.parameter(name).data = value
+            self._block.parameter(name).data.copy_(value)

@@ -205,9 +205,19 @@ class WeightPruner:
             facts.append(fact)
             for name, value in changed.items():
                 block.parameter(name).data.copy_(value)
+        self._tell_of_unused(index, facts)
         self.store.save(self.step_name(index), tensors, {"sites": facts})
         if states is not None and self.settings.sequential and not last:
             model.run_block(block, states)
+
+    def _tell_of_unused(self, index: int, facts: Sequence[Mapping[str, Any]]) -> None:
+        """Say how many weights belong to experts to which no calibration token was routed."""
+        unused = sum(fact["routed_tokens"] == 0 for fact in facts)
+        if unused:
+            self._listener.log(
+                f"block {index}: {unused} weights belong to experts that no calibration token was routed to; "
+                "the inputs that all tokens of the layer would have given them stand in"
+            )
 
     def _prune_site(
         self, model: StreamedModel, site: Site, collector: Collector | None
@@ -231,10 +241,11 @@ class WeightPruner:
     def _fact(
         self, site: Site, dense: Tensor, pruned: Tensor, cut: Cut, collector: Collector | None
     ) -> dict[str, Any]:
-        removed = int((~cut.mask).sum())
-        zeros = int((pruned == 0).sum())
-        lost = None
+        removed = site.size - int(torch.count_nonzero(cut.mask))
+        zeros = site.size - int(torch.count_nonzero(pruned))
+        lost = routed = None
         if collector is not None:
+            routed = collector.routed(site.name)
             lost = reconstruction_error(collector.sample(site.name), dense, pruned, cut.bias)
         return {
             "name": site.name,
@@ -247,6 +258,8 @@ class WeightPruner:
             "sparsity": zeros / site.size,
             "weight_error": weight_error(dense, pruned),
             "reconstruction_error": lost,
+            # Of an expert: 0 means that statistics of all tokens of the layer stood in.
+            "routed_tokens": routed,
         }
 
 
@@ -257,15 +270,16 @@ def finished_files(store: Store, layers: int) -> list[Path]:
 
 
 class MaskFiles(Mapping[str, Tensor]):
-    """Keep-masks bool [out, in] by site, read from the finished blocks when they are asked for."""
+    """Keep-masks bool of the shape of the stored weight by site, read from the finished blocks when asked
+    for."""
 
     def __init__(self, store: Store, sites: Sequence[Site]) -> None:
-        self._places = {site.name: (store.path(f"block-{site.layer:04d}"), site.shape[1]) for site in sites}
+        self._places = {site.name: (store.path(f"block-{site.layer:04d}"), site) for site in sites}
 
     def __getitem__(self, site: str) -> Tensor:
-        path, columns = self._places[site]
+        path, place = self._places[site]
         with safe_open(path, framework="pt", device="cpu") as stream:
-            return unpack(stream.get_tensor(site + MASK_SUFFIX), columns)
+            return logical(unpack(stream.get_tensor(site + MASK_SUFFIX), place.shape[1]), place)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -4,8 +4,8 @@ tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from compression.criteria.base import SiteStatistics
+from compression.expert_statistics import ExpertCollector
 from compression.loading.streamed import Block, States
+from compression.sums import Sums
 
 # Tokens on which reconstruction errors are computed: few enough to keep, many enough for two digits.
-SAMPLE_TOKENS = 256
-CHUNK_ROWS = 4096
+SAMPLE_TOKENS = 128
 
 
 def sample_positions(states: States, limit: int = SAMPLE_TOKENS) -> list[Tensor]:
@@ -42,24 +43,14 @@ def sample_positions(states: States, limit: int = SAMPLE_TOKENS) -> list[Tensor]
     return chosen
 
 
-@dataclass
-class _Sums:
-    """What is summed over the tokens of one input; weights that share an input share these."""
-
-    squares: Tensor
-    sums: Tensor | None
-    hessian: Tensor | None
-    sample: list[Tensor] = field(default_factory=list)
-
-
 class Collector:
     """Hooks on the linear layers of a block, for as long as it is entered (`with`).
 
-    For every site: sums of squares of each input over all real tokens (float32 within CHUNK_ROWS tokens,
-    float64 beyond), the inputs of the sampled tokens in float32, and by `needs` (of `criteria.base.NEEDS`)
-    their sums ("means") and the float32 matrix of their products ("hessian"). `batch(number)` must be
-    called before each batch is run; it takes the batch's token weights, float32 [real tokens], where tokens
-    weigh differently.
+    For every site: sums of squares of each input over all real tokens (see `sums.Sums`), the inputs of the
+    sampled tokens in float32, and by `needs` (of `criteria.base.NEEDS`) their sums ("means") and the float32
+    matrix of their products ("hessian"). `batch(number)` must be called before each batch is run; it takes
+    the batch's token weights, float32 [real tokens], where tokens weigh differently. An expert's weights see
+    the tokens that are routed to it (`expert_statistics`).
     """
 
     def __init__(
@@ -71,13 +62,19 @@ class Collector:
         needs: frozenset[str] = frozenset(),
     ) -> None:
         linears = block.linears()
-        self._modules: dict[str, nn.Module] = {site: linears[site] for site in sites}
+        experts = block.experts
+        inside = [site for site in sites if experts is not None and site in experts.pieces]
+        self._experts: ExpertCollector | None = None
+        if experts is not None and inside:
+            sampled = any(len(places) for places in positions)
+            self._experts = ExpertCollector(experts, inside, needs, len(states), sampled=sampled)
+        self._modules: dict[str, nn.Module] = {site: linears[site] for site in sites if site not in inside}
+        self._inside = frozenset(inside)
         self._states = states
         self._positions = positions
         self._needs = needs
         self._leaders: dict[str, str] = {}
-        self._sums: dict[str, _Sums] = {}
-        self._tokens = 0
+        self._sums: dict[str, Sums] = {}
         self._handles: list[Any] = []
         self._number = 0
         self._weights: Tensor | None = None
@@ -86,6 +83,8 @@ class Collector:
     def __enter__(self) -> Collector:
         for site, module in self._modules.items():
             self._handles.append(module.register_forward_pre_hook(self._hook(site)))
+        if self._experts is not None:
+            self._handles.append(self._experts.module.register_forward_pre_hook(self._look))
         return self
 
     def __exit__(
@@ -100,7 +99,10 @@ class Collector:
         self._number = number
         self._weights = weights
         self._last = None
-        self._tokens += self._states.tokens(number)
+
+    def _look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        assert self._experts is not None
+        self._experts.look(args, self._states.real(self._number), self._weights)
 
     def _hook(self, site: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -120,70 +122,50 @@ class Collector:
     def _measure(self, site: str, inputs: Tensor) -> None:
         flat = inputs.reshape(-1, inputs.shape[-1])
         if site not in self._sums:
-            self._sums[site] = self._zeros(flat.shape[-1], flat.device)
+            self._sums[site] = Sums.zeros(flat.shape[-1], flat.device, self._needs)
         sums = self._sums[site]
         sums.sample.append(flat[self._positions[self._number].to(flat.device)].to(torch.float32))
         real = self._states.real(self._number)
         if real is not None:
             flat = flat[real.reshape(-1).to(flat.device)]
-        for start in range(0, flat.shape[0], CHUNK_ROWS):
-            chunk = flat[start : start + CHUNK_ROWS].to(torch.float32)
-            if self._weights is not None:
-                weights = self._weights[start : start + CHUNK_ROWS, None].to(chunk.device)
-                self._add(sums, chunk * weights, chunk * weights.square())
-            else:
-                self._add(sums, chunk, chunk)
+        sums.add(flat, self._weights)
 
-    def _add(self, sums: _Sums, chunk: Tensor, weighted: Tensor) -> None:
-        """`chunk` carries each token's weight once, `weighted` twice."""
-        if sums.sums is not None:
-            sums.sums += weighted.sum(0)
-        if sums.hessian is not None:
-            sums.hessian.addmm_(chunk.T, chunk)
-        else:
-            sums.squares += chunk.square().sum(0)
-
-    def _zeros(self, width: int, device: torch.device) -> _Sums:
-        return _Sums(
-            torch.zeros(width, dtype=torch.float64, device=device),
-            torch.zeros(width, dtype=torch.float64, device=device) if "means" in self._needs else None,
-            torch.zeros(width, width, device=device) if "hessian" in self._needs else None,
-        )
+    def _of(self, site: str) -> Sums:
+        if self._experts is not None and site in self._inside:
+            return self._experts.sums(site)
+        return self._sums[self._leaders[site]]
 
     def statistics(self, site: str) -> SiteStatistics:
         """What is known of the inputs of a site over everything that ran."""
-        sums = self._sums[self._leaders[site]]
-        squares = sums.squares if sums.hessian is None else sums.hessian.diagonal()
-        means = None if sums.sums is None else (sums.sums / max(1, self._tokens)).to(torch.float32)
-        norms = squares.sqrt().to(torch.float32)
-        return SiteStatistics(norms, self._tokens, means, sums.hessian)
+        return self._of(site).statistics()
 
     def sample(self, site: str) -> Tensor:
         """Inputs of the sampled tokens, float32 [tokens, in]."""
-        sums = self._sums[self._leaders[site]]
-        if len(sums.sample) > 1:
-            sums.sample[:] = [torch.cat(sums.sample)]
-        return sums.sample[0]
+        return self._of(site).sampled()
+
+    def routed(self, site: str) -> int | None:
+        """How many tokens were routed to the expert that a site belongs to; None where there is no choice."""
+        return self._experts.routed(site) if self._experts is not None and site in self._inside else None
 
 
 def weight_error(dense: Tensor, pruned: Tensor) -> float:
-    """||W - W'||_F / ||W||_F, summed in float64; 0 for a weight of zeros."""
-    norm = float(dense.to(torch.float32).square().sum(dtype=torch.float64).sqrt())
-    change = float((dense.to(torch.float32) - pruned).square().sum(dtype=torch.float64).sqrt())
-    return change / norm if norm > 0 else 0.0
+    """||W - W'||_F / ||W||_F, rows in float32, their sum in float64; 0 for a weight of zeros."""
+    before = dense.to(torch.float32)
+    norm = float(torch.linalg.vector_norm(before, dim=1).double().square().sum())
+    change = float(torch.linalg.vector_norm(before - pruned, dim=1).double().square().sum())
+    return math.sqrt(change / norm) if norm > 0 else 0.0
 
 
 def reconstruction_error(inputs: Tensor, dense: Tensor, pruned: Tensor, bias: Tensor | None = None) -> float:
     """||X W^T - X W'^T - b||^2 / ||X W^T||^2 for inputs X [tokens, in]: the share of the output's energy that
     is lost; b [out] is what was added to the bias.
 
-    Products in float32, sums in float64; 0 when the output is zero.
+    Products and rows in float32, their sum in float64; 0 when the output is zero.
     """
-    first, second = dense.to(torch.float32), pruned.to(torch.float32)
-    output = inputs @ first.T
-    energy = float(output.square().sum(dtype=torch.float64))
-    change = inputs @ (first - second).T
+    first = dense.to(torch.float32)
+    energy = float(torch.linalg.vector_norm(inputs @ first.T, dim=1).double().square().sum())
+    change = inputs @ (first - pruned).T
     if bias is not None:
         change = change - bias
-    lost = float(change.square().sum(dtype=torch.float64))
+    lost = float(torch.linalg.vector_norm(change, dim=1).double().square().sum())
     return lost / energy if energy > 0 else 0.0

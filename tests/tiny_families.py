@@ -67,6 +67,7 @@ _DISTIL: dict[str, Any] = {
     "hidden_dim": 56,
     "max_position_embeddings": 64,
 }
+_MOE: dict[str, Any] = {**_DECODER, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 _LABELS: dict[str, Any] = {
     "id2label": {0: "no", 1: "perhaps", 2: "yes"},
     "label2id": {"no": 0, "perhaps": 1, "yes": 2},
@@ -138,6 +139,21 @@ CASES: dict[str, dict[str, Any]] = {
     "BloomForCausalLM": _BLOOM,
     "BloomForCausalLM-untied": {
         **_BLOOM, "n_head": 2, "tie_word_embeddings": False, "apply_residual_connection_post_layernorm": True,
+    },
+    "MixtralForCausalLM": {**_DECODER, "num_local_experts": 4},
+    "MixtralForCausalLM-tied": {
+        **_DECODER, "num_local_experts": 5, "num_experts_per_tok": 1, "head_dim": 16, "sliding_window": 8,
+        "tie_word_embeddings": True,
+    },
+    "Qwen2MoeForCausalLM": {**_MOE, "num_experts": 4, "shared_expert_intermediate_size": 40},
+    "Qwen2MoeForCausalLM-windows": {
+        **_MOE, "num_experts": 6, "num_experts_per_tok": 3, "shared_expert_intermediate_size": 16,
+        "qkv_bias": False, "use_sliding_window": True, "sliding_window": 8, "norm_topk_prob": True,
+        "tie_word_embeddings": True,
+    },
+    "Qwen3MoeForCausalLM": {**_MOE, "num_experts": 8, "head_dim": 16, "norm_topk_prob": True},
+    "Qwen3MoeForCausalLM-windows": {
+        **_MOE, "num_experts": 4, "attention_bias": True, "use_sliding_window": True, "sliding_window": 8,
     },
     "BertModel": _ENCODER,
     "BertForSequenceClassification": {**_ENCODER, **_LABELS},

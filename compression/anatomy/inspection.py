@@ -24,13 +24,16 @@ _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers")
 class Site:
     """A weight matrix that may be pruned. `name` is that of the stored tensor, `shape` is [out, in], `kind`
     is what it does in its layer (such as query, output, gate, up, down; query_key_value and gate_up hold
-    several). A `transposed` one is stored as [in, out]."""
+    several). A `transposed` one is stored as [in, out]. `share` is the share of tokens that multiply with it:
+    below 1 for an expert, of which each token takes a few of many. An expert's weight may be a slice of a
+    stored tensor; `anatomy.slices` says how it is named then."""
 
     name: str
     layer: int
     shape: tuple[int, int]
     kind: str
     transposed: bool = False
+    share: float = 1.0
 
     @property
     def size(self) -> int:
@@ -48,7 +51,7 @@ class Inspection:
     layer, `prunable_parameters` those of all sites; `other_bytes` are what the weight files hold besides
     (headers, old buffers, a stored copy of a tied head); `dtype` is the type in which the model is meant
     to be loaded. `token_macs` and `sequence_macs` are the multiply-accumulates outside the layers, for every
-    token and once a sequence.
+    token and once a sequence; `layer_macs` those of every layer and token that no site makes (routers).
     """
 
     family: str
@@ -74,6 +77,7 @@ class Inspection:
     not_prunable: tuple[Mapping[str, str], ...] = field(default=())
     token_macs: int = 0
     sequence_macs: int = 0
+    layer_macs: int = 0
     parameters: int = 0
     bytes: int = 0
     layer_bytes: int = 0

@@ -15,6 +15,7 @@ from compression.anatomy.budget import (
     weight_bytes,
     without_layers,
 )
+from compression.anatomy.families.base import used_macs
 from compression.anatomy.inspection import ITEM_SIZES, Inspection
 from compression.specification import JobSpecification
 
@@ -102,12 +103,14 @@ def _figures(inspection: Inspection, dtype: str, length: int, removed: Removed) 
     outputs = length * inspection.vocabulary if inspection.task == "text-generation" else 0
     activations = length * (4 * hidden + 2 * ffn) + heads * length * length + outputs
     zeros = sum(removed.values())
+    sites = {site.name: site for site in inspection.sites}
+    saved = sum(used_macs(sites[name], length, count) for name, count in removed.items())
     return {
         "parameters": inspection.parameters,
         "nonzeros": inspection.parameters - zeros,
         "bytes": stored,
         "macs": macs.total,
-        "macs_nonzero": macs.total - length * zeros,
+        "macs_nonzero": macs.total - saved,
         "memory_bytes": stored + size * activations,
     }
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from compression.anatomy import Inspection, count_macs
+from compression.anatomy import Inspection, Site, count_macs
+from compression.anatomy.families.base import used_macs
 from compression.anatomy.inspection import is_buffer
+from compression.anatomy.slices import slice_of, stored_tensor
 from compression.evaluation.types import TensorSource
+from compression.loading.weights import take
 
 
 def cost(
@@ -22,7 +25,9 @@ def cost(
     products of one sequence of ``sequence_length`` tokens, zeros included; ``macs_nonzero``: without those
     that multiply by a pruned weight, which only a kernel that skips zeros saves. ``sites``: one entry each.
     """
-    sites = {site.name: site for site in inspection.sites}
+    sites: dict[str, list[Site]] = {}
+    for site in inspection.sites:
+        sites.setdefault(stored_tensor(site.name), []).append(site)
     macs = count_macs(inspection, sequence_length)
     parameters = nonzeros = 0
     rows: dict[str, dict[str, Any]] = {}
@@ -31,24 +36,22 @@ def cost(
         if not counts(name, source, inspection):
             continue
         size = prod(source.shape(name))
-        kept = int(source.tensor(name).count_nonzero())
+        tensor = source.tensor(name)
+        kept = int(tensor.count_nonzero())
         parameters += size
         nonzeros += kept
         dtype = str(source.dtype(name)).removeprefix("torch.")
         dtypes[dtype] = dtypes.get(dtype, 0) + size
-        if name in sites:
-            site = sites[name]
-            rows[name] = {
-                "name": name,
-                "layer": site.layer,
-                "kind": site.kind,
-                "shape": list(site.shape),
-                "nonzeros": kept,
-                "sparsity": 1 - kept / size,
-            }
+        for site in sites.get(name, []):
+            piece = slice_of(site.name)
+            rows[site.name] = _row(site, kept if piece is None else int(take(tensor, piece).count_nonzero()))
     prunable = sum(site.size for site in inspection.sites)
     kept_prunable = sum(row["nonzeros"] for row in rows.values())
-    saved = sum(macs.sites[name] // sites[name].size * zeros(row) for name, row in rows.items())
+    saved = sum(
+        used_macs(site, sequence_length, zeros(rows[site.name]))
+        for site in inspection.sites
+        if site.name in rows
+    )
     return {
         "parameters": parameters,
         "nonzeros": nonzeros,
@@ -62,6 +65,17 @@ def cost(
         "macs_nonzero": macs.total - saved,
         "sequence_length": sequence_length,
         "sites": [rows[site.name] for site in inspection.sites if site.name in rows],
+    }
+
+
+def _row(site: Site, kept: int) -> dict[str, Any]:
+    return {
+        "name": site.name,
+        "layer": site.layer,
+        "kind": site.kind,
+        "shape": list(site.shape),
+        "nonzeros": kept,
+        "sparsity": 1 - kept / site.size,
     }
 
 

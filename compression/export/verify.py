@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from compression.anatomy import inspect
@@ -24,6 +23,7 @@ from compression.errors import ArtifactVerificationFailed
 from compression.evaluation import probe, stock
 from compression.evaluation.types import CLASSIFICATION, FEATURES
 from compression.export.masks import read_masks
+from compression.loading.weights import WeightReader
 from compression.specification import n_m
 
 MASKS = "secateur/masks.safetensors"
@@ -140,15 +140,11 @@ def zero_faults(folder: Path) -> list[str]:
     pattern = None
     if manifest.exists():
         pattern = n_m(json.loads(manifest.read_text(encoding="utf-8"))["structure"]["granularity"])
-    files: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            files |= dict.fromkeys(file.keys(), path)
-    flat = stored_inputs_first(folder, list(files))
+    reader = WeightReader(folder)
+    flat = stored_inputs_first(folder, reader.names())
     faults = []
     for name, mask in read_masks(folder / MASKS):
-        with safe_open(files[name], framework="pt") as file:
-            nonzero = file.get_tensor(name) != 0
+        nonzero = reader.tensor(name) != 0
         if bool((nonzero & ~mask).any()):
             faults.append(f"{name} has weights where its mask has none")
         if pattern is not None:

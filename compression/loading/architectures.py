@@ -5,24 +5,32 @@ Nothing that is not in this table is ever instantiated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Streamed:
     """One architecture. `module` of transformers holds its class, `blocks` is the name of its list of
     blocks. `cache`: it would keep keys and values unless told not to; `tuples`: it takes the first item of
-    what a block answers; `pooler`: it can be built without its pooler."""
+    what a block answers; `pooler`: it can be built without its pooler. `renames` are parts of names in
+    memory and what files call them; `experts` are the names of an expert's gate, up and down weights, where
+    the experts of a layer are one parameter in memory."""
 
     module: str
     blocks: str
     cache: bool = False
     tuples: bool = False
     pooler: bool = False
+    renames: tuple[tuple[str, str], ...] = ()
+    experts: tuple[str, str, str] | None = None
 
 
 def _decoder(name: str, blocks: str = "model.layers", tuples: bool = False) -> Streamed:
     return Streamed(f"transformers.models.{name}.modeling_{name}", blocks, cache=True, tuples=tuples)
+
+
+def _experts(name: str) -> Streamed:
+    return replace(_decoder(name), experts=("gate_proj", "up_proj", "down_proj"))
 
 
 def _encoder(name: str, blocks: str, pooler: bool = False) -> Streamed:
@@ -44,6 +52,11 @@ ARCHITECTURES: dict[str, Streamed] = {
     "GPTNeoXForCausalLM": _decoder("gpt_neox", "gpt_neox.layers"),
     "FalconForCausalLM": _decoder("falcon", "transformer.h", tuples=True),
     "BloomForCausalLM": _decoder("bloom", "transformer.h", tuples=True),
+    "MixtralForCausalLM": replace(
+        _decoder("mixtral"), renames=((".mlp.", ".block_sparse_moe."),), experts=("w1", "w3", "w2")
+    ),
+    "Qwen2MoeForCausalLM": _experts("qwen2_moe"),
+    "Qwen3MoeForCausalLM": _experts("qwen3_moe"),
     "BertModel": _encoder("bert", "encoder.layer", pooler=True),
     "BertForSequenceClassification": _encoder("bert", "bert.encoder.layer"),
     "RobertaModel": _encoder("roberta", "encoder.layer", pooler=True),

@@ -16,7 +16,6 @@ import copy
 import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,11 @@ from compression.anatomy.inspection import layers_key
 from compression.device import DTYPES, compute_dtype
 from compression.errors import CompressionError
 from compression.loading.architectures import ARCHITECTURES
+from compression.loading.blocks import Batch, Block, Call, Port, States
+from compression.loading.experts import ExpertLayer, load_experts, stored_experts
 from compression.loading.weights import TensorMissing, WeightReader
 
-Batch = dict[str, Tensor]
+__all__ = ["Batch", "Block", "Call", "States", "StreamedModel"]
 
 # Hidden states that an evaluation carries at once; more batches go through the blocks in several rounds.
 GROUP_BYTES = 1 << 30
@@ -43,85 +44,6 @@ class ArchitectureUnsupported(CompressionError):
 
 class _Captured(BaseException):
     """Ends a forward once the last port has heard what it needs; no error, so nothing may catch it."""
-
-
-class _Port(nn.Module):
-    """Stands where a block was; hands what it is given to `tap(index, hidden, args, kwargs)`.
-
-    `tuples`: the model expects the hidden states as the first item of a tuple.
-    """
-
-    def __init__(self, index: int, template: nn.Module, tuples: bool) -> None:
-        super().__init__()
-        self.index = index
-        self.tuples = tuples
-        self.tap: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor] | None = None
-        # A model's forward may read attributes of its blocks; a list keeps the template out of the module
-        # tree.
-        self._template = [template]
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["_template"][0], name)
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
-        assert self.tap is not None
-        output = self.tap(self.index, hidden_states, args, kwargs)
-        return (output,) if self.tuples else output
-
-
-@dataclass
-class Block:
-    """One loaded block: `module` runs it; `names` maps its parameters to the names of the stored tensors."""
-
-    index: int
-    source: int
-    module: nn.Module
-    names: dict[str, str]
-
-    def parameter(self, stored: str) -> nn.Parameter:
-        """The parameter whose stored tensor has this name; KeyError otherwise."""
-        for name, other in self.names.items():
-            if other == stored:
-                return self.module.get_parameter(name)
-        raise KeyError(stored)
-
-    def linears(self) -> dict[str, nn.Module]:
-        """Modules that hold a stored `.weight`, by the stored name of that weight."""
-        return {
-            stored: self.module.get_submodule(name.removesuffix(".weight"))
-            for name, stored in self.names.items()
-            if name.endswith(".weight")
-        }
-
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-@dataclass
-class States:
-    """The batches under way: `hidden[k]` is [b, s, hidden] of batch k; `calls[k][i]` what block i is called
-    with.
-    """
-
-    batches: list[Batch]
-    hidden: list[Tensor]
-    calls: list[list[Call]]
-
-    def real(self, number: int) -> Tensor | None:
-        """Bool [b, s] of batch `number`: True where a token is text; None when nothing is padding."""
-        mask = self.batches[number].get("attention_mask")
-        return None if mask is None else mask.bool()
-
-    def tokens(self, number: int) -> int:
-        """Number of real tokens of batch `number`."""
-        real = self.real(number)
-        return self.batches[number]["input_ids"].numel() if real is None else int(real.sum())
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class StreamedModel:
@@ -168,7 +90,7 @@ class StreamedModel:
             )
         self.skeleton.eval()
         self._templates = list(self.skeleton.get_submodule(known.blocks).children())
-        self._ports = [_Port(index, block, known.tuples) for index, block in enumerate(self._templates)]
+        self._ports = [Port(index, block, known.tuples) for index, block in enumerate(self._templates)]
         self._replace_blocks()
         self._materialise()
         self._shared: dict[tuple[Any, ...], list[Tensor]] = {}
@@ -223,12 +145,31 @@ class StreamedModel:
         value = self.reader.tensor(stored).to(device=self.device, dtype=self.dtype, copy=True)
         return nn.Parameter(value, requires_grad=False)
 
+    def _stored_name(self, name: str) -> str | None:
+        """The stored name of a tensor of the module tree, also where files call its place otherwise."""
+        stored: str | None = self.reader.stored_name(name)
+        for new, old in self._known.renames:
+            if stored is None and new in name:
+                stored = self.reader.stored_name(name.replace(new, old))
+        return stored
+
+    def _experts(self, index: int) -> str | None:
+        """The path of the experts within a block, None without."""
+        for name, _ in self._templates[index].named_modules():
+            if self._known.experts is not None and name.endswith(".experts"):
+                return str(name)
+        return None
+
     def block_names(self, index: int) -> dict[str, str]:
-        """Parameter name within block `index` -> name of the stored tensor (of the source layer)."""
+        """Parameter name within block `index` -> name of the stored tensor (of the source layer); experts are
+        left out."""
         names = {}
+        experts = self._experts(index)
         for name, _ in self._templates[index].named_parameters():
+            if experts is not None and name.startswith(f"{experts}."):
+                continue
             full = f"{self._known.blocks}.{self.kept[index]}.{name}"
-            stored = self.reader.stored_name(full)
+            stored = self._stored_name(full)
             if stored is None:
                 raise TensorMissing(
                     f"the model's files have no tensor {full!r}, which {self.architecture} needs"
@@ -243,7 +184,17 @@ class StreamedModel:
         for name, stored in names.items():
             owner, _, leaf = name.rpartition(".")
             module.get_submodule(owner)._parameters[leaf] = self._parameter(stored)
-        return Block(index, self.kept[index], module.eval(), names)
+        return Block(index, self.kept[index], module.eval(), names, self._load_experts(index, module))
+
+    def _load_experts(self, index: int, block: nn.Module) -> ExpertLayer | None:
+        path, names = self._experts(index), self._known.experts
+        if path is None or names is None:
+            return None
+        full = f"{self._known.blocks}.{self.kept[index]}.{path}"
+        module = block.get_submodule(path)
+        count = module.get_parameter("down_proj").shape[0]
+        experts = stored_experts(self._stored_name, names, full, count)
+        return load_experts(self.reader, module, experts, self.device, self.dtype)
 
     def _forward(self, batch: Batch) -> Any:
         inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}

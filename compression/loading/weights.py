@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from compression.anatomy.slices import Slice, slice_of, stored_tensor
 from compression.device import DTYPES
 from compression.errors import CompressionError
+from compression.loading.tensor_file import TensorFile
 
 BASE_PREFIXES = ("model.", "transformer.", "gpt_neox.", "bert.", "roberta.", "distilbert.")
 # Names that transformers 5 gave to what older checkpoints call otherwise.
@@ -29,7 +30,8 @@ class WeightReader:
 
     `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that
     the folder itself does not have (packed masks of checkpoints) are ignored. Nothing is read before it is
-    asked for.
+    asked for. Slices of stored tensors (`anatomy.slices`) are read and laid over by their own names; they are
+    not among the `names`.
     """
 
     def __init__(self, folder: Path, overlay: Path | Sequence[Path] | None = None) -> None:
@@ -39,17 +41,24 @@ class WeightReader:
         for path in sorted(folder.glob("*.safetensors")):
             self._where.update(dict.fromkeys(self._file(path).keys(), path))
         self._own = dict(self._where)
+        self._over: dict[str, dict[Slice, Path]] = {}
         for path in _overlay_files(overlay):
             self.lay_over(path)
 
     def _file(self, path: Path) -> Any:
         if path not in self._open:
-            self._open[path] = safe_open(path, framework="pt", device="cpu")
+            self._open[path] = TensorFile(path)
         return self._open[path]
 
     def lay_over(self, path: Path) -> None:
         """Let the tensors of one more file stand in for those of the same name."""
-        self._where.update({name: path for name in self._file(path).keys() if name in self._own})
+        for name in self._file(path).keys():
+            piece = slice_of(name)
+            if name in self._own:
+                self._where[name] = path
+                self._over.pop(name, None)
+            elif piece is not None and piece.tensor in self._own:
+                self._over.setdefault(piece.tensor, {})[piece] = path
 
     def names(self) -> list[str]:
         """Names of all tensors as they are stored, sorted."""
@@ -68,16 +77,40 @@ class WeightReader:
         return tuple(self._slice(name).get_shape())
 
     def dtype(self, name: str) -> torch.dtype:
-        """Storage dtype of a tensor, from the header alone."""
+        """Storage dtype of a tensor or of the one it is a slice of, from the header alone."""
+        name = stored_tensor(name)
         code = self._slice(name).get_dtype()
         return DTYPES[code] if code in DTYPES else self.tensor(name).dtype
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor as stored, read-only by convention (it may be a view of the file); TensorMissing."""
+        """One tensor as stored, read-only by convention (it may be a view of the file), or a slice of one;
+        TensorMissing.
+        """
+        piece = slice_of(name)
+        if piece is not None and name not in self._where:
+            return self._piece(piece)
         if name not in self._where:
             raise TensorMissing(f"the model's files have no tensor {name!r}")
         tensor: Tensor = self._file(self._where[name]).get_tensor(name)
+        if name in self._over:
+            tensor = tensor.clone()
+            for over, path in self._over[name].items():
+                take(tensor, over).copy_(self._file(path).get_tensor(over.name))
         return tensor
+
+    def _piece(self, piece: Slice) -> Tensor:
+        path = self._over.get(piece.tensor, {}).get(piece)
+        if path is not None:
+            laid: Tensor = self._file(path).get_tensor(piece.name)
+            return laid
+        experts, rows, columns = self.shape(piece.tensor)
+        first, last = piece.rows(rows)
+        if piece.expert >= experts:
+            raise TensorMissing(f"the model's files have no tensor {piece.name!r}")
+        file = self._file(self._where[piece.tensor])
+        start = (piece.expert * rows + first) * columns
+        found: Tensor = file.get_range(piece.tensor, start, (last - first) * columns)
+        return found.reshape(last - first, columns)
 
     def stored_name(self, name: str) -> str | None:
         """The stored name of a module's tensor: as it is, or with or without the base model's prefix, or an
@@ -103,6 +136,12 @@ class WeightReader:
         step = max(1, limit // width)
         for start in range(0, tensor.shape[0], step):
             yield start, tensor[start : start + step]
+
+
+def take(tensor: Tensor, piece: Slice) -> Tensor:
+    """The view of a tensor of all experts, [experts, rows, columns], that a slice means: [rows, columns]."""
+    first, last = piece.rows(tensor.shape[1])
+    return tensor[piece.expert, first:last]
 
 
 def _overlay_files(overlay: Path | Sequence[Path] | None) -> list[Path]:

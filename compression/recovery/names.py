@@ -24,7 +24,8 @@ def file_names(model: nn.Module, available: Iterable[str]) -> dict[str, list[str
     """Parameter name -> the names under which the files hold it; tied parameters have several, or none.
 
     Base checkpoints loaded into a class with a head (and the reverse) differ by the base model's prefix.
-    Parameters that the files lack (made by the loader) are left out.
+    Parameters that the files lack (made by the loader) are left out, and so are those of experts, which are
+    one parameter in memory whichever way they are stored: recoveries leave experts as they are.
     """
     have = set(available)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -32,6 +33,8 @@ def file_names(model: nn.Module, available: Iterable[str]) -> dict[str, list[str
     found: dict[str, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner = first.setdefault(id(parameter), name)
+        if ".experts." in name:
+            continue
         for candidate in (name, prefix + name, name.removeprefix(prefix), OLD_NAMES.get(name, name)):
             if candidate in have:
                 if candidate not in found.setdefault(owner, []):

@@ -61,6 +61,21 @@ def batches(padded: bool) -> list[dict[str, torch.Tensor]]:
     return made
 
 
+def prunable(module: torch.nn.Module) -> bool:
+    """Whether it is a linear layer of a block that is pruned: all but the gate of a shared expert."""
+    return isinstance(module, torch.nn.Linear | Conv1D) and module.weight.shape[0] > 1
+
+
+def is_experts(module: torch.nn.Module) -> bool:
+    return type(module).__name__.endswith("Experts")
+
+
+def expert_weights(module: torch.nn.Module) -> list[int]:
+    """Sizes of gate, up and down of every expert of a layer."""
+    size = module.down_proj[0].numel()
+    return [size] * (3 * module.num_experts)
+
+
 def assert_like_stock(folder: Path, task: str, padded: bool = False) -> None:
     model, info = stock.load_with_info(folder, task)
     assert not info["missing_keys"], info
@@ -102,8 +117,11 @@ def test_parameters_and_sites_are_those_of_the_model(case: str, folders: dict[st
     model = tiny_model(case)
     assert found.parameters == inspection.parameters == sum(value.numel() for value in model.parameters())
     blocks = model.get_submodule(ARCHITECTURES[architecture_of(case)].blocks)
-    linears = [module for module in blocks.modules() if isinstance(module, torch.nn.Linear | Conv1D)]
-    assert sorted(site.size for site in inspection.sites) == sorted(item.weight.numel() for item in linears)
+    linears = [module for module in blocks.modules() if prunable(module)]
+    weights = [item.weight.numel() for item in linears] + [
+        size for module in blocks.modules() if is_experts(module) for size in expert_weights(module)
+    ]
+    assert sorted(site.size for site in inspection.sites) == sorted(weights)
     assert all(site.transposed == isinstance(linears[0], Conv1D) for site in inspection.sites)
     assert inspection.layer_parameters == sum(value.numel() for value in blocks[0].parameters())
 
@@ -153,9 +171,14 @@ def test_macs(case: str, folders: dict[str, Path]) -> None:
     def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         seen.append(inputs[0].shape[:-1].numel() * module.weight.numel())
 
+    def routed(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        seen.append(inputs[1].numel() * sum(expert_weights(module)) // module.num_experts)
+
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear | Conv1D):
+        if isinstance(module, torch.nn.Linear | Conv1D) or type(module).__name__.endswith("Router"):
             module.register_forward_hook(hook)
+        elif is_experts(module):
+            module.register_forward_hook(routed)
     with torch.no_grad():
         model(input_ids=torch.full((1, 11), 5))
     attention = 2 * 3 * inspection.heads * inspection.head_dim * 11 * 11
@@ -167,6 +190,8 @@ def test_macs_as_torch_dispatches_them(case: str, folders: dict[str, Path]) -> N
     found = admitted(folders[case])
     loader = getattr(transformers, stock.loader_name(found.task))
     model = loader.from_pretrained(folders[case], attn_implementation="eager")
+    if found.family == "moe":
+        model.set_experts_implementation("eager")
     for module in model.modules():
         if type(module).__name__.endswith("RotaryEmbedding"):
             whole = module.forward

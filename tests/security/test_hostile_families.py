@@ -78,6 +78,19 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("BloomForCausalLM", {"n_head": 5}, "no multiple of n_head"),
     ("BloomForCausalLM", {"num_hidden_layers": 5}, "which means the same"),
     ("BloomForCausalLM", {"slow_but_exact": True, "pretraining_tp": 2}, "as a whole"),
+    ("MixtralForCausalLM", {"num_local_experts": 0}, "must be a whole number"),
+    ("MixtralForCausalLM", {"num_local_experts": 1 << 40}, "must be a whole number"),
+    ("MixtralForCausalLM", {"num_experts": 8}, "which means the same"),
+    ("MixtralForCausalLM", {"num_experts_per_tok": 5}, "there are 4 experts"),
+    ("MixtralForCausalLM", {"head_dim": 7}, "even"),
+    ("MixtralForCausalLM", {"sliding_window": 0}, "must be a whole number"),
+    ("Qwen2MoeForCausalLM", {"mlp_only_layers": [0]}, "experts in every layer"),
+    ("Qwen2MoeForCausalLM", {"mlp_only_layers": "x"}, "experts in every layer"),
+    ("Qwen2MoeForCausalLM", {"layer_types": ["sliding_attention"] * 3}, "no sliding_window in use"),
+    ("Qwen2MoeForCausalLM", {"shared_expert_intermediate_size": 0}, "must be a whole number"),
+    ("Qwen3MoeForCausalLM", {"decoder_sparse_step": 2}, "experts in every layer"),
+    ("Qwen3MoeForCausalLM", {"moe_intermediate_size": -1}, "must be a whole number"),
+    ("Qwen3MoeForCausalLM", {"hidden_act": "evil"}, "'gelu'"),
     ("RobertaModel", {"is_decoder": True}, "only encoders"),
     ("RobertaModel", {"add_cross_attention": True}, "only encoders"),
     ("RobertaModel", {"max_position_embeddings": 3}, "positions begin after"),
@@ -157,6 +170,7 @@ VALUES = (
     ])
 )  # fmt: skip
 EXTRA = [
+    "num_experts", "num_local_experts", "num_experts_per_tok", "mlp_only_layers", "decoder_sparse_step",
     "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base", "partial_rotary_factor", "n_embed",
     "head_dim",
     "hidden_size", "num_hidden_layers", "num_key_value_heads", "num_kv_heads", "sliding_window_pattern",

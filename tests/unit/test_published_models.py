@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compression.anatomy import Inspection, inspect
+from compression.anatomy import Inspection, count_macs, inspect
 from compression.loading.admission import BytesSource
 from compression.loading.config import rewrite_config
 
@@ -169,6 +169,50 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         },
         596_049_920,
     ),
+    "Mixtral-8x7B-v0.1": (
+        {
+            "architectures": ["MixtralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2,
+            "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+            "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mixtral",
+            "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32,
+            "num_key_value_heads": 8, "num_local_experts": 8, "output_router_logits": False,
+            "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.02,
+            "sliding_window": None, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+            "use_cache": True, "vocab_size": 32000,
+        },
+        46_702_792_704,
+    ),
+    "Qwen1.5-MoE-A2.7B": (
+        {
+            "architectures": ["Qwen2MoeForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643,
+            "decoder_sparse_step": 1, "eos_token_id": 151643, "hidden_act": "silu", "hidden_size": 2048,
+            "initializer_range": 0.02, "intermediate_size": 5632, "max_position_embeddings": 8192,
+            "max_window_layers": 21, "model_type": "qwen2_moe", "moe_intermediate_size": 1408,
+            "norm_topk_prob": False, "num_attention_heads": 16, "num_experts": 60,
+            "num_experts_per_tok": 4, "num_hidden_layers": 24, "num_key_value_heads": 16,
+            "output_router_logits": False, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+            "router_aux_loss_coef": 0.001, "shared_expert_intermediate_size": 5632,
+            "sliding_window": 32768, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+            "use_cache": True, "use_sliding_window": False, "vocab_size": 151936,
+        },
+        14_315_784_192,
+    ),
+    "Qwen3-30B-A3B": (
+        {
+            "architectures": ["Qwen3MoeForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+            "bos_token_id": 151643, "decoder_sparse_step": 1, "eos_token_id": 151645, "head_dim": 128,
+            "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02,
+            "intermediate_size": 6144, "max_position_embeddings": 40960, "max_window_layers": 48,
+            "mlp_only_layers": [], "model_type": "qwen3_moe", "moe_intermediate_size": 768,
+            "norm_topk_prob": True, "num_attention_heads": 32, "num_experts": 128,
+            "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4,
+            "output_router_logits": False, "rms_norm_eps": 1e-06, "rope_scaling": None,
+            "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001, "sliding_window": None,
+            "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True,
+            "use_sliding_window": False, "vocab_size": 151936,
+        },
+        30_532_122_624,
+    ),
     "distilbert-base-uncased-finetuned-sst-2-english": (
         {
             "activation": "gelu", "architectures": ["DistilBertForSequenceClassification"],
@@ -223,6 +267,20 @@ def test_settings_that_have_moved() -> None:
     assert rewritten("Phi-3-mini-128k")["rope_parameters"]["original_max_position_embeddings"] == 4096
     assert rewritten("bloom-560m")["hidden_size"] == 1024
     assert rewritten("bloom-560m")["n_head"] == 16
+
+
+def test_a_token_uses_a_few_of_many_experts() -> None:
+    """The multiply-accumulates of a token, against the parameters that are known to be active."""
+    for name, active in {
+        "Mixtral-8x7B-v0.1": 12.88e9,
+        "Qwen1.5-MoE-A2.7B": 2.69e9,
+        "Qwen3-30B-A3B": 3.35e9,
+    }.items():
+        config = rewrite_config(BytesSource(json.dumps(PUBLISHED[name][0]).encode())).config
+        inspection = inspect(config, [])
+        macs = count_macs(inspection, 1).total
+        table = inspection.vocabulary * inspection.hidden
+        assert abs(macs + table - active) < 0.01 * active
 
 
 def test_positions_of_roberta_begin_after_the_padding() -> None:

@@ -11,13 +11,14 @@ from compression.anatomy.families.gemma import FAMILY as GEMMA
 from compression.anatomy.families.gpt2 import FAMILY as GPT2
 from compression.anatomy.families.gpt_neox import FAMILY as GPT_NEOX
 from compression.anatomy.families.llama import FAMILY as LLAMA
+from compression.anatomy.families.moe import FAMILY as MOE
 from compression.anatomy.families.opt import FAMILY as OPT
 from compression.anatomy.families.phi import FAMILY as PHI
 from compression.anatomy.families.roberta import FAMILY as ROBERTA
 from compression.errors import ArchitectureUnknown
 from compression.suggestions import closest
 
-_DECODERS: tuple[Family, ...] = (LLAMA, GEMMA, PHI, OPT, GPT2, GPT_NEOX, FALCON, BLOOM)
+_DECODERS: tuple[Family, ...] = (LLAMA, GEMMA, PHI, OPT, GPT2, GPT_NEOX, FALCON, BLOOM, MOE)
 _ENCODERS: tuple[Family, ...] = (BERT, ROBERTA, DISTILBERT)
 FAMILIES = _DECODERS + _ENCODERS
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from compression.anatomy.families.reader import ConfigReader
@@ -18,6 +19,8 @@ from compression.anatomy.inspection import Inspection, Site, Task, elements
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 Config = Mapping[str, Any]
+
+MAXIMUM_EXPERTS = 1024
 
 TABLE = "an embedding table: its rows are looked up, not multiplied"
 
@@ -42,13 +45,15 @@ class Expected:
 
 @dataclass(frozen=True)
 class Linear:
-    """A weight matrix [rows = outputs, columns = inputs] of a layer; `transposed`: stored the other way."""
+    """A weight matrix [rows = outputs, columns = inputs] of a layer; `transposed`: stored the other way.
+    `share` of the tokens multiply with it, all but for experts."""
 
     kind: str
     rows: int
     columns: int
     bias: bool = False
     transposed: bool = False
+    share: float = 1.0
 
     @property
     def stored(self) -> Shape:
@@ -78,7 +83,8 @@ class Parts:
     (`input_layernorm.weight`); all layers are alike. `before` and `after` are what the model has outside its
     layers, by whole name; `optional` and `buffers` too. `layer_buffers` are buffers of every layer. `kept`
     says of a weight why it is not pruned. `token_macs` and `sequence_macs` count the products outside the
-    layers.
+    layers, `layer_macs` those for a token in one layer that no site makes. `slices` are weights of a layer
+    inside stored tensors that `others` names, by the name of the slice.
     """
 
     sizes: Sizes
@@ -96,6 +102,8 @@ class Parts:
     tied: bool = False
     token_macs: int = 0
     sequence_macs: int = 0
+    layer_macs: int = 0
+    slices: Mapping[str, Linear] = field(default_factory=dict)
     droppable: bool = True
 
     def layer(self) -> dict[str, Shape]:
@@ -109,11 +117,12 @@ class Parts:
 
     def sites(self) -> tuple[Site, ...]:
         """The weight matrices of all layers, in order."""
+        weights = {**{f"{name}.weight": linear for name, linear in self.linears.items()}, **self.slices}
         return tuple(
-            Site(f"{self.layer_prefix}{layer}.{name}.weight", layer, (linear.rows, linear.columns),
-                 linear.kind, linear.transposed)
+            Site(f"{self.layer_prefix}{layer}.{name}", layer, (linear.rows, linear.columns), linear.kind,
+                 linear.transposed, linear.share)
             for layer in range(self.sizes.layers)
-            for name, linear in self.linears.items()
+            for name, linear in weights.items()
         )  # fmt: skip
 
 
@@ -170,6 +179,7 @@ class Family(ABC):
             not_prunable=tuple({"name": name, "reason": reason} for name, reason in parts.kept.items()),
             token_macs=parts.token_macs,
             sequence_macs=parts.sequence_macs,
+            layer_macs=parts.layer_macs,
         )
 
 
@@ -178,8 +188,11 @@ class Macs:
     """Multiply-accumulates of the matrix products of one forward pass over one sequence of `tokens` tokens.
 
     `sites` are the prunable weights (tokens x size each), `attention` the scores and weighted values of all
-    layers (the full square, whatever the mask), `head` what is multiplied outside the layers. Embedding
-    look-ups, norms, activations, biases and rotary positions count nothing.
+    layers (the full square, whatever the mask), `head` what is multiplied outside the sites (heads, routers).
+    Of a mixture of experts only the experts that are used count: each token multiplies with k of n, so the
+    weights of one expert count for k / n of the tokens, as if the router spread them evenly (the sum over all
+    experts of a layer is exact whatever it does). Embedding look-ups, norms, activations, biases and rotary
+    positions count nothing.
     """
 
     tokens: int
@@ -198,10 +211,27 @@ def count_macs(inspection: Inspection, sequence_length: int) -> Macs:
     heads = inspection.heads * inspection.head_dim
     return Macs(
         tokens=sequence_length,
-        sites={site.name: sequence_length * site.size for site in inspection.sites},
+        sites=_site_macs(inspection.sites, sequence_length),
         attention=2 * inspection.layers * heads * sequence_length * sequence_length,
-        head=sequence_length * inspection.token_macs + inspection.sequence_macs,
+        head=sequence_length * (inspection.token_macs + inspection.layers * inspection.layer_macs)
+        + inspection.sequence_macs,
     )
+
+
+def _site_macs(sites: Iterable[Site], tokens: int) -> dict[str, int]:
+    """Whole numbers, each within one of what is exact, whose sum is the sum of the exact ones, rounded."""
+    found: dict[str, int] = {}
+    exact, counted = Fraction(0), 0
+    for site in sites:
+        exact += tokens * site.size * Fraction(site.share).limit_denominator(MAXIMUM_EXPERTS)
+        found[site.name] = round(exact) - counted
+        counted += found[site.name]
+    return found
+
+
+def used_macs(site: Site, tokens: int, weights: int) -> int:
+    """Multiply-accumulates of `tokens` tokens of a sequence with so many weights of a site."""
+    return round(tokens * weights * site.share)
 
 
 def usual_sizes(config: Config) -> Sizes:

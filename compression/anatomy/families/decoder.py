@@ -18,7 +18,9 @@ class Decoder:
 
     `tables` are looked up, `edges` multiplied with every token, `layers` is the list of layers
     (`layers.`), `final` what follows it. `head` is the name of the head; its width is that of the first
-    table. `buffers` and `layer_buffers` are what old checkpoints carry.
+    table. `buffers` and `layer_buffers` are what old checkpoints carry. `slices` are weights inside stored
+    tensors; `layer_kept` says of weights of every layer why they are not pruned, and `layer_macs` how many
+    products they make for a token.
     """
 
     sizes: Sizes
@@ -36,6 +38,9 @@ class Decoder:
     head: str = "lm_head"
     head_bias: bool = False
     droppable: bool = True
+    slices: Mapping[str, Linear] = field(default_factory=dict)
+    layer_kept: Mapping[str, str] = field(default_factory=dict)
+    layer_macs: int = 0
 
     def parts(self, names: Iterable[str]) -> Parts:
         """The tensors of the model, named as in a checkpoint with these names."""
@@ -44,19 +49,27 @@ class Decoder:
         head: dict[str, Shape] = {f"{self.head}.weight": (vocabulary, width)}
         bias: dict[str, Shape] = {f"{self.head}.bias": (vocabulary,)} if self.head_bias else {}
 
+        layers = prefix + self.layers
+
         def placed(shapes: Shapes) -> dict[str, Shape]:
             return {prefix + name: shape for name, shape in shapes.items()}
 
         return Parts(
             sizes=self.sizes,
-            layer_prefix=prefix + self.layers,
+            layer_prefix=layers,
             linears=self.linears,
+            slices=self.slices,
             others=self.others,
             before=placed({**self.tables, **self.edges, **self.first}),
             after={**placed(self.final), **({} if self.tied else head), **bias},
             kept={
                 **dict.fromkeys(placed(self.tables), TABLE),
                 **dict.fromkeys(placed(self.edges), _EDGE),
+                **{
+                    f"{layers}{layer}.{name}": reason
+                    for layer in range(self.sizes.layers)
+                    for name, reason in self.layer_kept.items()
+                },
                 **dict.fromkeys(head, _TIED if self.tied else _HEAD),
             },
             optional=head if self.tied else {},
@@ -64,6 +77,7 @@ class Decoder:
             layer_buffers=self.layer_buffers,
             tied=self.tied,
             token_macs=vocabulary * width + sum(rows * columns for rows, columns in self.edges.values()),
+            layer_macs=self.layer_macs,
             droppable=self.droppable,
         )
 

@@ -25,14 +25,16 @@ _PRETRAINED = "original_max_position_embeddings"
 _PARTIAL = "partial_rotary_factor"
 
 
-def rope_parameters(reader: ConfigReader, head_dim: int, context: int) -> dict[str, Any]:
-    """The rewritten `rope_parameters` of a model that rotates whole heads: theta, type and the numbers of
-    that type. Raises ConfigInvalid."""
+def rope_parameters(
+    reader: ConfigReader, head_dim: int, context: int, theta: float = 10000.0
+) -> dict[str, Any]:
+    """The rewritten `rope_parameters` of a model that rotates whole heads: theta (where nothing is said the
+    given one), type and the numbers of that type. Raises ConfigInvalid."""
     key, given = _given(reader)
     partial = given.get(_PARTIAL, reader.config.get(_PARTIAL))
     if partial not in (None, 1):
         reader.refuse(_PARTIAL, f"is {shown(partial)}; only whole heads can be rotated in this family")
-    return _flat(reader, key, given, head_dim, context, _theta(reader))
+    return _flat(reader, key, given, head_dim, context, _theta(reader, default=theta))
 
 
 def partial_rope_parameters(

@@ -1,0 +1,99 @@
+"""What a streamed model consists of: ports where its blocks were, loaded blocks, batches under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from compression.loading.experts import ExpertLayer
+
+Batch = dict[str, Tensor]
+
+
+class Port(nn.Module):
+    """Stands where a block was; hands what it is given to `tap(index, hidden, args, kwargs)`.
+
+    `tuples`: the model expects the hidden states as the first item of a tuple.
+    """
+
+    def __init__(self, index: int, template: nn.Module, tuples: bool) -> None:
+        super().__init__()
+        self.index = index
+        self.tuples = tuples
+        self.tap: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor] | None = None
+        # A model's forward may read attributes of its blocks; a list keeps the template out of the module
+        # tree.
+        self._template = [template]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_template"][0], name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+        assert self.tap is not None
+        output = self.tap(self.index, hidden_states, args, kwargs)
+        return (output,) if self.tuples else output
+
+
+@dataclass
+class Block:
+    """One loaded block: `module` runs it; `names` maps its parameters to the names of the stored tensors,
+    but for `experts`, whose parameters hold many weights each."""
+
+    index: int
+    source: int
+    module: nn.Module
+    names: dict[str, str]
+    experts: ExpertLayer | None = None
+
+    def parameter(self, stored: str) -> nn.Parameter:
+        """The parameter whose stored tensor (or slice of one) has this name; KeyError otherwise.
+
+        That of an expert shares the memory of all experts: write to its data, do not replace it.
+        """
+        if self.experts is not None and stored in self.experts.pieces:
+            return self.experts.parameter(stored)
+        for name, other in self.names.items():
+            if other == stored:
+                return self.module.get_parameter(name)
+        raise KeyError(stored)
+
+    def linears(self) -> dict[str, nn.Module]:
+        """Modules that hold a stored `.weight`, by the stored name of that weight."""
+        return {
+            stored: self.module.get_submodule(name.removesuffix(".weight"))
+            for name, stored in self.names.items()
+            if name.endswith(".weight")
+        }
+
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass
+class States:
+    """The batches under way: `hidden[k]` is [b, s, hidden] of batch k; `calls[k][i]` what block i is called
+    with.
+    """
+
+    batches: list[Batch]
+    hidden: list[Tensor]
+    calls: list[list[Call]]
+
+    def real(self, number: int) -> Tensor | None:
+        """Bool [b, s] of batch `number`: True where a token is text; None when nothing is padding."""
+        mask = self.batches[number].get("attention_mask")
+        return None if mask is None else mask.bool()
+
+    def tokens(self, number: int) -> int:
+        """Number of real tokens of batch `number`."""
+        real = self.real(number)
+        return self.batches[number]["input_ids"].numel() if real is None else int(real.sum())
+
+    def __len__(self) -> int:
+        return len(self.batches)
