@@ -82,18 +82,18 @@ def cut_site(
     *,
     has_bias: bool = False,
 ) -> Cut:
-    """The pruned weight: float32 [out, in] values, the mask, what to add to the bias.
-
-    Without an update, values are those of the dense weight, bit for bit once they are stored again.
+    """The pruned weight [out, in], the mask, what to add to the bias. Values are float32 after an update;
+    without one they are the dense weight's own, in its dtype.
     """
     rule = Rule(settings.pattern, remove, settings.comparison)
     scores = score(settings, site, weight, statistics)
     dense = weight.to(torch.float32)
     mask = rule.mask(scores, dense)
-    cut = Cut(dense.masked_fill(~mask, 0.0), mask)
     chain = settings.chain()
-    if chain:
-        task = Task(dense, scores, rule, statistics, site.name, has_bias)
-        for update in chain:
-            cut = update.apply(task, cut)
+    if not chain:
+        return Cut(weight.masked_fill(~mask, 0.0), mask)
+    cut = Cut(dense.masked_fill(~mask, 0.0), mask)
+    task = Task(dense, scores, rule, statistics, site.name, has_bias)
+    for update in chain:
+        cut = update.apply(task, cut)
     return cut

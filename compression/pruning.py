@@ -179,8 +179,9 @@ class WeightPruner:
         return [fact for index in range(layers) for fact in self.store.data(self.step_name(index))["sites"]]
 
     def _pass_finished(self, model: StreamedModel, states: States, index: int) -> None:
-        if self.settings.sequential:
-            model.reader.lay_over(self.store.path(self.step_name(index)))
+        path = self.store.path(self.step_name(index))
+        if self.settings.sequential and path.exists():
+            model.reader.lay_over(path)
         model.run_block(model.load_block(index), states)
 
     def _prune_block(
@@ -206,7 +207,8 @@ class WeightPruner:
             for name, value in changed.items():
                 block.parameter(name).data.copy_(value)
         self._tell_of_unused(index, facts)
-        self.store.save(self.step_name(index), tensors, {"sites": facts})
+        # A block whose weights are all ignored changes nothing, and a file without tensors is none.
+        self.store.save(self.step_name(index), tensors or None, {"sites": facts})
         if states is not None and self.settings.sequential and not last:
             model.run_block(block, states)
 

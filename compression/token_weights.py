@@ -55,13 +55,12 @@ def received_attention(model: StreamedModel, block: Block, states: States, numbe
     found: list[Tensor] = []
 
     def look(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if (
-            isinstance(output, tuple)
-            and len(output) > 1
-            and isinstance(output[1], Tensor)
-            and output[1].dim() == 4
-        ):
-            found.append(output[1])
+        # T5 answers (hidden, bias of positions, probabilities), all others (hidden, probabilities, ...).
+        place = 2 if model.positions else 1
+        if isinstance(output, tuple) and len(output) > place:
+            probabilities = output[place]
+            if isinstance(probabilities, Tensor) and probabilities.dim() == 4:
+                found.append(probabilities)
 
     handles = [
         module.register_forward_hook(look)

@@ -12,12 +12,12 @@ Task = Literal["text-generation", "text-classification", "feature-extraction"]
 
 ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-# GPT-2, BLOOM and Falcon call their list of layers `h`.
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h)\.([0-9]{1,5})\.")
+# GPT-2, BLOOM and Falcon call their list of layers `h`, T5 `block` (each of which is a list `layer`).
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block)\.([0-9]{1,5})\.")
 _BUFFER = re.compile(
     r"(?:^|\.)(?:rotary_emb\.inv_freq|(?:attn|attention)\.(?:masked_)?bias|position_ids|token_type_ids)$"
 )
-_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers")
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,9 @@ class LayerCriterion(Protocol):
 
 def check_scores(scores: Tensor, site: str) -> Tensor:
     """The scores themselves; ScoresNotFinite names the weight whose score is NaN, infinite or negative."""
-    bad = ~torch.isfinite(scores) | (scores < 0)
-    if bool(bad.any()):
+    low, high = torch.aminmax(scores)
+    if not (float(low) >= 0 and float(high) < float("inf")):
+        bad = ~torch.isfinite(scores) | (scores < 0)
         row, column = (int(value) for value in bad.nonzero()[0])
         raise ScoresNotFinite(f"the score of {site}[{row}, {column}] is {float(scores[row, column])}")
     return scores

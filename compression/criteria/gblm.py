@@ -28,7 +28,7 @@ class Gblm:
     paper: ClassVar[str | None] = "2311.04902"
     needs: ClassVar[frozenset[str]] = frozenset({"activations", "gradient.square"})
 
-    gblm_alpha: float = parameter(0.5, "GBLM: weight of the gradient term.", ge=0.0, le=1000.0)
+    gblm_alpha: float = parameter(1.0, "GBLM: weight of the gradient term.", ge=0.0, le=1000.0)
 
     def score(self, weight: Tensor, statistics: SiteStatistics | None, generator: torch.Generator) -> Tensor:
         """float32 [out, in]. Without any gradient (all zero) this is Wanda."""

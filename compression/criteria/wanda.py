@@ -24,4 +24,4 @@ class Wanda:
         """|W| [out, in] times the input norms [in], in float32. ValueError without statistics."""
         if statistics is None:
             raise ValueError("Wanda needs the norms of the inputs")
-        return weight.to(torch.float32).abs() * statistics.column_norms.to(weight.device, torch.float32)
+        return weight.to(torch.float32).abs().mul_(statistics.column_norms.to(weight.device, torch.float32))

@@ -114,8 +114,8 @@ def summarise(seconds: Sequence[float], tokens: int) -> dict[str, Any]:
 def paired(dense: Sequence[float], pruned: Sequence[float]) -> dict[str, Any]:
     """Median over rounds of pruned / dense of the same round, and where it lies with 95% confidence.
 
-    Both calls of a round meet the same machine, so what slows a round down cancels out; the range is that of the
-    order statistics of the median (binomial, free of any distribution). Few rounds: the whole spread.
+    Both calls of a round meet the same machine, so what slows a round down cancels out; the range is that
+    of the order statistics of the median (binomial, free of any distribution). Few rounds: the whole spread.
     """
     ratios = sorted(after / before for before, after in zip(dense, pruned, strict=True))
     count = len(ratios)

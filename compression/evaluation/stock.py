@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,15 @@ _CLASSES = {
 }
 
 
-def loader_name(task: str) -> str:
-    """The ``transformers`` class that loads a model of ``task``."""
-    return _CLASSES[task]
+# Architectures that no automatic class gives: AutoModel makes the whole of T5 of its encoder.
+_OWN = frozenset({"T5EncoderModel"})
+
+
+def loader_name(task: str, architectures: Sequence[str] | None = None) -> str:
+    """The ``transformers`` class that loads a model of ``task`` whose configuration names these
+    architectures."""
+    own = (architectures or [""])[0]
+    return own if own in _OWN else _CLASSES[task]
 
 
 def load(folder: Path, task: str, *, dtype: torch.dtype | None = None, device: str = "cpu") -> nn.Module:
@@ -39,8 +46,9 @@ def load_with_info(
     """As ``load``, with the loader's account: ``missing_keys``, ``unexpected_keys``, ``mismatched_keys``."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    cls = getattr(transformers, _CLASSES[task])
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dtype")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    cls = getattr(transformers, loader_name(task, config.get("architectures")))
+    stored = config.get("dtype")
     # Said to the loader, not cast afterwards: what it computes itself would be rounded to float16 by then.
     wide = torch.float32 if stored == "float16" else "auto"
     model, info = cls.from_pretrained(

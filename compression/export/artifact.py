@@ -126,7 +126,10 @@ def _manifest(
     return {
         "schema": MANIFEST_SCHEMA,
         "format": "transformers",
-        "loader": {"library": "transformers", "class": stock.loader_name(inputs.task)},
+        "loader": {
+            "library": "transformers",
+            "class": stock.loader_name(inputs.task, inputs.settings.get("architectures")),
+        },
         "specification": specification,
         "inputs": {"model": dict(inputs.model_files), "datasets": dict(inputs.datasets)},
         "structure": {

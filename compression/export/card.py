@@ -28,6 +28,7 @@ def model_card(inputs: ArtifactInputs) -> str:
     target = specification.get("target") or {}
     asked = ", ".join(f"{name} {value}" for name, value in target.items())
     granularity = (specification.get("structure") or {}).get("granularity") or "as the recipe has it"
+    loader = stock.loader_name(inputs.task, inputs.settings.get("architectures"))
     parts = [
         "---",
         "library_name: transformers",
@@ -51,9 +52,9 @@ def model_card(inputs: ArtifactInputs) -> str:
         "## Load it",
         "",
         "```python",
-        f"from transformers import {stock.loader_name(inputs.task)}",
+        f"from transformers import {loader}",
         "",
-        f'model = {stock.loader_name(inputs.task)}.from_pretrained("PATH", dtype="auto")',
+        f'model = {loader}.from_pretrained("PATH", dtype="auto")',
         "```",
         "",
         "## What it is not",

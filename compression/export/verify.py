@@ -66,7 +66,7 @@ def check(folder: Path, expected: Path, device: str = "cpu") -> dict[str, Any]:
     return {
         "ok": not faults,
         "faults": faults,
-        "loader": stock.loader_name(fixed.task),
+        "loader": stock.loader_name(fixed.task, [type(model).__name__]),
         "dtype": str(outputs[0].dtype).removeprefix("torch."),
         "outputs": sum(output.numel() for output in outputs),
         "max_abs_difference": difference,

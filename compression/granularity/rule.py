@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from compression.granularity.base import Pattern, smallest, zeros_first
+from compression.granularity.base import Pattern, zeros_first
 from compression.granularity.blocks import block_mask
 from compression.granularity.n_m import n_m_mask
 from compression.granularity.unstructured import unstructured_mask
@@ -39,21 +38,3 @@ class Rule:
     def window(self) -> int:
         """Columns that must be decided together: m of n:m, the width of a block, else 1."""
         return {"n:m": self.pattern.group, "block": self.pattern.shape[1]}.get(self.pattern.kind, 1)
-
-
-def window_mask(rule: Rule, scores: Tensor, removable: int) -> Tensor:
-    """Keep-mask of a window of columns, for updates that choose while they go (SparseGPT).
-
-    scores: float32 [out, columns], >= 0 and below 0 for what must go first; `removable`: how many weights the
-    window loses (ignored by n:m). Columns are a multiple of `rule.window()`.
-    """
-    if rule.pattern.kind == "n:m":
-        return n_m_mask(scores, rule.pattern.keep, rule.pattern.group)
-    if rule.pattern.kind == "block":
-        return block_mask(scores.clamp_min(0.0), rule.pattern.shape, removable)
-    if rule.comparison == "row":
-        rows, columns = scores.shape
-        steps = torch.arange(rows + 1, dtype=torch.int64) * removable // rows
-        return ~smallest(scores, (steps[1:] - steps[:-1]).clamp_max(columns).to(scores.device))
-    count = torch.tensor([removable], device=scores.device)
-    return ~smallest(scores.reshape(1, -1), count).reshape(scores.shape)

@@ -58,7 +58,9 @@ def unstructured_mask(scores: Tensor, remove: int, comparison: str = "row") -> T
     first.
     """
     rows, columns = scores.shape
-    zeros = (scores == ZERO_SCORE).sum(1)
+    zeros = torch.zeros(rows, dtype=torch.int64)
+    if scores.numel() and float(scores.min()) < 0:
+        zeros = (scores == ZERO_SCORE).sum(1)
     if comparison == "layer":
         count = torch.tensor([max(remove, int(zeros.sum()))])
         return ~smallest(scores.reshape(1, -1), count.to(scores.device)).reshape(rows, columns)

@@ -14,7 +14,8 @@ class Streamed:
     blocks. `cache`: it would keep keys and values unless told not to; `tuples`: it takes the first item of
     what a block answers; `pooler`: it can be built without its pooler. `renames` are parts of names in
     memory and what files call them; `experts` are the names of an expert's gate, up and down weights, where
-    the experts of a layer are one parameter in memory."""
+    the experts of a layer are one parameter in memory. `positions` is the module within the first block that
+    makes a bias of relative positions for all blocks: blocks take it and answer (hidden, bias, None)."""
 
     module: str
     blocks: str
@@ -23,6 +24,7 @@ class Streamed:
     pooler: bool = False
     renames: tuple[tuple[str, str], ...] = ()
     experts: tuple[str, str, str] | None = None
+    positions: str | None = None
 
 
 def _decoder(name: str, blocks: str = "model.layers", tuples: bool = False) -> Streamed:
@@ -63,4 +65,7 @@ ARCHITECTURES: dict[str, Streamed] = {
     "RobertaForSequenceClassification": _encoder("roberta", "roberta.encoder.layer"),
     "DistilBertModel": _encoder("distilbert", "transformer.layer"),
     "DistilBertForSequenceClassification": _encoder("distilbert", "distilbert.transformer.layer"),
+    "T5EncoderModel": replace(
+        _encoder("t5", "encoder.block"), tuples=True, positions="layer.0.SelfAttention"
+    ),
 }

@@ -16,13 +16,14 @@ Batch = dict[str, Tensor]
 class Port(nn.Module):
     """Stands where a block was; hands what it is given to `tap(index, hidden, args, kwargs)`.
 
-    `tuples`: the model expects the hidden states as the first item of a tuple.
+    `tuples`: the model expects the hidden states as the first item of a tuple; `more` gives the others.
     """
 
     def __init__(self, index: int, template: nn.Module, tuples: bool) -> None:
         super().__init__()
         self.index = index
         self.tuples = tuples
+        self.more: Callable[[Tensor, tuple[Any, ...]], tuple[Any, ...]] = lambda hidden, args: ()
         self.tap: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor] | None = None
         # A model's forward may read attributes of its blocks; a list keeps the template out of the module
         # tree.
@@ -34,10 +35,10 @@ class Port(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_template"][0], name)
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
         assert self.tap is not None
         output = self.tap(self.index, hidden_states, args, kwargs)
-        return (output,) if self.tuples else output
+        return (output, *self.more(hidden_states, args)) if self.tuples else output
 
 
 @dataclass

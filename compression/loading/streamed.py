@@ -93,6 +93,8 @@ class StreamedModel:
         self._ports = [Port(index, block, known.tuples) for index, block in enumerate(self._templates)]
         self._replace_blocks()
         self._materialise()
+        if known.positions is not None:
+            self._share_positions(known.positions)
         self._shared: dict[tuple[Any, ...], list[Tensor]] = {}
 
     @property
@@ -105,9 +107,29 @@ class StreamedModel:
         """Whether the model gives logits, not only hidden states."""
         return "For" in self.architecture or self.architecture.endswith("LMHeadModel")
 
+    @property
+    def positions(self) -> bool:
+        """Whether blocks answer with a bias of relative positions beside the hidden states."""
+        return self._known.positions is not None
+
     def _replace_blocks(self) -> None:
         parent, _, name = self._known.blocks.rpartition(".")
         setattr(self.skeleton.get_submodule(parent), name, nn.ModuleList(self._ports))
+
+    def _share_positions(self, path: str) -> None:
+        """Let ports answer with the bias of relative positions, which the first block makes for all."""
+        attention: Any = self._templates[0].get_submodule(path)
+        name = f"{self._known.blocks}.{self.kept[0]}.{path}.relative_attention_bias.weight"
+        attention.relative_attention_bias._parameters["weight"] = self._parameter(self._outer_name(name))
+
+        def more(hidden: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            given = args[1] if len(args) > 1 else None
+            if given is None:
+                given = attention.compute_bias(hidden.shape[1], hidden.shape[1], device=hidden.device)
+            return given, None
+
+        for port in self._ports:
+            port.more = more
 
     def _materialise(self) -> None:
         """Give embeddings, norms, head and computed buffers their values; everything outside the blocks."""

@@ -78,7 +78,8 @@ class TensorFile:
         width = CODES[header.dtype].itemsize
         raw = torch.empty(count * width, dtype=torch.uint8)
         if count:
-            view, at = memoryview(raw.numpy()), header.offsets[0] + start * width
+            view = memoryview(raw.numpy())  # type: ignore[arg-type]
+            at = header.offsets[0] + start * width
             while len(view):
                 count = os.preadv(self._file.fileno(), [view], at)
                 if count == 0:

@@ -323,7 +323,13 @@ def _throughput(latency: Json, final: str) -> str:
         ]
         for case in latency["cases"]
     ]
-    head = ["tokens a second", number("dense"), number(final), number("time, of dense"), number("95% range")]
+    head: Row = [
+        "tokens a second",
+        number("dense"),
+        number(final),
+        number("time, of dense"),
+        number("95% range"),
+    ]
     return table(head, rows)
 
 

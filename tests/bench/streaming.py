@@ -21,7 +21,7 @@ from typing import Any
 from tests.bench.common import ROOT, table, write
 
 HIDDEN, FFN, HEADS, GROUPS, VOCABULARY = 2048, 5632, 16, 4, 8192
-SEQUENCES, LENGTH = 16, 256
+SEQUENCES, LENGTH = 64, 256
 
 
 def build(folder: Path, gigabytes: float) -> int:
