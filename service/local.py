@@ -45,7 +45,7 @@ def _stranger(scope: Scope) -> str | None:
     """The first host that a request names and that is not this machine."""
     for name, value in scope["headers"]:
         if name in (b"host", b"origin"):
-            text = value.decode("latin-1")
+            text: str = value.decode("latin-1")
             if not _is_local(text if name == b"origin" else f"//{text}"):
                 return text
     return None

@@ -42,6 +42,7 @@ def test_speed_is_measured_within_the_context(case: str, tmp_path: Path) -> None
         "Phi3ForCausalLM",
         "OPTForCausalLM-projected",
         "FalconForCausalLM-alibi",
+        "GPT2LMHeadModel",
         "DistilBertForSequenceClassification",
     ],
 )

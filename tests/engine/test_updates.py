@@ -416,7 +416,9 @@ def test_dsnot_is_what_a_loop_over_rows_does():
             if not able:
                 continue
             gone = min(able, key=lambda k: float(values[k].abs() * norms[k]))
-            if abs(left + float(values[gone] * means[gone])) < abs(lost):
+            fresh = left + float(values[gone] * means[gone])
+            more = float((values**2 * variance)[gone] - (values**2 * variance)[grow])
+            if abs(fresh) < abs(lost) and fresh**2 + more < lost**2:
                 free[gone] = False
                 kept[grow], kept[gone] = True, False
         assert torch.equal(result.mask[row], kept)
