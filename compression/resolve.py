@@ -70,9 +70,7 @@ def _check_family(draft: Draft) -> None:
 
 def _granularity(draft: Draft) -> str:
     recipe = draft.recipe
-    given = draft.specification.structure.granularity
-    if given is None:
-        return recipe.granularities[0]
+    given = draft.specification.structure.granularity or recipe.granularities[0]
     kind = granularity_kind(given)
     if kind not in recipe.granularities:
         able = [name for name, offer in draft.catalogue.recipes.items() if kind in offer.granularities]
@@ -88,7 +86,8 @@ def _granularity(draft: Draft) -> str:
     if "unstructured" in possible and "block" not in possible:
         # Blocks are of single weights; whether their shape fits is checked with the target.
         possible.append("block")
-    if kind not in possible:
+    # Of a single layer the target says what is wrong.
+    if kind not in possible and not (kind == "layer" and draft.inspection.layers == 1):
         draft.refuse(
             "/structure/granularity",
             f"This model cannot be cut by {given!r}; possible: {', '.join(possible)}.",

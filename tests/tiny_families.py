@@ -68,6 +68,16 @@ _DISTIL: dict[str, Any] = {
     "max_position_embeddings": 64,
 }
 _MOE: dict[str, Any] = {**_DECODER, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_T5: dict[str, Any] = {
+    "vocab_size": 131,
+    "d_model": 32,
+    "d_kv": 16,
+    "d_ff": 56,
+    "num_layers": 3,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+}
 _LABELS: dict[str, Any] = {
     "id2label": {0: "no", 1: "perhaps", 2: "yes"},
     "label2id": {"no": 0, "perhaps": 1, "yes": 2},
@@ -161,6 +171,8 @@ CASES: dict[str, dict[str, Any]] = {
     "RobertaForSequenceClassification": {**_ENCODER, **_LABELS, "type_vocab_size": 1},
     "DistilBertModel": _DISTIL,
     "DistilBertForSequenceClassification": {**_DISTIL, **_LABELS, "activation": "relu"},
+    "T5EncoderModel": _T5,
+    "T5EncoderModel-gated": {**_T5, "feed_forward_proj": "gated-gelu", "num_heads": 2},
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import re
@@ -96,6 +97,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("RobertaModel", {"max_position_embeddings": 3}, "positions begin after"),
     ("RobertaModel", {"pad_token_id": -1}, "must be a whole number"),
     ("RobertaForSequenceClassification", {"problem_type": "regression"}, "single_label_classification"),
+    ("T5EncoderModel", {"is_decoder": True}, "only encoders"),
+    ("T5EncoderModel", {"feed_forward_proj": "gated-evil"}, "after gated-"),
+    ("T5EncoderModel", {"feed_forward_proj": "gated-gated-gelu"}, "after gated-"),
+    ("T5EncoderModel", {"feed_forward_proj": ["relu"]}, "after gated-"),
+    ("T5EncoderModel", {"relative_attention_num_buckets": 6}, "multiple of 4"),
+    ("T5EncoderModel", {"relative_attention_max_distance": 2}, "a quarter of it below"),
+    ("T5EncoderModel", {"d_kv": 0}, "must be a whole number"),
+    ("T5EncoderModel", {"hidden_size": 64}, "which means the same"),
     ("DistilBertModel", {"n_heads": 5}, "no multiple of n_heads"),
     ("DistilBertModel", {"activation": "evil"}, "'gelu'"),
     ("DistilBertForSequenceClassification", {"id2label": {"0": "a"}}, "regression"),
@@ -129,7 +138,7 @@ def test_sizes_beyond_reason(case: str, value: Any, configs: dict[str, dict[str,
     names = {
         "vocab_size", "hidden_size", "n_embd", "dim", "intermediate_size", "ffn_dim", "n_inner", "hidden_dim",
         "num_hidden_layers", "n_layer", "n_layers", "num_attention_heads", "n_head", "n_heads",
-        "max_position_embeddings", "n_positions",
+        "max_position_embeddings", "n_positions", "d_model", "d_kv", "d_ff", "num_layers", "num_heads",
     } - ({"intermediate_size", "max_position_embeddings"} if case.startswith("Bloom") else set())  # fmt: skip
     for key in names & config.keys():
         with pytest.raises(ConfigInvalid, match="must be a whole number from"):
@@ -182,9 +191,11 @@ EXTRA = [
 @given(st.data())
 def test_fuzz(configs: dict[str, dict[str, Any]], data: st.DataObject) -> None:
     """Refused in our words, or transformers builds the model that the inspection describes."""
-    config = dict(configs[data.draw(st.sampled_from(list(CASES)))])
+    config = copy.deepcopy(configs[data.draw(st.sampled_from(list(CASES)))])
     for _ in range(data.draw(st.integers(1, 3))):
-        config[data.draw(st.sampled_from([*sorted(config), *EXTRA]))] = data.draw(VALUES)
+        key = data.draw(st.sampled_from([*sorted(config), *EXTRA]))
+        # The stock classes write into what they are given.
+        config[key] = copy.deepcopy(data.draw(VALUES))
     try:
         rewritten = rewrite_config(source(config))
     except ConfigInvalid as error:

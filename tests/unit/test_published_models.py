@@ -213,6 +213,28 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         },
         30_532_122_624,
     ),
+    "t5-small, its encoder": (
+        {
+            "architectures": ["T5EncoderModel"], "d_ff": 2048, "d_kv": 64, "d_model": 512,
+            "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1,
+            "feed_forward_proj": "relu", "initializer_factor": 1.0, "is_encoder_decoder": True,
+            "layer_norm_epsilon": 1e-06, "model_type": "t5", "n_positions": 512, "num_heads": 8,
+            "num_layers": 6, "output_past": True, "pad_token_id": 0,
+            "relative_attention_num_buckets": 32, "vocab_size": 32128,
+        },
+        35_330_816,
+    ),
+    "t5-v1_1-xxl, its encoder": (
+        {
+            "architectures": ["T5EncoderModel"], "d_ff": 10240, "d_kv": 64, "d_model": 4096,
+            "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1,
+            "feed_forward_proj": "gated-gelu", "initializer_factor": 1.0, "is_encoder_decoder": True,
+            "layer_norm_epsilon": 1e-06, "model_type": "t5", "num_decoder_layers": 24, "num_heads": 64,
+            "num_layers": 24, "output_past": True, "pad_token_id": 0,
+            "relative_attention_num_buckets": 32, "tie_word_embeddings": False, "vocab_size": 32128,
+        },
+        4_762_310_656,
+    ),
     "distilbert-base-uncased-finetuned-sst-2-english": (
         {
             "activation": "gelu", "architectures": ["DistilBertForSequenceClassification"],
