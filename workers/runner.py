@@ -130,6 +130,7 @@ def _compress(job: dict[str, Any], work: Path, reporter: Reporter) -> None:
         work=work,
         device=job["device"],
         threads=job["threads"],
+        cache=work / "cache",
     )
     outcome = pipeline.run(request, reporter, hook=faults.point)
     reporter.result(outcome.artifact, outcome.report, outcome.report_html, outcome.summary)

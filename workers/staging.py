@@ -32,6 +32,7 @@ from service.leases.repository import Lease
 from service.models.repository import Models
 from service.settings import Settings
 from workers import processes
+from workers.cache import Measurements
 from workers.sandbox import Policy
 
 _log = structlog.get_logger(__name__)
@@ -82,6 +83,7 @@ class Staging:
         self._note = self._root / f"{self.path.name}.json"
         self._lease = lease
         self._blobs = blobs
+        self.measurements = Measurements(settings.home, lease.tenant_id)
         self._checkpoint: dict[str, dict[str, Any]] = {}
         self.abandoned = threading.Event()
 
@@ -103,6 +105,7 @@ class Staging:
             datasets[name] = f"input/datasets/{name}/{PurePosixPath(file.path).name}"
             readable.append(self._materialise(file.sha256, datasets[name]))
         readable += self._restore()
+        self.measurements.lend(self.path)
         policy = Policy(
             work=self.path,
             hidden=tuple(hidden_paths(self._settings)),

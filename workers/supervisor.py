@@ -158,10 +158,13 @@ class Supervisor:
         assert self._finished is not None
         faults.point("before_publish")
         try:
-            return publish(self._staging, self._finished, self._held.lease.specification)
+            published = publish(self._staging, self._finished, self._held.lease.specification)
         except (StagingInvalid, FileNotFoundError) as error:
             _log.warning("publication.invalid", job=self._held.lease.job_id, error=str(error))
             raise JobFailed("internal", "The engine left an artifact that cannot be published.") from error
+        with suppress(OSError):
+            self._staging.measurements.take_back(self._staging.path)
+        return published
 
     def _compress(self) -> None:
         """Let a runner work until it ends; raises unless it has reported a result."""
