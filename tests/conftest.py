@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from service.blobs import LocalBlobs
 from service.db import Database
@@ -37,6 +39,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+class Groups(LoadScopeScheduling):
+    """Hands single tests to the test processes, and those that share something costly together, the most first.
+
+    xdist's own `loadgroup` writes groups into node ids, which pytest 9 computes anew: it groups nothing.
+    """
+
+    TOGETHER = ("tests/faults/test_kill_points.py", "tests/acceptance/")
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((part for part in self.TOGETHER if nodeid.startswith(part)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # One after another in one process: they share a service, and its jobs would wait for each other anyway.
     for item in items:
         if "/acceptance/" in item.path.as_posix():
-            item.add_marker(pytest.mark.xdist_group("acceptance"))
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(300))
 

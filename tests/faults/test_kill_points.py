@@ -175,7 +175,6 @@ def matrix(
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group("kill points")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.point}-{case.seed}")
 def test_a_killed_worker_loses_and_doubles_nothing(matrix: Matrix, case: Case) -> None:
     assert matrix.result(case).attempts <= 3
