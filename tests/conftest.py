@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class Groups(LoadScopeScheduling):
-    """Hands single tests to the test processes, and those that share something costly together, the most first.
+    """Hands single tests to the test processes, those that share something costly together, the most first.
 
     xdist's own `loadgroup` writes groups into node ids, which pytest 9 computes anew: it groups nothing.
     """
