@@ -30,7 +30,7 @@ def sample_positions(states: States, limit: int = SAMPLE_TOKENS) -> list[Tensor]
     places = []
     for number in range(len(states)):
         real = states.real(number)
-        size = states.batches[number]["input_ids"].numel()
+        size = states.places(number)
         places.append(torch.arange(size) if real is None else real.reshape(-1).nonzero().flatten())
     total = sum(place.numel() for place in places)
     count = min(limit, total)

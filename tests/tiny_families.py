@@ -175,6 +175,26 @@ CASES: dict[str, dict[str, Any]] = {
     "T5EncoderModel-gated": {**_T5, "feed_forward_proj": "gated-gelu", "num_heads": 2},
 }  # fmt: skip
 
+_VIT: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 56,
+    "image_size": 24,
+    "patch_size": 8,
+    "num_channels": 3,
+}
+
+# Models of images, which no batch of tokens suits.
+IMAGES: dict[str, dict[str, Any]] = {
+    "ViTForImageClassification": {**_VIT, **_LABELS},
+    "ViTForImageClassification-oblong": {
+        **_VIT, **_LABELS, "image_size": [16, 40], "patch_size": [8, 4], "num_channels": 1,
+        "qkv_bias": False, "hidden_act": "gelu_new",
+    },
+    "DeiTForImageClassification": {**_VIT, **_LABELS},
+}  # fmt: skip
+
 
 def architecture_of(case: str) -> str:
     """The architecture of a case: what stands before the dash."""
@@ -187,7 +207,7 @@ def tiny_model(case: str, seed: int = 0, **changes: Any) -> Any:
 
     architecture = architecture_of(case)
     stock = getattr(importlib.import_module(ARCHITECTURES[architecture].module), architecture)
-    settings = {key: value for key, value in {**CASES[case], **changes}.items()}
+    settings = {key: value for key, value in {**{**CASES, **IMAGES}[case], **changes}.items()}
     if settings.get("num_key_value_heads", 1) is None:
         del settings["num_key_value_heads"]
     model = stock(stock.config_class(**settings)).eval()

@@ -37,13 +37,18 @@ def uniform_counts(sizes: Mapping[str, int], remove_total: int) -> dict[str, int
 
 
 def default_length(inspection: Inspection) -> int:
-    """Tokens of a sequence where nothing is said: the context, at most 2048 (encoders 512)."""
+    """Tokens of a sequence where nothing is said: the context, at most 2048 (encoders 512); all of an
+    image."""
+    if inspection.image is not None:
+        return inspection.context
     limit = DECODER_LENGTH if inspection.task == "text-generation" else ENCODER_LENGTH
     return min(inspection.context, limit)
 
 
 def stated_length(specification: JobSpecification, inspection: Inspection) -> int:
-    """Tokens of the sequence for which multiply-accumulates are counted."""
+    """Tokens of the sequence for which multiply-accumulates are counted; an image has always as many."""
+    if inspection.image is not None:
+        return inspection.context
     calibration = specification.calibration
     return (
         specification.evaluation.sequence_length

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Task = Literal["text-generation", "text-classification", "feature-extraction"]
+Task = Literal["text-generation", "text-classification", "feature-extraction", "image-classification"]
 
 ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -51,7 +51,10 @@ class Inspection:
     layer, `prunable_parameters` those of all sites; `other_bytes` are what the weight files hold besides
     (headers, old buffers, a stored copy of a tied head); `dtype` is the type in which the model is meant
     to be loaded. `token_macs` and `sequence_macs` are the multiply-accumulates outside the layers, for every
-    token and once a sequence; `layer_macs` those of every layer and token that no site makes (routers).
+    token and once a sequence (of images: once an image); `layer_macs` those of every layer and token that no
+    site makes (routers).
+    A model of images takes them in the shape `image` (channels, height, width), and `context` counts the
+    patches of one with the tokens that go before them.
     """
 
     family: str
@@ -78,6 +81,7 @@ class Inspection:
     token_macs: int = 0
     sequence_macs: int = 0
     layer_macs: int = 0
+    image: tuple[int, int, int] | None = None
     parameters: int = 0
     bytes: int = 0
     layer_bytes: int = 0
@@ -94,7 +98,7 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """As JSON data; `from_json` reads it back."""
         data = asdict(self)
-        for name in ("labels", "granularities"):
+        for name in ("labels", "granularities", "image"):
             data[name] = None if data[name] is None else list(data[name])
         data["sites"] = [{**asdict(site), "shape": list(site.shape)} for site in self.sites]
         data["not_prunable"] = [dict(item) for item in self.not_prunable]
@@ -105,6 +109,8 @@ class Inspection:
         """Reads what `to_json` gave."""
         values = dict(data)
         values["labels"] = None if values["labels"] is None else tuple(values["labels"])
+        image = values.get("image")
+        values["image"] = None if image is None else tuple(image)
         values["granularities"] = tuple(values["granularities"])
         values["sites"] = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in values["sites"])
         values["not_prunable"] = tuple(dict(item) for item in values["not_prunable"])

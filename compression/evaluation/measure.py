@@ -207,6 +207,8 @@ def _context(folder: Path) -> int:
 def _full_row(fixed: probe.Fixed, room: int) -> Batch:
     """The first fixed sequence without its padding, repeated to a usual length: words cost no time."""
     row = {name: value[:1] for name, value in fixed.batches[0].items()}
+    if "pixel_values" in row:
+        return row
     mask = row.get("attention_mask")
     if mask is not None:
         row = {name: value[:, : int(mask.sum())] for name, value in row.items()}
@@ -215,20 +217,29 @@ def _full_row(fixed: probe.Fixed, room: int) -> Batch:
     return {name: value.repeat(1, times)[:, :length] for name, value in row.items()}
 
 
+def _what(batch: int, length: int, images: torch.Tensor | None) -> str:
+    """What one timed call does, in words."""
+    if images is not None:
+        sides = " x ".join(map(str, images.shape[1:]))
+        return f"{'one image' if batch == 1 else f'{batch} images'} of {sides} at once"
+    return f"{'one sequence' if batch == 1 else f'{batch} sequences'} of {length} tokens at once"
+
+
 def _latency(dense: nn.Module, request: dict[str, Any], fixed: probe.Fixed) -> dict[str, Any]:
     device = request["device"]
     pruned = stock.load(Path(request["pruned"]), fixed.task, device=device)
     room = _context(Path(request["dense"]))
     row = _full_row(fixed, room)
-    length = row["input_ids"].shape[1]
+    images = row.get("pixel_values")
+    length = room if images is not None else row["input_ids"].shape[1]
     cases = []
     for batch in (1, BATCH):
-        inputs = {name: value.expand(batch, -1).contiguous() for name, value in row.items()}
+        inputs = {name: value.expand(batch, *value.shape[1:]).contiguous() for name, value in row.items()}
         calls = [_forward(model, inputs, fixed.task, device) for model in (dense, pruned)]
-        what = f"{'one sequence' if batch == 1 else f'{batch} sequences'} of {length} tokens at once"
+        what = _what(batch, length, images)
         cases.append(_case("forward" if batch == 1 else "batch", what, (batch, length), calls, request))
-    prompt = {"input_ids": row["input_ids"][:, :PROMPT_TOKENS]}
-    if fixed.task == GENERATION and prompt["input_ids"].shape[1] + NEW_TOKENS <= room:
+    if fixed.task == GENERATION and min(length, PROMPT_TOKENS) + NEW_TOKENS <= room:
+        prompt = {"input_ids": row["input_ids"][:, :PROMPT_TOKENS]}
         prompt["attention_mask"] = torch.ones_like(prompt["input_ids"])
         count = prompt["input_ids"].shape[1]
         calls = [_generate(model, prompt, device) for model in (dense, pruned)]

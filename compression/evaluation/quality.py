@@ -19,6 +19,7 @@ from compression.evaluation.types import (
     CLASSIFICATION,
     FEATURES,
     GENERATION,
+    IMAGES,
     Batch,
     Evaluable,
     EvaluationData,
@@ -31,6 +32,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     GENERATION: ("perplexity",),
     CLASSIFICATION: ("accuracy",),
     FEATURES: ("embedding_cosine",),
+    IMAGES: ("accuracy",),
 }
 """The metrics that each task knows, the first being the one that headlines a report."""
 
@@ -93,9 +95,9 @@ def evaluate(
     """
     check_metrics(data.task, metrics)
     perplexity = _Perplexity() if data.task == GENERATION else None
-    classes = ClassTally(data.labels or ()) if data.task == CLASSIFICATION else None
+    classes = ClassTally(data.labels or ()) if data.task in (CLASSIFICATION, IMAGES) else None
     cosine = Cosine() if data.task == FEATURES else None
-    divergence = Divergence() if data.task in (GENERATION, CLASSIFICATION) else None
+    divergence = Divergence() if data.task in (GENERATION, CLASSIFICATION, IMAGES) else None
     counts = {"batches": len(data.batches), "sequences": 0, "tokens": 0}
     with torch.inference_mode():
         expected = None if reference is None else reference.outputs(data.batches)

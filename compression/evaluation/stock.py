@@ -11,12 +11,13 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from compression.evaluation.types import CLASSIFICATION, FEATURES, GENERATION, Batch, model_inputs
+from compression.evaluation.types import CLASSIFICATION, FEATURES, GENERATION, IMAGES, Batch, model_inputs
 
 _CLASSES = {
     GENERATION: "AutoModelForCausalLM",
     CLASSIFICATION: "AutoModelForSequenceClassification",
     FEATURES: "AutoModel",
+    IMAGES: "AutoModelForImageClassification",
 }
 
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor]
-"""Model inputs by name, all int64: ``input_ids`` [b, s]; ``attention_mask`` [b, s] (absent = all ones);
-``token_type_ids`` [b, s] (optional); ``labels`` [b] (classification only: class numbers)."""
+"""Model inputs by name, int64: ``input_ids`` [b, s]; ``attention_mask`` [b, s] (absent = all ones);
+``token_type_ids`` [b, s] (optional); ``labels`` [b] (classification only: class numbers).
+Models of images take ``pixel_values``, float32 [b, channels, height, width], and ``labels`` [b]."""
 
 GENERATION = "text-generation"
 CLASSIFICATION = "text-classification"
 FEATURES = "feature-extraction"
+IMAGES = "image-classification"
 
 
 class EvaluationData(Protocol):

@@ -21,13 +21,14 @@ from torch import Tensor
 from compression.anatomy import inspect
 from compression.errors import ArtifactVerificationFailed
 from compression.evaluation import probe, stock
-from compression.evaluation.types import CLASSIFICATION, FEATURES
+from compression.evaluation.types import CLASSIFICATION, FEATURES, IMAGES
 from compression.export.masks import read_masks
 from compression.loading.weights import WeightReader
 from compression.specification import n_m
 
 MASKS = "secateur/masks.safetensors"
 MANIFEST = "secateur/manifest.json"
+_POOLERS = ((FEATURES, "missing_keys"), (CLASSIFICATION, "unexpected_keys"), (IMAGES, "unexpected_keys"))
 
 
 def run(folder: Path, expected: Path, *, threads: int = 1, device: str = "cpu") -> dict[str, Any]:
@@ -107,7 +108,7 @@ def key_faults(info: dict[str, Any], task: str) -> list[str]:
     faults = []
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = info.get(kind, [])
-        if (task, kind) in ((FEATURES, "missing_keys"), (CLASSIFICATION, "unexpected_keys")):
+        if (task, kind) in _POOLERS:
             keys = [key for key in keys if "pooler." not in key]
         if keys:
             shown = ", ".join(keys[:5])

@@ -39,6 +39,17 @@ def _encoder(name: str, blocks: str, pooler: bool = False) -> Streamed:
     return Streamed(f"transformers.models.{name}.modeling_{name}", blocks, pooler=pooler)
 
 
+# What transformers 5 calls otherwise than files do, which it still writes.
+_VIT_NAMES = (
+    (".layers.", ".encoder.layer."),
+    (".attention.q_proj.", ".attention.attention.query."),
+    (".attention.k_proj.", ".attention.attention.key."),
+    (".attention.v_proj.", ".attention.attention.value."),
+    (".attention.o_proj.", ".attention.output.dense."),
+    (".mlp.fc1.", ".intermediate.dense."),
+    (".mlp.fc2.", ".output.dense."),
+)
+
 ARCHITECTURES: dict[str, Streamed] = {
     "LlamaForCausalLM": _decoder("llama"),
     "MistralForCausalLM": _decoder("mistral"),
@@ -65,6 +76,8 @@ ARCHITECTURES: dict[str, Streamed] = {
     "RobertaForSequenceClassification": _encoder("roberta", "roberta.encoder.layer"),
     "DistilBertModel": _encoder("distilbert", "transformer.layer"),
     "DistilBertForSequenceClassification": _encoder("distilbert", "distilbert.transformer.layer"),
+    "ViTForImageClassification": replace(_encoder("vit", "vit.layers"), renames=_VIT_NAMES),
+    "DeiTForImageClassification": replace(_encoder("deit", "deit.layers"), renames=_VIT_NAMES),
     "T5EncoderModel": replace(
         _encoder("t5", "encoder.block"), tuples=True, positions="layer.0.SelfAttention"
     ),

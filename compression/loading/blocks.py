@@ -94,7 +94,13 @@ class States:
     def tokens(self, number: int) -> int:
         """Number of real tokens of batch `number`."""
         real = self.real(number)
-        return self.batches[number]["input_ids"].numel() if real is None else int(real.sum())
+        return self.places(number) if real is None else int(real.sum())
+
+    def places(self, number: int) -> int:
+        """Number of all places of batch `number`, b * s, padding too."""
+        if number < len(self.hidden):
+            return self.hidden[number].shape[:-1].numel()
+        return self.batches[number]["input_ids"].numel()
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -169,11 +169,10 @@ class StreamedModel:
 
     def _stored_name(self, name: str) -> str | None:
         """The stored name of a tensor of the module tree, also where files call its place otherwise."""
-        stored: str | None = self.reader.stored_name(name)
+        older = name
         for new, old in self._known.renames:
-            if stored is None and new in name:
-                stored = self.reader.stored_name(name.replace(new, old))
-        return stored
+            older = older.replace(new, old)
+        return self.reader.stored_name(name) or self.reader.stored_name(older)
 
     def _experts(self, index: int) -> str | None:
         """The path of the experts within a block, None without."""
@@ -324,12 +323,21 @@ class StreamedModel:
                     progress(number * self.layers + index + 1, len(groups) * self.layers)
             yield from self.finish(states)
 
+    def _places(self, batch: Batch) -> int:
+        """About how many hidden states a batch has: tokens, or patches of images."""
+        if "pixel_values" not in batch:
+            return batch["input_ids"].numel()
+        patch = self.config.patch_size
+        down, across = (patch, patch) if isinstance(patch, int) else patch
+        images, _, height, width = batch["pixel_values"].shape
+        return images * (2 + (height // down) * (width // across))
+
     def _groups(self, batches: Sequence[Batch]) -> list[list[Batch]]:
         """The batches in runs whose hidden states take at most GROUP_BYTES."""
         groups: list[list[Batch]] = [[]]
         held = 0
         for batch in batches:
-            size = batch["input_ids"].numel() * int(self.config.hidden_size) * self.dtype.itemsize
+            size = self._places(batch) * int(self.config.hidden_size) * self.dtype.itemsize
             if groups[-1] and held + size > GROUP_BYTES:
                 groups.append([])
                 held = 0

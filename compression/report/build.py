@@ -18,6 +18,7 @@ HEADLINES = {
     "text-generation": "perplexity",
     "text-classification": "accuracy",
     "feature-extraction": "embedding_cosine",
+    "image-classification": "accuracy",
 }
 MACS_COUNTER = (
     "multiply-accumulates of the matrix products of one forward pass over one sequence (linear layers, "

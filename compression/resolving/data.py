@@ -12,6 +12,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "text-generation": ("perplexity",),
     "text-classification": ("accuracy",),
     "feature-extraction": ("embedding_cosine",),
+    "image-classification": ("accuracy",),
 }
 """The quality metrics of each task."""
 

@@ -55,6 +55,13 @@ class Draft:
         facts = self.datasets.get(name)
         if facts is None:
             self.refuse(pointer, f"There is no dataset {name[:80]!r}.", "dataset_unknown")
+        elif self.inspection.image is not None:
+            self.refuse(
+                pointer,
+                "Datasets of images cannot be read yet: a model of images is pruned without data, by "
+                "magnitude for instance.",
+                "dataset_kind_unsupported",
+            )
         elif not self.inspection.has_tokenizer:
             self.refuse(
                 pointer,

@@ -212,12 +212,15 @@ def check(
 
 
 def fixed_batches(loaded: Loaded, data: Data) -> list[dict[str, Tensor]]:
-    """Token batches to verify on: the first evaluation (or calibration) rows, cut; else made from the
+    """Batches to verify on: the first evaluation (or calibration) rows, cut; else made from the
     seed.
     """
     source = data.evaluation or data.calibration
     if source is None:
         generator = torch.Generator().manual_seed(loaded.specification.seed % (1 << 63))
+        image = loaded.inspection.image
+        if image is not None:
+            return [{"pixel_values": torch.randn(VERIFIED_SEQUENCES, *image, generator=generator)}]
         length = min(VERIFIED_TOKENS, loaded.inspection.context)
         size = (VERIFIED_SEQUENCES, length)
         return [{"input_ids": torch.randint(0, loaded.inspection.vocabulary, size, generator=generator)}]

@@ -24,7 +24,7 @@ from compression.loading.admission import Admission, admit_model, folder_sources
 from compression.loading.architectures import ARCHITECTURES
 from compression.loading.streamed import StreamedModel
 from compression.loading.weights import WeightReader
-from tests.tiny_families import CASES, architecture_of, tiny_family, tiny_model
+from tests.tiny_families import CASES, IMAGES, architecture_of, tiny_family, tiny_model
 
 ENCODER_CASES = [case for case in CASES if architectures()[architecture_of(case)].name in ENCODERS]
 
@@ -88,7 +88,7 @@ def assert_like_stock(folder: Path, task: str, padded: bool = False) -> None:
 
 
 def test_the_table_is_complete() -> None:
-    assert set(ARCHITECTURES) == set(architectures()) == {architecture_of(case) for case in CASES}
+    assert set(ARCHITECTURES) == set(architectures()) == {architecture_of(case) for case in (*CASES, *IMAGES)}
     assert {*DECODERS, *ENCODERS} == {family.name for family in FAMILIES}
     for name in architectures():
         task = architectures()[name].architectures[name].task

@@ -17,7 +17,10 @@ from compression.errors import ConfigInvalid
 from compression.loading.admission import BytesSource
 from compression.loading.architectures import ARCHITECTURES
 from compression.loading.config import rewrite_config
-from tests.tiny_families import CASES, architecture_of, tiny_model
+from tests.tiny_families import CASES as TEXTS
+from tests.tiny_families import IMAGES, architecture_of, tiny_model
+
+CASES = {**TEXTS, **IMAGES}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("T5EncoderModel", {"relative_attention_max_distance": 2}, "a quarter of it below"),
     ("T5EncoderModel", {"d_kv": 0}, "must be a whole number"),
     ("T5EncoderModel", {"hidden_size": 64}, "which means the same"),
+    ("ViTForImageClassification", {"image_size": 0}, "must be a whole number"),
+    ("ViTForImageClassification", {"image_size": [24]}, "height and width"),
+    ("ViTForImageClassification", {"image_size": [24, 1 << 20]}, "height and width"),
+    ("ViTForImageClassification", {"image_size": "24"}, "must be a whole number"),
+    ("ViTForImageClassification", {"patch_size": 25}, "more than image_size"),
+    ("ViTForImageClassification", {"patch_size": 0}, "must be a whole number"),
+    ("ViTForImageClassification", {"num_channels": 1 << 30}, "must be a whole number"),
+    ("ViTForImageClassification", {"num_attention_heads": 5}, "no multiple"),
+    ("DeiTForImageClassification", {"id2label": {"0": "a"}}, "regression"),
+    ("DeiTForImageClassification", {"hidden_act": "evil"}, "'gelu'"),
     ("DistilBertModel", {"n_heads": 5}, "no multiple of n_heads"),
     ("DistilBertModel", {"activation": "evil"}, "'gelu'"),
     ("DistilBertForSequenceClassification", {"id2label": {"0": "a"}}, "regression"),
@@ -179,7 +192,8 @@ VALUES = (
     ])
 )  # fmt: skip
 EXTRA = [
-    "num_experts", "num_local_experts", "num_experts_per_tok", "mlp_only_layers", "decoder_sparse_step",
+    "image_size", "patch_size", "num_channels", "num_experts", "num_local_experts", "num_experts_per_tok",
+    "mlp_only_layers", "decoder_sparse_step",
     "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base", "partial_rotary_factor", "n_embed",
     "head_dim",
     "hidden_size", "num_hidden_layers", "num_key_value_heads", "num_kv_heads", "sliding_window_pattern",

@@ -213,6 +213,18 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         },
         30_532_122_624,
     ),
+    "vit-base-patch16-224": (
+        {
+            "architectures": ["ViTForImageClassification"], "attention_probs_dropout_prob": 0.0,
+            "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "hidden_size": 768,
+            "id2label": {str(index): "crane" if index in (134, 517) else f"class {index}"
+                         for index in range(1000)},
+            "image_size": 224, "initializer_range": 0.02, "intermediate_size": 3072,
+            "layer_norm_eps": 1e-12, "model_type": "vit", "num_attention_heads": 12, "num_channels": 3,
+            "num_hidden_layers": 12, "patch_size": 16, "qkv_bias": True,
+        },
+        86_567_656,
+    ),
     "t5-small, its encoder": (
         {
             "architectures": ["T5EncoderModel"], "d_ff": 2048, "d_kv": 64, "d_model": 512,
@@ -303,6 +315,14 @@ def test_a_token_uses_a_few_of_many_experts() -> None:
         macs = count_macs(inspection, 1).total
         table = inspection.vocabulary * inspection.hidden
         assert abs(macs + table - active) < 0.01 * active
+
+
+def test_images_have_their_own_context() -> None:
+    found = rewrite_config(BytesSource(json.dumps(PUBLISHED["vit-base-patch16-224"][0]).encode()))
+    inspection = inspect(found.config, [])
+    assert (inspection.context, inspection.image) == (197, (3, 224, 224))
+    # 17.6 billion multiply-accumulates, as papers count them for this model.
+    assert abs(count_macs(inspection, 197).total - 17.58e9) < 0.02e9
 
 
 def test_positions_of_roberta_begin_after_the_padding() -> None:

@@ -84,7 +84,8 @@ class Parts:
     layers, by whole name; `optional` and `buffers` too. `layer_buffers` are buffers of every layer. `kept`
     says of a weight why it is not pruned. `token_macs` and `sequence_macs` count the products outside the
     layers, `layer_macs` those for a token in one layer that no site makes. `slices` are weights of a layer
-    inside stored tensors that `others` names, by the name of the slice.
+    inside stored tensors that `others` names, by the name of the slice. `image` is the shape of the images
+    that a model of images takes: channels, height, width.
     """
 
     sizes: Sizes
@@ -104,6 +105,7 @@ class Parts:
     sequence_macs: int = 0
     layer_macs: int = 0
     slices: Mapping[str, Linear] = field(default_factory=dict)
+    image: tuple[int, int, int] | None = None
     droppable: bool = True
 
     def layer(self) -> dict[str, Shape]:
@@ -180,6 +182,7 @@ class Family(ABC):
             token_macs=parts.token_macs,
             sequence_macs=parts.sequence_macs,
             layer_macs=parts.layer_macs,
+            image=parts.image,
         )
 
 

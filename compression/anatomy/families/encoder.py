@@ -72,8 +72,9 @@ def dense(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
 
 
-def labels(reader: ConfigReader) -> dict[str, Any]:
-    """The classes of a classifier: `id2label` and `label2id`, complete and in order."""
+def labels(reader: ConfigReader, unique: bool = True) -> dict[str, Any]:
+    """The classes of a classifier: `id2label` and `label2id`, complete and in order; where they need not be
+    `unique`, `label2id` has the last class of a name."""
     problem = reader.config.get("problem_type")
     if problem not in (None, "single_label_classification"):
         reader.refuse("problem_type", f"is {shown(problem)}; only single_label_classification is supported")
@@ -82,7 +83,7 @@ def labels(reader: ConfigReader) -> dict[str, Any]:
         count = reader.whole("num_labels", 1, MAXIMUM_LABELS, 2)
         names = [f"LABEL_{index}" for index in range(count)]
     else:
-        names = _label_names(reader, given)
+        names = _label_names(reader, given, unique)
     if len(names) < 2:
         reader.refuse("id2label", "names one class, which means regression; only classifiers are supported")
     found: dict[str, Any] = {
@@ -94,7 +95,7 @@ def labels(reader: ConfigReader) -> dict[str, Any]:
     return found
 
 
-def _label_names(reader: ConfigReader, given: Any) -> list[str]:
+def _label_names(reader: ConfigReader, given: Any, unique: bool) -> list[str]:
     if not isinstance(given, dict) or not 1 <= len(given) <= MAXIMUM_LABELS:
         reader.refuse("id2label", f'is {shown(given)}; it must map "0", "1", ... to the names of the classes')
     names: list[str] = []
@@ -107,6 +108,6 @@ def _label_names(reader: ConfigReader, given: Any) -> list[str]:
                 "id2label", f'has no name for class "{index}" of {len(given)} (1 to 256 characters)'
             )
         names.append(name)
-    if len(set(names)) != len(names):
+    if unique and len(set(names)) != len(names):
         reader.refuse("id2label", "gives two classes the same name")
     return names
