@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,7 +157,8 @@ def test_uniform_shares_are_exact_and_those_of_the_engine(sizes: dict[str, int],
     for name, size in sizes.items():
         assert 0 <= counts[name] <= size
         assert abs(counts[name] - total * size / sum(sizes.values())) <= 1
-    assert Uniform().allocate(sizes, None, total, 0.0) == counts
+    evidence: Any = SimpleNamespace(sites=[SimpleNamespace(name=name) for name in sizes], units=sizes.get)
+    assert Uniform().allocate(evidence, total) == counts
 
 
 def test_a_tenth_is_a_tenth() -> None:
