@@ -1,4 +1,4 @@
-"""Runs in the peers' environment: one method of llm-compressor on given token rows; prints time and memory."""
+"""Runs in the peers' environment: one method of llm-compressor on given token rows; time and memory."""
 
 import json
 import resource
