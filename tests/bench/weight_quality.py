@@ -35,7 +35,7 @@ from compression.recipes import recipes
 from tests.bench.common import RESULTS, machine, reference, table
 
 PATTERNS = ("50%", "60%", "70%", "2:4", "4:8")
-SAMPLES, LENGTH, EVALUATED = 128, 256, 100
+SAMPLES, LENGTH, EVALUATED = 128, 256, 64
 # Compositions that no recipe stands for, to show what the axes give together.
 EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
     "gradient": ("magnitude", {"criterion": "gradient"}),
