@@ -323,14 +323,8 @@ def _throughput(latency: Json, final: str) -> str:
         ]
         for case in latency["cases"]
     ]
-    head: Row = [
-        "tokens a second",
-        number("dense"),
-        number(final),
-        number("time, of dense"),
-        number("95% range"),
-    ]
-    return table(head, rows)
+    names = ("dense", final, "time, of dense", "95% range")
+    return table(["tokens a second", *map(number, names)], rows)
 
 
 def _memory(memory: Json | None, final: str) -> str:
