@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compression.gradients import sequence_loss, single_sequences
+from compression.loading.hidden import HiddenStates
 from compression.loading.streamed import Block, States, StreamedModel
 
 Batch = dict[str, Tensor]
@@ -72,7 +73,7 @@ class Judge:
             return self._dense_last
         first = min(changes, default=self._model.layers)
         start = max(layer for layer in self._before if layer <= first)
-        self._states.hidden = list(self._before[start])
+        self._states.hidden = HiddenStates(self._before[start])
         for index in range(start, self._model.layers):
             if index == first or (not changes and index):
                 self._keep(index, self._states)

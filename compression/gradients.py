@@ -19,6 +19,7 @@ from torch.nn import functional
 from compression.anatomy.inspection import Site
 from compression.checkpoint import Store
 from compression.errors import CompressionError
+from compression.loading.hidden import HiddenStates
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.seeds import site_generator
 
@@ -117,9 +118,9 @@ def exact(
     done = [store.has(step_name(index)) for index in range(model.layers)]
     if not all(done):
         states = model.start(batches)
-        inputs: list[list[Tensor]] = []
+        inputs: list[HiddenStates] = []
         for index in range(model.layers):
-            inputs.append(list(states.hidden))
+            inputs.append(states.hidden.snapshot())
             model.run_block(model.load_block(index), states)
         slopes = [_head_slope(model, states, number) for number in range(len(states))]
         for index in reversed(range(model.layers)):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compression.errors import CompressionError
+from compression.loading.hidden import HiddenStates
 from compression.loading.streamed import Block, States, StreamedModel
 
 # The smallest weight relative to the largest, before normalisation (RSQ, section 4: linear scaling to a
@@ -72,7 +73,7 @@ def received_attention(model: StreamedModel, block: Block, states: States, numbe
     try:
         # Every implementation has its own masks (none at all, where a kernel is causal by itself).
         eager = model.start([states.batches[number]])
-        eager.hidden = [states.hidden[number]]
+        eager.hidden = HiddenStates([states.hidden[number]])
         model.run_batch(block, eager, 0)
     finally:
         model.config._attn_implementation = before

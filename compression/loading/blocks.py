@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compression.loading.experts import ExpertLayer
+from compression.loading.hidden import HiddenStates
 
 Batch = dict[str, Tensor]
 
@@ -83,7 +84,7 @@ class States:
     """
 
     batches: list[Batch]
-    hidden: list[Tensor]
+    hidden: HiddenStates
     calls: list[list[Call]]
 
     def real(self, number: int) -> Tensor | None:

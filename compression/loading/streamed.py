@@ -28,6 +28,7 @@ from compression.errors import CompressionError
 from compression.loading.architectures import ARCHITECTURES
 from compression.loading.blocks import Batch, Block, Call, Port, States
 from compression.loading.experts import ExpertLayer, load_experts, stored_experts
+from compression.loading.hidden import HiddenStates
 from compression.loading.weights import TensorMissing, WeightReader
 
 __all__ = ["Batch", "Block", "Call", "States", "StreamedModel"]
@@ -239,7 +240,7 @@ class StreamedModel:
     @torch.no_grad()
     def start(self, batches: Sequence[Batch]) -> States:
         """Embed the batches and note what every block will be called with."""
-        states = States(list(batches), [], [])
+        states = States(list(batches), HiddenStates(), [])
         self._shared = {}
         for batch in states.batches:
             calls: list[Call] = []
