@@ -175,7 +175,7 @@ SPECIFICATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key inside": ({"calibration": {"datset": "x"}}, "/calibration/datset"),
     "an unknown recipe": ({"recipe": "wandda"}, "wanda"),
     "an unknown option": ({"options": {"alocation": "global"}}, "/options/alocation"),
-    "an unknown allocation": ({"options": {"allocation": "owl"}}, "/options/allocation"),
+    "an unknown allocation": ({"options": {"allocation": "owls"}}, "/options/allocation"),
     "a pattern that fits nothing": ({"structure": {"ignore": ["nothing.*"]}}, "/structure/ignore/0"),
     "a model that is not there": ({"model": "mdl_00000000000000000000000000"}, "/model"),
     "a dataset that is not there": (
