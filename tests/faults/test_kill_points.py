@@ -3,7 +3,8 @@
 Whatever the moment: the job ends once, as succeeded, with the artifact that an undisturbed run makes, byte
 for byte; its history has no gap and no double; no process and no work folder is left.
 
-Normally one seed on both stacks; ``SECATEUR_FAULT_SEEDS=3`` runs all 72 cases and writes the table of them.
+Normally one seed, the points in turns on the two stacks; ``--all`` takes every point on both, and
+``SECATEUR_FAULT_SEEDS=3`` runs all 72 cases and writes the table of them.
 """
 
 from __future__ import annotations
@@ -161,7 +162,11 @@ CASES = tuple(Case(point, seed) for seed in range(SEEDS) for point in POINTS)
 def matrix(
     request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Matrix]:
-    chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    chosen = [
+        item.callspec.params
+        for item in request.session.items
+        if hasattr(item, "callspec") and not item.get_closest_marker("skip")
+    ]
     cases = {
         params["case"]: None
         for params in chosen
