@@ -47,7 +47,11 @@ class Groups(LoadScopeScheduling):
     xdist's own `loadgroup` writes groups into node ids, which pytest 9 computes anew: it groups nothing.
     """
 
-    TOGETHER = ("tests/faults/test_kill_points.py", "tests/acceptance/")
+    TOGETHER = (
+        "tests/faults/test_kill_points.py",
+        "tests/acceptance/",
+        "tests/engine/test_pipeline.py::test_a_job_killed_anywhere",
+    )
 
     def _split_scope(self, nodeid: str) -> str:
         return next((part for part in self.TOGETHER if nodeid.startswith(part)), nodeid)

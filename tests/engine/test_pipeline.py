@@ -294,10 +294,10 @@ KILLS = [
     ("wanda", "mid_load", 2),
     ("wanda", "mid_block", 2),
     ("wanda", "before_checkpoint_rename", 3),
-    ("wanda", "after_checkpoint_rename", 5),
+    pytest.param("wanda", "after_checkpoint_rename", 5, marks=pytest.mark.slow),
     ("wanda", "before_checkpoint_rename", 14),
     ("wanda", "mid_export", 1),
-    ("layer-drop", "after_checkpoint_rename", 2),
+    pytest.param("layer-drop", "after_checkpoint_rename", 2, marks=pytest.mark.slow),
     ("layer-drop", "before_checkpoint_rename", 9),
 ]
 
