@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -33,11 +34,22 @@ def clock() -> float:
 
 
 def claim(database: Database, job_id: str, owner: str, settings: Settings) -> HeldLease | None:
-    """Take the job, if there is something to do for it and nobody else has it."""
+    """Take the job, if there is something to do for it and nobody else has it.
+
+    A database that does not answer is asked again, for half the time of a lease: the claim may stand although
+    its answer was lost.
+    """
     asked_at = clock()
-    with database.session() as session:
-        lease = Leases(session).claim(job_id, owner, settings.lease_seconds)
-    return None if lease is None else HeldLease(database, lease, settings, asked_at)
+    owner = f"{owner}:{secrets.token_hex(4)}"
+    while True:
+        try:
+            with database.session() as session:
+                lease = Leases(session).claim(job_id, owner, settings.lease_seconds)
+            return None if lease is None else HeldLease(database, lease, settings, asked_at)
+        except DatabaseUnavailable:
+            if clock() >= asked_at + settings.lease_seconds / 2:
+                raise
+            time.sleep(_RETRY_SECONDS)
 
 
 class HeldLease:
@@ -110,6 +122,14 @@ class HeldLease:
             self._attempt(self._beat)
         elif now >= self._look_at:
             self._attempt(self._look)
+
+    def ask(self, question: Callable[[], _Result]) -> _Result:
+        """The answer to a question to the database, asked again while it is away and the lease holds."""
+        while True:
+            try:
+                return question()
+            except DatabaseUnavailable as error:
+                self._wait_for_database(error)
 
     def succeed(self, summary: Mapping[str, Any], artifact: NewArtifact, report: str, html: str) -> None:
         """Publish the artifact and end the job, in one transaction."""
@@ -208,7 +228,10 @@ class HeldLease:
                     self._write_news(leases)
                     return write(leases)
             except DatabaseUnavailable as error:
-                if clock() >= self._until:
-                    raise LeaseLost(f"job {self.lease.job_id}: the database was away for too long") from error
-                _log.warning("lease.database_unavailable", job=self.lease.job_id)
-                time.sleep(_RETRY_SECONDS)
+                self._wait_for_database(error)
+
+    def _wait_for_database(self, error: DatabaseUnavailable) -> None:
+        if clock() >= self._until:
+            raise LeaseLost(f"job {self.lease.job_id}: the database was away for too long") from error
+        _log.warning("lease.database_unavailable", job=self.lease.job_id)
+        time.sleep(_RETRY_SECONDS)

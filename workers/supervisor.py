@@ -148,7 +148,7 @@ class Supervisor:
 
     def _prepare(self) -> None:
         try:
-            inputs = find_inputs(self._database, self._held.lease)
+            inputs = self._held.ask(lambda: find_inputs(self._database, self._held.lease))
         except NotFound as error:
             raise JobFailed("input_missing", f"An input of the job is gone: {error}.") from error
         place = self._placement

@@ -19,7 +19,7 @@ from service.pagination import DEFAULT_LIMIT, Page, paginate
 from service.tables import Job, JobEvent
 
 CANCEL_GRACE_SECONDS: Final = 8.0
-"""After a request to cancel, a worker that shows no sign of life keeps its lease no longer than this."""
+"""After a request to cancel, no lease lasts longer than this, whatever its worker does."""
 
 
 @dataclass(frozen=True)

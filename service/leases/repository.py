@@ -18,13 +18,11 @@ from service import ids
 from service.db import microseconds, now
 from service.errors import LeaseLost
 from service.files.repository import FileEntry, Files
-from service.jobs.repository import Ledger, NewEvent, insert_events
+from service.jobs.repository import CANCEL_GRACE_SECONDS, Ledger, NewEvent, insert_events
 from service.jobs.states import Change, State
 from service.tables import Artifact, Job, Upload, UploadPart
 
 EXHAUSTED: Final = "attempts_exhausted"
-CANCELLING_LEASE_SECONDS: Final = 15.0
-"""A lease is extended by no more than this once cancelling was requested."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,21 @@ def _fence(lease: Lease) -> ColumnElement[bool]:
     return and_(Job.id == lease.job_id, Job.epoch == lease.epoch, Job.state == State.RUNNING)
 
 
+def _lease(job: Job, owner: str) -> Lease:
+    return Lease(
+        job_id=job.id,
+        epoch=job.epoch,
+        tenant_id=job.tenant_id,
+        owner=owner,
+        specification=job.specification,
+        model_id=job.model_id,
+        queue=job.queue,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        checkpoint=job.checkpoint,
+    )
+
+
 class Leases:
     """The calls of workers and sweepers. Each runs in the caller's transaction."""
 
@@ -82,11 +95,18 @@ class Leases:
     def claim(self, job_id: str, owner: str, seconds: float) -> Lease | None:
         """Takes a queued job, or one whose lease has run out.
 
+        `owner` is made anew for each claim: asking again with it, when the answer of the first call was
+        lost, gives the same lease.
+
         None says that there is nothing to do: the job is unknown, has ended, belongs to a live worker, is
         not due yet, or ended just now because it was to be cancelled or its attempts are used up.
         """
         job = self._ledger.lock(job_id)
-        if job is None or not self._claimable(job):
+        if job is None:
+            return None
+        if self._holds(job, owner):
+            return _lease(job, owner)
+        if not self._claimable(job):
             return None
         if State(job.state) is State.RUNNING and self._end_expired(job):
             return None
@@ -103,18 +123,7 @@ class Leases:
             progress=None,
             not_before=None,
         )
-        return Lease(
-            job_id=job.id,
-            epoch=job.epoch,
-            tenant_id=job.tenant_id,
-            owner=owner,
-            specification=job.specification,
-            model_id=job.model_id,
-            queue=job.queue,
-            attempt=job.attempt,
-            max_attempts=job.max_attempts,
-            checkpoint=job.checkpoint,
-        )
+        return _lease(job, owner)
 
     def heartbeat(
         self,
@@ -125,15 +134,17 @@ class Leases:
     ) -> Beat:
         """Extends the lease to `seconds` from now and notes stage and progress, where given.
 
+        Once cancelling was requested nothing extends it: should the worker die now, the user still waits no
+        longer than for one that was dead before.
+
         Raises:
             LeaseLost: the worker was fenced off.
         """
-        shorter = min(seconds, CANCELLING_LEASE_SECONDS)
         values: dict[str, Any] = {
             "heartbeat_at": now(),
             "lease_until": case(
                 (Job.cancel_requested_at.is_(None), now() + microseconds(seconds)),
-                else_=now() + microseconds(shorter),
+                else_=Job.cancel_requested_at + microseconds(min(seconds, CANCEL_GRACE_SECONDS)),
             ),
         }
         if progress is not None:
@@ -301,6 +312,10 @@ class Leases:
                 .execution_options(synchronize_session=False)
             )
         return len(expired)
+
+    def _holds(self, job: Job, owner: str) -> bool:
+        live = job.lease_until is not None and job.lease_until >= self._ledger.clock()
+        return State(job.state) is State.RUNNING and job.lease_owner == owner and live
 
     def _claimable(self, job: Job) -> bool:
         clock = self._ledger.clock()

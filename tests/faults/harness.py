@@ -37,7 +37,7 @@ from tests.stacks import Stack
 from tests.tiny_models import tiny_llama
 from workers import processes
 
-LEASE_SECONDS = 3.0
+LEASE_SECONDS = 5.0
 PATIENCE = 240.0
 """Seconds for what takes some 10 on an idle machine: a busy one is no failure."""
 SPEED = {

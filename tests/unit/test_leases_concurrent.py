@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from tests import seeds
 Result = TypeVar("Result")
 
 CLAIMER = textwrap.dedent("""
+    import secrets
     import sys
     from service.db import Database
     from service.leases.repository import Leases
@@ -31,7 +33,7 @@ CLAIMER = textwrap.dedent("""
     sys.stdin.readline()
     for job in jobs:
         with database.session() as session:
-            lease = Leases(session).claim(job, "worker", 60)
+            lease = Leases(session).claim(job, secrets.token_hex(4), 60)
         if lease is not None:
             print(job, lease.epoch, flush=True)
     database.dispose()
@@ -57,7 +59,7 @@ class TestClaims:
             claimed = []
             for job in jobs:
                 with database.session() as session:
-                    if Leases(session).claim(job, "worker", 60) is not None:
+                    if Leases(session).claim(job, secrets.token_hex(4), 60) is not None:
                         claimed.append(job)
             return claimed
 
@@ -92,7 +94,7 @@ class TestClaims:
 
             def take(job: str = job) -> int | None:
                 with database.session() as session:
-                    lease = Leases(session).claim(job, "worker", 60)
+                    lease = Leases(session).claim(job, secrets.token_hex(4), 60)
                 return lease and lease.epoch
 
             def sweep() -> int | None:
@@ -184,7 +186,7 @@ class TestRaces:
 
             def claim(job: str = job) -> bool:
                 with database.session() as session:
-                    return Leases(session).claim(job, "worker", 60) is not None
+                    return Leases(session).claim(job, secrets.token_hex(4), 60) is not None
 
             def cancel(job: str = job) -> str:
                 with database.session() as session:

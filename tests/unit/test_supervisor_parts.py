@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from service.blobs import LocalBlobs
 from service.db import Database
-from service.errors import LeaseLost
-from service.jobs.repository import Jobs, NewEvent
+from service.errors import DatabaseUnavailable, LeaseLost
+from service.jobs.repository import CANCEL_GRACE_SECONDS, Jobs, NewEvent
 from service.leases.repository import Leases
 from service.settings import Settings
 from tests import seeds
@@ -133,6 +137,57 @@ def test_a_request_to_cancel_is_seen_within_a_second(database: Database, held: H
     held.tick()
     held.cancelled()
     assert row(database, held).state == "cancelled"
+
+
+def test_beats_do_not_lengthen_a_lease_whose_job_is_to_be_cancelled(
+    database: Database, held: HeldLease
+) -> None:
+    with database.session() as session:
+        Jobs(session, held.lease.tenant_id).cancel(held.lease.job_id)
+    held._beat()
+    first = row(database, held)
+    time.sleep(0.3)
+    held._beat()
+    second = row(database, held)
+    assert first.lease_until == second.lease_until
+    assert second.lease_until - second.cancel_requested_at <= CANCEL_GRACE_SECONDS * 1e6
+
+
+def test_a_claim_whose_answer_was_lost_is_not_charged(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = seeds.make_job(database, seeds.make_model(database))
+    session, lost = database.session, []
+
+    @contextmanager
+    def answer_lost() -> Iterator[Session]:
+        with session() as inner:
+            yield inner
+        if not lost:
+            lost.append(True)
+            raise DatabaseUnavailable("the connection broke after the commit")
+
+    monkeypatch.setattr(database, "session", answer_lost)
+    held = claim(database, job, "tests", settings)
+    assert lost
+    assert held is not None
+    assert (held.lease.epoch, held.lease.attempt) == (1, 1)
+    held.fail("internal", "done")
+    assert row(database, held).state == "failed"
+    assert claim(database, job, "tests", settings) is None
+
+
+def test_what_a_job_needs_is_asked_again_while_the_lease_holds(held: HeldLease) -> None:
+    asked = []
+
+    def question() -> str:
+        asked.append(True)
+        if len(asked) < 3:
+            raise DatabaseUnavailable("away")
+        return "answer"
+
+    assert held.ask(question) == "answer"
+    assert len(asked) == 3
 
 
 def test_a_fenced_lease_is_noticed_by_look_and_by_beat(database: Database, held: HeldLease) -> None:
