@@ -4,6 +4,7 @@ number.
 
 from __future__ import annotations
 
+import platform
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -70,6 +71,7 @@ def software() -> dict[str, str]:
     """Versions that results depend on."""
     return {
         "secateur": version("secateur"),
+        "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "safetensors": version("safetensors"),
