@@ -38,13 +38,23 @@ class StartFailed(Exception):
     """A child ended or did not answer while it was being started."""
 
 
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """Says once, in one line, that nothing can be written; the service goes on without its log."""
+
+    complained = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.complained:
+            self.complained = True
+            name, reason = Path(self.baseFilename).name, sys.exc_info()[1]
+            sys.stderr.write(f"secateur: {name} is not written: {reason}\n")
+
+
 class RotatingLog:
     """A log file of bounded size (with its older parts) that takes the lines of one child."""
 
     def __init__(self, path: Path, echo: Callable[[str], None] | None = None) -> None:
-        self._handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES
-        )
+        self._handler = _LogFile(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
         self._handler.setFormatter(logging.Formatter("%(message)s"))
         self._echo = echo
         self._prefix = path.stem

@@ -11,7 +11,7 @@ import structlog
 
 from service import faults
 from service.db import Database
-from service.errors import DatabaseUnavailable, LeaseLost
+from service.errors import DatabaseUnavailable, LeaseLost, StorageFull
 from service.jobs.repository import Jobs, NewEvent
 from service.jobs.states import State
 from service.leases.repository import Lease, Leases, NewArtifact
@@ -22,6 +22,8 @@ _Result = TypeVar("_Result")
 _FLUSH_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 0.5
+_AWAY: Final = (DatabaseUnavailable, StorageFull)
+"""What passes by itself, or when the operator makes room."""
 _EVENT_LIMIT: Final = 5000
 """Events a runner can cause in one attempt; what it says beyond is dropped."""
 
@@ -128,7 +130,7 @@ class HeldLease:
         while True:
             try:
                 return question()
-            except DatabaseUnavailable as error:
+            except _AWAY as error:
                 self._wait_for_database(error)
 
     def succeed(self, summary: Mapping[str, Any], artifact: NewArtifact, report: str, html: str) -> None:
@@ -168,7 +170,7 @@ class HeldLease:
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except DatabaseUnavailable as error:
+        except _AWAY as error:
             if clock() >= self._until:
                 raise LeaseLost(f"job {self.lease.job_id}: the database was away for too long") from error
             _log.warning("lease.database_unavailable", job=self.lease.job_id)
@@ -227,10 +229,10 @@ class HeldLease:
                     leases = Leases(session)
                     self._write_news(leases)
                     return write(leases)
-            except DatabaseUnavailable as error:
+            except _AWAY as error:
                 self._wait_for_database(error)
 
-    def _wait_for_database(self, error: DatabaseUnavailable) -> None:
+    def _wait_for_database(self, error: Exception) -> None:
         if clock() >= self._until:
             raise LeaseLost(f"job {self.lease.job_id}: the database was away for too long") from error
         _log.warning("lease.database_unavailable", job=self.lease.job_id)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from service import faults
 from workers import sandbox
+from workers.space import NO_SPACE, STORAGE_FULL, is_full
 
 _PROGRESS_SECONDS: Final = 0.2
 _ABSOLUTE_FOLDER: Final = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+")
@@ -104,8 +105,8 @@ def describe(error: BaseException) -> tuple[str, str]:
         return "memory_exceeded", "The job needs more memory than its limit allows."
     if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") and "out of memory" in text.lower():
         return "memory_exceeded", "The job needs more memory than the device has."
-    if isinstance(error, OSError) and error.errno in (27, 28):
-        return "storage_full", "There is no space left for the files of this job."
+    if is_full(error):
+        return STORAGE_FULL, NO_SPACE
     return (
         "internal",
         f"The engine failed with {type(error).__name__}; the log of the worker has the details.",

@@ -36,6 +36,7 @@ from workers.messages import (
 )
 from workers.process import RunnerProcess
 from workers.publication import Publication, publish
+from workers.space import NO_SPACE, STORAGE_FULL, is_full
 from workers.staging import Staging, StagingInvalid, find_inputs
 
 _log = structlog.get_logger(__name__)
@@ -45,6 +46,7 @@ _MEMORY_LOOK_SECONDS: Final = 0.5
 _CANCEL_GRACE: Final = 5.0
 _DRAIN_GRACE: Final = 1.0
 _LONGEST_DELAY: Final = 30.0
+_LONGEST_WAIT_FOR_SPACE: Final = 300.0
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,18 @@ class Supervisor:
         except Draining:
             return self._last_word(held.release, "released")
         except RunnerCrashed as crash:
-            return self._last_word(partial(self._again, crash.code, crash.message), "crashed")
+            return self._last_word(partial(self._again, crash.code, crash.message), f"crashed: {crash.code}")
         except JobFailed as failure:
             return self._last_word(
                 partial(held.fail, failure.code, failure.message), f"failed: {failure.code}"
             )
         except LeaseLost:
             return "lost"
-        except Exception:
+        except Exception as error:
+            if is_full(error):
+                return self._last_word(
+                    partial(self._again, STORAGE_FULL, NO_SPACE), f"crashed: {STORAGE_FULL}"
+                )
             _log.exception("supervisor.failed", job=held.lease.job_id)
             message = "the worker met an error of its own; its log has the details"
             return self._last_word(partial(self._again, "internal", message), "released after an error")
@@ -134,7 +140,11 @@ class Supervisor:
         return ending
 
     def _again(self, code: str, message: str) -> None:
-        delay = min(0.5 * 2**self._held.lease.attempt, _LONGEST_DELAY)
+        attempt = self._held.lease.attempt
+        delay = min(0.5 * 2**attempt, _LONGEST_DELAY)
+        if code == STORAGE_FULL:
+            # Somebody has to make room: jobs that wait for it must not use up their attempts meanwhile.
+            delay = min(2.0 * 4**attempt, _LONGEST_WAIT_FOR_SPACE)
         self._held.release(charge=True, delay=delay, code=code, message=message)
 
     def _carry_out(self) -> str:
@@ -243,7 +253,7 @@ class Supervisor:
             _log.info(
                 "runner.failed", job=self._held.lease.job_id, code=self._failed.code, stderr=runner.tail
             )
-            kind = RunnerCrashed if self._failed.code == "storage_full" else JobFailed
+            kind = RunnerCrashed if self._failed.code == STORAGE_FULL else JobFailed
             raise kind(self._failed.code, self._failed.message)
         if status == 0 and self._finished is not None:
             return
