@@ -82,6 +82,8 @@ class Server:
 
 
 def _die_with_parent() -> None:
+    # A shell without job control starts its background jobs with this signal ignored.
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(1, int(signal.SIGQUIT))
 
 

@@ -114,6 +114,8 @@ def test_interrupted_command_cancels_its_job(
             [COMMAND, *arguments, "--out", str(tmp_path / "out")],
             stderr=said,
             env={**os.environ, "SECATEUR_URL": service.url, "XDG_STATE_HOME": str(tmp_path / "state")},
+            # As at a terminal, also when the tests are a background job, which ignores the signal.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     with Client(service.url) as client:
         deadline = time.monotonic() + 120
