@@ -1,6 +1,8 @@
-"""Wanda and SparseGPT against llm-compressor: same model, same token rows, one run.
+"""Wanda and SparseGPT against llm-compressor and ModelOpt: same model, same token rows, one run.
 
-`tests/bench/peers/setup` first (an environment of its own), then `script/bench peer_weights`.
+`tests/bench/peers/setup` first (environments of their own), then `script/bench peer_weights`. Quality is compared
+on llama-5m; time and memory also on a random Llama-type model of 0.76 GB, since on a small one both sides are
+little more than their interpreter.
 """
 
 from __future__ import annotations
@@ -9,17 +11,29 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.bench.common import ROOT, reference, table, write
 
-PEER = Path(__file__).parent / "peers" / ".venv" / "bin" / "python"
-RUNS = [(method, pattern) for method in ("wanda", "sparsegpt") for pattern in ("50%", "70%", "2:4")]
+PEERS = Path(os.environ.get("SECATEUR_PEERS") or Path(tempfile.gettempdir()) / "secateur-peers")
+NAMES = {"llm_compressor": "llm-compressor 0.14.0.1", "model_optimizer": "ModelOpt 0.47.0"}
+RUNS = [
+    *(
+        ("llm_compressor", method, pattern)
+        for method in ("wanda", "sparsegpt")
+        for pattern in ("50%", "70%", "2:4")
+    ),
+    ("model_optimizer", "sparsegpt", "2:4"),
+]
+LARGE = [("llm_compressor", "wanda", "50%"), ("llm_compressor", "sparsegpt", "50%")]
+LARGE_GIGABYTES, LARGE_SEQUENCES, LARGE_LENGTH = 0.75, 16, 128
 
 
 def ours(method: str, pattern: str, folder: Path, rows_file: Path, out: Path, threads: int) -> dict[str, Any]:
@@ -74,6 +88,89 @@ def child(command: list[str], threads: int) -> dict[str, Any]:
     return result
 
 
+class Sides:
+    """One run of both sides, in turns, so that both meet the same machine."""
+
+    def __init__(self, folder: Path, rows_file: Path, out: Path, threads: int, repeats: int) -> None:
+        self.out, self.threads, self.repeats = out, threads, repeats
+        self._given = [str(folder), str(rows_file), str(out), str(threads)]
+
+    def compare(
+        self, peer: str, method: str, pattern: str, quality: Callable[[], dict[str, float]]
+    ) -> dict[str, dict[str, float]]:
+        """Of each side the least seconds and peak, and the quality of what it left in `out`."""
+        commands = {
+            "peer": [str(PEERS / peer / "bin" / "python"), f"tests/bench/peers/{peer}.py"],
+            "ours": [sys.executable, "-m", "tests.bench.peer_weights", "--child"],
+        }
+        found: dict[str, dict[str, float]] = {}
+        for _ in range(self.repeats):
+            for side, command in commands.items():
+                result = child([*command, method, pattern, *self._given], self.threads)
+                if side not in found:
+                    found[side] = {**result, **quality()}
+                for name in ("seconds", "peak"):
+                    found[side][name] = min(found[side][name], result[name])
+        return found
+
+
+def costs(found: dict[str, dict[str, float]]) -> list[Any]:
+    """Seconds and peak of both sides with their ratios."""
+    cells: list[Any] = []
+    for name in ("seconds", "peak"):
+        ours_, peer = found["ours"][name], found["peer"][name]
+        cells += [peer, ours_, ours_ / peer]
+    return cells
+
+
+def on_the_small_model(scratch: Path, threads: int, repeats: int) -> list[list[Any]]:
+    """Rows with quality on both texts, and costs."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from tests.bench.weight_quality import LENGTH, SAMPLES, Bench
+
+    folder = reference("models", "llama-5m")
+    bench = Bench(folder, threads)
+    rows_file, out = scratch / "rows.safetensors", scratch / "out.safetensors"
+    batches = bench.plan.calibration("calibration", SAMPLES, LENGTH, 0, 8).batches
+    save_file({"rows": torch.cat([batch["input_ids"] for batch in batches])}, rows_file)
+
+    def quality() -> dict[str, float]:
+        bench.stock.load_state_dict({**bench.dense, **load_file(out)})
+        return {name: bench.perplexity(text) for name, text in bench.texts.items()}
+
+    sides, rows = Sides(folder, rows_file, out, threads, repeats), []
+    for peer, method, pattern in RUNS:
+        found = sides.compare(peer, method, pattern, quality)
+        texts = [found[side][name] for name in ("validation", "wikitext") for side in ("peer", "ours")]
+        rows.append([f"{method} {pattern}", NAMES[peer], *texts, texts[1] / texts[0], *costs(found)])
+        print(rows[-1], flush=True)
+    return rows
+
+
+def on_the_large_model(scratch: Path, threads: int, repeats: int) -> list[list[Any]]:
+    """Rows with costs alone: the weights are random."""
+    import torch
+    from safetensors.torch import save_file
+
+    from tests.bench.streaming import VOCABULARY, build
+
+    folder = scratch / "model"
+    build(folder, LARGE_GIGABYTES)
+    for name in ("tokenizer.json", "tokenizer_config.json"):  # the peer wants one, though it gets tokens
+        shutil.copy(reference("models", "llama-5m", name), folder)
+    rows_file, generator = scratch / "large.safetensors", torch.Generator().manual_seed(0)
+    tokens = torch.randint(VOCABULARY, (LARGE_SEQUENCES, LARGE_LENGTH), generator=generator)
+    save_file({"rows": tokens}, rows_file)
+    sides, rows = Sides(folder, rows_file, scratch / "large-out.safetensors", threads, repeats), []
+    for peer, method, pattern in LARGE:
+        found = sides.compare(peer, method, pattern, dict)
+        rows.append([f"{method} {pattern}", NAMES[peer], *costs(found)])
+        print(rows[-1], flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
@@ -85,65 +182,30 @@ def main() -> None:
         result = ours(method, pattern, Path(folder), Path(rows), Path(out), int(threads))
         print("RESULT " + json.dumps(result))
         return
-    if not PEER.exists():
-        sys.exit("this benchmark needs tests/bench/peers/setup to be run first")
-    from safetensors.torch import load_file, save_file
+    missing = [peer for peer in NAMES if not (PEERS / peer / "bin" / "python").exists()]
+    if missing:
+        sys.exit(f"this benchmark needs tests/bench/peers/setup to be run first ({', '.join(missing)})")
+    from tests.bench.weight_quality import LENGTH, SAMPLES
 
-    from tests.bench.weight_quality import LENGTH, SAMPLES, Bench
-
-    folder = reference("models", "llama-5m")
-    bench = Bench(folder, arguments.threads)
-    table_rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        import torch
-
-        rows_file, out = Path(scratch) / "rows.safetensors", Path(scratch) / "out.safetensors"
-        batches = bench.plan.calibration("calibration", SAMPLES, LENGTH, 0, 8).batches
-        save_file({"rows": torch.cat([batch["input_ids"] for batch in batches])}, rows_file)
-        for method, pattern in RUNS:
-            found: dict[str, list[dict[str, Any]]] = {"peer": [], "ours": []}
-            given = [method, pattern, str(folder), str(rows_file), str(out), str(arguments.threads)]
-            for _ in range(arguments.repeats):  # in turns, so that both meet the same machine
-                for side in found:
-                    peer = [str(PEER), "tests/bench/peers/llm_compressor.py"]
-                    own = [sys.executable, "-m", "tests.bench.peer_weights", "--child"]
-                    result = child([*(peer if side == "peer" else own), *given], arguments.threads)
-                    if not found[side]:
-                        bench.stock.load_state_dict({**bench.dense, **load_file(out)})
-                        result |= {name: bench.perplexity(text) for name, text in bench.texts.items()}
-                    found[side].append(result)
-            seconds = {side: min(run["seconds"] for run in runs) for side, runs in found.items()}
-            peak = {side: min(run["peak"] for run in runs) for side, runs in found.items()}
-            table_rows.append(
-                [
-                    f"{method} {pattern}",
-                    found["peer"][0]["validation"],
-                    found["ours"][0]["validation"],
-                    found["ours"][0]["validation"] / found["peer"][0]["validation"],
-                    found["peer"][0]["wikitext"],
-                    found["ours"][0]["wikitext"],
-                    seconds["ours"] / seconds["peer"],
-                    peak["ours"] / peak["peer"],
-                ]
-            )
-            print(table_rows[-1], flush=True)
-    head = [
-        "run",
-        "peer, validation",
-        "ours",
-        "ratio",
-        "peer, WikiText-2",
-        "ours",
-        "time, ours / peer",
-        "memory, ours / peer",
-    ]
+        small = on_the_small_model(Path(scratch), arguments.threads, arguments.repeats)
+        large = on_the_large_model(Path(scratch), arguments.threads, min(2, arguments.repeats))
+    spent = ["seconds, peer", "ours", "ratio (limit 0.8)", "peak MB, peer", "ours", "ratio (limit 0.7)"]
+    quality = ["validation, peer", "ours", "WikiText-2, peer", "ours", "validation, ratio"]
     text = (
-        f"llama-5m, {SAMPLES} x {LENGTH} calibration tokens, the same for both; llm-compressor 0.14.0.1 in "
-        f"its own environment with targets re:.*proj$; least of {arguments.repeats} runs in turns, each in a "
-        "process of its own; time is that of pruning, memory the process's highest resident size.\n\n"
-        + table(head, table_rows)
+        f"The same token rows for both sides; least of {arguments.repeats} runs in turns, each in a process "
+        "of its own; seconds are those of pruning, peak is the process's highest resident memory.\n\n"
+        f"## llama-5m, {SAMPLES} x {LENGTH} tokens: perplexity and costs\n\n"
+        + table(["run", "peer", *quality, *spent], small)
+        + f"\n\n## A random model of {LARGE_GIGABYTES} GB in bfloat16, {LARGE_SEQUENCES} x {LARGE_LENGTH} "
+        "tokens: costs\n\n" + table(["run", "peer", *spent], large)
     )
-    write("peer_weights", "Wanda and SparseGPT against llm-compressor", "script/bench peer_weights", text)
+    write(
+        "peer_weights",
+        "Wanda and SparseGPT against llm-compressor and ModelOpt",
+        "script/bench peer_weights",
+        text,
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def main() -> None:
     method, pattern, folder, rows_file, out, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     rows = load_file(rows_file)["rows"].tolist()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     dataset = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
     sparsity, mask = (0.5, pattern) if ":" in pattern else (float(pattern.rstrip("%")) / 100, "0:0")
     kind = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}[method]

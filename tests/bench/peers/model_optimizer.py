@@ -1,0 +1,39 @@
+"""Runs in ModelOpt's environment: its 2:4 SparseGPT on given token rows; time and memory."""
+
+import json
+import resource
+import sys
+import time
+
+import modelopt.torch.sparsity as mts
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+
+def main() -> None:
+    method, pattern, folder, rows_file, out, threads = sys.argv[1:]
+    if (method, pattern) != ("sparsegpt", "2:4"):
+        sys.exit("ModelOpt prunes 2:4 only")
+    torch.set_num_threads(int(threads))
+    rows = load_file(rows_file)["rows"]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    batches = [{"input_ids": part} for part in rows.split(8)]
+    begun = time.monotonic()
+    # It calibrates on `calib_size` rows, 256 by default; its default device is a GPU.
+    config = {
+        "data_loader": batches,
+        "collect_func": lambda batch: batch,
+        "device": "cpu",
+        "calib_size": len(rows),
+    }
+    model = mts.export(mts.sparsify(model, mode="sparsegpt", config=config))
+    seconds = time.monotonic() - begun
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    state = {name: value for name, value in model.state_dict().items() if name.endswith("proj.weight")}
+    save_file({name: value.contiguous() for name, value in state.items()}, out)
+    print("RESULT " + json.dumps({"seconds": seconds, "peak": peak}))
+
+
+if __name__ == "__main__":
+    main()
