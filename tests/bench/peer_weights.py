@@ -1,8 +1,8 @@
 """Wanda and SparseGPT against llm-compressor and ModelOpt: same model, same token rows, one run.
 
-`tests/bench/peers/setup` first (environments of their own), then `script/bench peer_weights`. Quality is compared
-on llama-5m; time and memory also on a random Llama-type model of 0.76 GB, since on a small one both sides are
-little more than their interpreter.
+`tests/bench/peers/setup` first (environments of their own), then `script/bench peer_weights`. Quality is
+compared on llama-5m; time and memory also on a random Llama-type model of 0.76 GB, since on a small one both
+sides are little more than their interpreter.
 """
 
 from __future__ import annotations
