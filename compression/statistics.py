@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compression.criteria.base import SiteStatistics
+from compression.criteria.base import SiteStatistics, check_inputs
 from compression.expert_statistics import ExpertCollector
 from compression.loading.streamed import Block, States
 from compression.sums import Sums
@@ -136,8 +136,8 @@ class Collector:
         return self._sums[self._leaders[site]]
 
     def statistics(self, site: str) -> SiteStatistics:
-        """What is known of the inputs of a site over everything that ran."""
-        return self._of(site).statistics()
+        """What is known of the inputs of a site over everything that ran. Raises ActivationsNotFinite."""
+        return check_inputs(self._of(site).statistics(), site)
 
     def sample(self, site: str) -> Tensor:
         """Inputs of the sampled tokens, float32 [tokens, in]."""

@@ -18,6 +18,12 @@ class ScoresNotFinite(CompressionError):
     code = "scores_not_finite"
 
 
+class ActivationsNotFinite(CompressionError):
+    """On the calibration data, what enters a weight is infinite or no number."""
+
+    code = "activations_not_finite"
+
+
 NEEDS = ("activations", "means", "hessian", "gradient.mean", "gradient.absolute", "gradient.square")
 """What a method may ask of the calibration; see `SiteStatistics`."""
 
@@ -52,6 +58,18 @@ class SiteStatistics:
         if value is None:
             raise ValueError(f"the statistic {name!r} was not measured")
         return value
+
+
+def check_inputs(statistics: SiteStatistics, site: str) -> SiteStatistics:
+    """The statistics themselves; ActivationsNotFinite names the weight and the first input that overflows."""
+    finite = torch.isfinite(statistics.column_norms)
+    if not bool(finite.all()):
+        column = int((~finite).nonzero()[0])
+        raise ActivationsNotFinite(
+            f"input {column} of {site} is not finite on the calibration data: the model overflows before "
+            "it is pruned; check that its checkpoint is sound and of a type that holds its values"
+        )
+    return statistics
 
 
 def needed(statistics: SiteStatistics | None, name: str, device: torch.device) -> Tensor:

@@ -1,8 +1,8 @@
 """Magnitude's masks against torch's own pruners: bit for bit where no two magnitudes are equal.
 
-Of equal magnitudes torch keeps whichever its `topk` happens to find, which differs between versions and devices.
-Here the weight that comes first goes first, everywhere. Then the masks differ, but never in what was removed: the
-magnitudes that stay are the same.
+Of equal magnitudes torch keeps whichever its `topk` happens to find, which differs between versions and
+devices. Here the weight that comes first goes first, everywhere. Then the masks differ, but never in what was
+removed: the magnitudes that stay are the same.
 """
 
 from __future__ import annotations
