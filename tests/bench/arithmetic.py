@@ -82,8 +82,8 @@ def main() -> None:
     text = (
         f"float32, {arguments.threads} threads; median of {arguments.repeats} runs in turns with a matrix "
         "product of the weight with a square one. Counted are only operations that the method cannot do "
-        "without: the factor of the Hessian and one triangular sweep; choosing the mask is not counted but is "
-        "in the seconds.\n\n" + table(head, rows_of_table)
+        "without: the factor of the Hessian and one triangular sweep; choosing the mask is not counted but "
+        "is in the seconds.\n\n" + table(head, rows_of_table)
     )
     write("arithmetic", "SparseGPT's arithmetic", "script/bench arithmetic", text)
 
