@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compression.allocation.base import Bounds, site_bounds
 from compression.anatomy.budget import remove_count
 from compression.anatomy.inspection import Site
 from compression.criteria.base import SiteStatistics
 from compression.cutting import PruneSettings, cut_site, score
+from compression.densities import Bounds, site_bounds
 from compression.divergence import Judge
 from compression.gradients import Measured, difference_step, logical
 from compression.granularity.base import zeros_first

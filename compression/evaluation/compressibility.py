@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, float64
 
-P, Q = 0.5, 1.0
-"""The norms of the index as reports have it: those of the paper's experiments."""
+P, Q = 1.0, 2.0
+"""The norms of the index as reports have it, one of the two pairs of the paper's experiments."""
 
 CHUNK = 1 << 20
 
@@ -32,20 +32,20 @@ class Spread:
 def spread(weight: Tensor, *, kept_only: bool = False, p: float = P, q: float = Q) -> Spread:
     """The PQ index of a weight of any shape and float dtype, and the bound on what may go.
 
-    I = 1 - d^(1/q - 1/p) ||w||_p / ||w||_q for 0 < p < q: 0 if all magnitudes are equal, 1 - d^(1/q - 1/p) if
-    one element has it all, unchanged by scale. With `kept_only`, w are the elements that are not zero, as the
-    paper has it of a network that is pruned already.
+    I = 1 - d^(1/q - 1/p) ||w||_p / ||w||_q for 0 < p <= 1 <= q, p < q: 0 if all magnitudes are equal,
+    1 - d^(1/q - 1/p) if one element has it all, unchanged by scale. With `kept_only`, w are the elements that
+    are not zero, as the paper has it of a network that is pruned already.
 
     The bound: let the r largest elements stay, and let those that go have at most eta times the sum of |w|^p
     of those that stay. By Hoelder's inequality ||w||_p^p <= (1 + eta) r^(1 - p/q) ||w||_q^p, and so
-    r >= d (1 + eta)^(-q/(q-p)) (1 - I)^(pq/(q-p)). `removable` is d - ceil of that for eta = 0: what SAP prunes
-    in one round before it trains again. More cannot go without loss in that sum; that so many can is not
-    said. Sums in float64, about a million elements at a time.
+    r >= d (1 + eta)^(-q/(q-p)) (1 - I)^(pq/(q-p)). `removable` is d - ceil of that for eta = 0: what the
+    paper prunes in one round before it trains again (SAP). More cannot go without loss in that sum; that so
+    many can is not said. Sums in float64, about a million elements at a time.
 
-    Raises ValueError unless 0 < p < q.
+    Raises ValueError for other p and q.
     """
-    if not 0 < p < q:
-        raise ValueError(f"the PQ index needs 0 < p < q, not p = {p} and q = {q}")
+    if not (0 < p <= 1 <= q and p < q):
+        raise ValueError(f"the PQ index needs 0 < p <= 1 <= q and p < q, not p = {p} and q = {q}")
     top = max((float(part.abs().max()) for part in _parts(weight)), default=0.0)
     sums, kept = [0.0, 0.0], 0
     for part in _parts(weight) if top > 0 else ():

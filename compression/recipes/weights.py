@@ -97,7 +97,7 @@ def _bounds() -> dict[str, tuple[Any, Any]]:
                 0.05,
                 ge=0.0,
                 le=1.0,
-                description="Fraction of every weight that stays, unless the allocation is uniform.",
+                description="Fraction of every weight that stays at least. n:m has its own density.",
             ),
         ),
         "maximum_density": (
@@ -106,7 +106,7 @@ def _bounds() -> dict[str, tuple[Any, Any]]:
                 1.0,
                 ge=0.0,
                 le=1.0,
-                description="At most this fraction of any weight stays, unless the allocation is uniform.",
+                description="Fraction of every weight that stays at most. n:m has its own density.",
             ),
         ),
     }

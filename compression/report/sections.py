@@ -94,8 +94,8 @@ def layers(report: Json) -> str:
 def _compressibility(report: Json) -> str:
     told = (
         "0: all magnitudes of a weight are alike, so that none is dispensable by its size; near 1: a few "
-        "hold nearly everything. Dense: of all elements; result: of those that are left. Mean over the layer's "
-        "weights, p = 0.5, q = 1 (Diao et al. 2023)."
+        "hold nearly everything. Dense: of all elements; result: of those that are left. Mean over the "
+        "layer's weights, p = 1, q = 2 (Diao et al. 2023)."
     )
     rows: list[Row] = [
         [

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compression import divergence as module
-from compression.allocation.base import site_bounds
 from compression.anatomy import inspect
 from compression.checkpoint import Store
 from compression.cutting import PruneSettings
+from compression.densities import site_bounds
 from compression.divergence import Judge, changed_block
 from compression.evidence import Curves, ModelEvidence, curve_key
 from compression.gradients import GradientFiles

@@ -23,7 +23,13 @@ from compression.report.notes import packed_bytes
 from tests.engine import report_samples as samples
 
 Sample = Callable[[], ReportInputs]
-SAMPLES = [samples.language_model, samples.dropped_layers, samples.classifier, samples.unjudged]
+SAMPLES = [
+    samples.language_model,
+    samples.dropped_layers,
+    samples.classifier,
+    samples.unjudged,
+    samples.of_a_domain,
+]
 every = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.__name__)
 
 
