@@ -93,8 +93,7 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
         ReportInputs(
             **_provenance(loaded),
             cost=cost,
-            quality=judged.general,
-            domain_quality=judged.domain,
+            **judged.to_report(),
             data=data.facts(),
             artifact={"bytes": artifact.bytes, "files": artifact.files},
             seconds=clock.seconds,

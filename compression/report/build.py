@@ -46,12 +46,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
     cost = _cost(inputs)
     quality = _quality(inputs)
     final = quality["final"]
-    sites = site_rows(
-        inputs.cost["dense"],
-        inputs.cost[final] if inputs.cost.get(final) else inputs.cost["pruned"],
-        inputs.facts,
-        inputs.dropped["kept"] if inputs.dropped is not None else None,
-    )
+    sites = _sites(inputs, final)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "recipe": {key: inputs.recipe.get(key) for key in ("name", "title", "summary", "paper")},
@@ -101,6 +96,12 @@ def _cost(inputs: ReportInputs) -> dict[str, Any]:
         parts["recovered"] = parts["pruned"]
     last = parts["recovered"] if inputs.recovery is not None else parts["pruned"]
     return parts | {"ratios": ratios(parts["dense"], last), "macs_counter": MACS_COUNTER}
+
+
+def _sites(inputs: ReportInputs, final: str) -> list[dict[str, Any]]:
+    last = inputs.cost.get(final) or inputs.cost["pruned"]
+    kept = inputs.dropped["kept"] if inputs.dropped is not None else None
+    return site_rows(inputs.cost["dense"], last, inputs.facts, kept)
 
 
 def _metrics(result: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -54,6 +54,10 @@ class Qualities:
         wanted = [name for name in loaded.specification.evaluation.baselines if name != loaded.recipe.name]
         return {name: prune.compare(loaded, self._data, name) for name in wanted}
 
+    def to_report(self) -> dict[str, Any]:
+        """As `ReportInputs` names them."""
+        return {"quality": self.general, "domain_quality": self.domain}
+
     def announce(self) -> None:
         """Tell the observer every metric, as STATE/METRIC and STATE/domain_METRIC."""
         for start, qualities in (("", self.general), ("domain_", self.domain)):
