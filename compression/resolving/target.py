@@ -56,7 +56,8 @@ def _check_weights(draft: Draft) -> None:
             f"{1 - 1 / total:.6f}.",
             "target_unreachable",
         )
-    _check_bounds(draft, removed)
+    else:
+        _check_bounds(draft, removed)
     _check_blocks(draft, removed)
 
 
