@@ -242,7 +242,9 @@ def test_a_job_killed_amid_the_two_goes_on_to_the_same_bytes(
     recorder = Recorder()
     again = pipeline.run(request(folder, work), recorder)
     assert hashes(again.artifact) == hashes(outcome.artifact)
-    assert not left & set(recorder.steps)
+    # Unfinished gradients of one dataset are taken again, those of the other and all else is not.
+    begun = {step for step in left if step.startswith("domain-gradients") and "allocation" not in left}
+    assert not (left - begun) & set(recorder.steps)
 
 
 def test_quality_on_a_domain_with_another_recipe_and_a_recovery(tmp_path: Path) -> None:
