@@ -55,10 +55,16 @@ class PruneSettings:
 
     @property
     def gradients(self) -> tuple[str, ...]:
-        """The kinds of gradient statistics that are needed."""
-        return tuple(
-            sorted(need.removeprefix("gradient.") for need in self.needs if need.startswith("gradient."))
-        )
+        """The kinds of gradient statistics that are needed, on the (general) calibration data."""
+        return self._kinds("gradient.")
+
+    @property
+    def domain_gradients(self) -> tuple[str, ...]:
+        """The same on the data of the domain."""
+        return self._kinds("domain.gradient.")
+
+    def _kinds(self, start: str) -> tuple[str, ...]:
+        return tuple(sorted(need.removeprefix(start) for need in self.needs if need.startswith(start)))
 
     @property
     def unit(self) -> int:

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The fewest and the most weights that a site may lose."""
+
+    least: int
+    most: int
+
+
+def site_bounds(units: int, minimum_density: float, maximum_density: float) -> Bounds:
+    """Bounds of a site by densities; where whole numbers cannot meet both, the minimum density is met."""
+    most = most_removable(units, minimum_density)
+    return Bounds(min(least_removable(units, maximum_density), most), most)
 
 
 def most_removable(size: int, minimum_density: float) -> int:

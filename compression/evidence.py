@@ -15,13 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compression.allocation.base import Bounds, site_bounds
 from compression.anatomy.budget import remove_count
 from compression.anatomy.inspection import Site
 from compression.criteria.base import SiteStatistics
 from compression.cutting import PruneSettings, cut_site, score
+from compression.densities import Bounds, site_bounds
 from compression.divergence import Judge
-from compression.gradients import GradientFiles, difference_step, logical
+from compression.gradients import Measured, difference_step, logical
 from compression.granularity.base import zeros_first
 from compression.granularity.blocks import block_scores
 from compression.loading.streamed import States, StreamedModel
@@ -72,7 +72,7 @@ class ModelEvidence:
         sites: Sequence[Site],
         settings: PruneSettings,
         calibration: Sequence[Batch] | None,
-        gradients: GradientFiles,
+        gradients: Measured,
         scratch: Path,
         curves: Curves,
         progress: Callable[[int, int], None],
@@ -212,8 +212,8 @@ class ModelEvidence:
         if "hessian" in self._settings.needs:
             with safe_open(self._hessians(site.layer), framework="pt", device="cpu") as stream:
                 hessian = stream.get_tensor(site.name)
-        return SiteStatistics(
-            known.column_norms, known.tokens, known.means, hessian, self._gradients.of(site)
+        return self._gradients.added(
+            SiteStatistics(known.column_norms, known.tokens, known.means, hessian), site
         )
 
     # -- pruned layers

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from compression.anatomy.inspection import Site
 from compression.checkpoint import Store
+from compression.criteria.base import SiteStatistics
 from compression.errors import CompressionError
 from compression.loading.hidden import HiddenStates
 from compression.loading.streamed import Block, States, StreamedModel
@@ -82,23 +83,40 @@ def _without_padding(one: Batch) -> Batch:
 
 @dataclass
 class GradientFiles:
-    """The gradient statistics of the sites, read from the steps `gradients-0000`... when they are asked
-    for."""
+    """The gradient statistics of the sites, read from the steps `gradients-0000`... when they are asked for.
+
+    `use` comes before the names of the steps, so that several datasets have theirs side by side.
+    """
 
     store: Store
     kinds: tuple[str, ...]
+    use: str = ""
 
     def of(self, site: Site) -> dict[str, Tensor]:
         """By kind: float32 [out, in] (logical)."""
         if not self.kinds:
             return {}
-        with safe_open(self.store.path(step_name(site.layer)), framework="pt", device="cpu") as stream:
+        with safe_open(
+            self.store.path(step_name(site.layer, self.use)), framework="pt", device="cpu"
+        ) as stream:
             return {kind: stream.get_tensor(f"{site.name}.{kind}") for kind in self.kinds}
 
 
-def step_name(layer: int) -> str:
+@dataclass
+class Measured:
+    """The gradients of a job: on the (general) calibration data, and on the data of the domain."""
+
+    general: GradientFiles
+    domain: GradientFiles
+
+    def added(self, statistics: SiteStatistics, site: Site) -> SiteStatistics:
+        """The statistics of a site with its gradients."""
+        return statistics.with_gradients(self.general.of(site), self.domain.of(site))
+
+
+def step_name(layer: int, use: str = "") -> str:
     """Name of the step with the gradients of a layer."""
-    return f"gradients-{layer:04d}"
+    return f"{use}gradients-{layer:04d}"
 
 
 def exact(
@@ -108,14 +126,16 @@ def exact(
     store: Store,
     kinds: tuple[str, ...],
     progress: Callable[[int, int], None],
+    use: str = "",
 ) -> GradientFiles:
     """Mean of g, |g| and g^2 over sequences, for the kinds that are asked for; one step a layer.
 
-    Batches hold one sequence each (`single_sequences`). Raises NoLoss for a model without a head.
+    Batches hold one sequence each (`single_sequences`); `use` is that of `GradientFiles`. Raises NoLoss for a
+    model without a head.
     """
     model = open_model()
     _check_head(model)
-    done = [store.has(step_name(index)) for index in range(model.layers)]
+    done = [store.has(step_name(index, use)) for index in range(model.layers)]
     if not all(done):
         states = model.start(batches)
         inputs: list[HiddenStates] = []
@@ -127,9 +147,9 @@ def exact(
             block = model.load_block(index)
             names = [site for site in sites if site.layer == index]
             tensors = _block_backward(block, names, states, inputs.pop(), slopes, kinds)
-            store.save(step_name(index), tensors, {"sequences": len(batches)})
+            store.save(step_name(index, use), tensors, {"sequences": len(batches)})
             progress(model.layers - index, model.layers)
-    return GradientFiles(store, kinds)
+    return GradientFiles(store, kinds, use)
 
 
 def _check_head(model: StreamedModel) -> None:
@@ -214,6 +234,7 @@ def zeroth_order(
     directions: int,
     seed: int,
     progress: Callable[[int, int], None],
+    use: str = "",
 ) -> GradientFiles:
     """The same from forward passes alone: an average of slopes along random directions (Spall 1992, SPSA).
 
@@ -226,24 +247,24 @@ def zeroth_order(
     _check_head(model)
     step = difference_step(model.dtype)
     for number in range(directions):
-        name = f"slope-{number:04d}"
+        name = f"{use}slope-{number:04d}"
         if not store.has(name):
             up, down = (
                 total_loss(model, batches, _moved(sites, seed, number, sign * step)) for sign in (1.0, -1.0)
             )
             store.save(name, None, {"slope": (up - down) / 2})
         progress(number + 1, directions)
-    slopes = [float(store.data(f"slope-{number:04d}")["slope"]) for number in range(directions)]
+    slopes = [float(store.data(f"{use}slope-{number:04d}")["slope"]) for number in range(directions)]
     for index in range(model.layers):
-        if not store.has(step_name(index)):
+        if not store.has(step_name(index, use)):
             tensors: dict[str, Tensor] = {}
             for site in (site for site in sites if site.layer == index):
                 estimate = _estimate(model, site, seed, slopes)
                 sums = {kind: torch.zeros(site.shape) for kind in kinds}
                 _add(sums, estimate)
                 tensors |= {f"{site.name}.{kind}": total for kind, total in sums.items()}
-            store.save(step_name(index), tensors, {"sequences": len(batches), "directions": directions})
-    return GradientFiles(store, kinds)
+            store.save(step_name(index, use), tensors, {"sequences": len(batches), "directions": directions})
+    return GradientFiles(store, kinds, use)
 
 
 def difference_step(dtype: torch.dtype) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from compression.report.html import render
 from compression.report.types import ReportInputs
 from compression.stages import data as datasets
 from compression.stages import finish, load, prune
-from compression.stages.job import Data, Loaded, Observer, Pruned, Request
+from compression.stages.job import Loaded, Observer, Request
+from compression.stages.judge import Qualities
 
 __all__ = ["STAGES", "Observer", "Outcome", "Request", "run"]
 
@@ -69,21 +71,21 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     load.check_weights(loaded)
     clock.enter("baseline")
     data = datasets.open_data(loaded)
-    qualities = {"dense": _dense_quality(loaded, data)}
+    judged = Qualities(loaded, data)
+    judged.dense()
     clock.enter("calibrate")
-    calibration = datasets.calibrate(loaded, data)
-    pruned = prune.prune(loaded, calibration, lambda: clock.enter("prune"))
-    qualities["pruned"] = _pruned_quality(loaded, data, pruned)
-    compared = _baselines(loaded, data)
+    datasets.calibrate(loaded, data)
+    pruned = prune.prune(loaded, data, lambda: clock.enter("prune"))
+    judged.pruned(pruned)
+    compared = judged.baselines()
     clock.enter("recover")
     final = finish.finish(loaded, data, pruned)
     clock.enter("evaluate")
-    recovered = final.recovery is not None
-    qualities["recovered"] = finish.final_quality(loaded, data, final) if recovered else None
+    judged.recovered(final)
     cost = finish.costs(loaded, pruned, final)
-    _announce(observer, qualities)
+    judged.announce()
     clock.enter("export")
-    artifact = finish.export(loaded, pruned, final, _figures(cost, qualities))
+    artifact = finish.export(loaded, pruned, final, _figures(cost, judged))
     clock.enter("verify")
     verified, measured = finish.check(loaded, data, final, artifact)
     clock.enter(None)
@@ -91,7 +93,7 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
         ReportInputs(
             **_provenance(loaded),
             cost=cost,
-            quality=qualities,
+            **judged.to_report(),
             data=data.facts(),
             artifact={"bytes": artifact.bytes, "files": artifact.files},
             seconds=clock.seconds,
@@ -119,47 +121,18 @@ def _provenance(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def _dense_quality(loaded: Loaded, data: Data) -> dict[str, Any] | None:
-    if data.evaluation is None:
-        return None
-    if not loaded.store.has("baseline"):
-        found = finish.quality(loaded, data, loaded.dense_model(), None)
-        loaded.store.save("baseline", None, {"quality": found})
-    result: dict[str, Any] = loaded.store.data("baseline")["quality"]
-    return result
-
-
-def _pruned_quality(loaded: Loaded, data: Data, pruned: Pruned) -> dict[str, Any] | None:
-    if data.evaluation is None:
-        return None
-    if not loaded.store.has("pruned-quality"):
-        loaded.store.save("pruned-quality", None, {"quality": prune.judge(loaded, data, pruned)})
-    result: dict[str, Any] = loaded.store.data("pruned-quality")["quality"]
-    return result
-
-
-def _baselines(loaded: Loaded, data: Data) -> dict[str, Any]:
-    """Quality of each baseline that was asked for; one that is the recipe itself is not run again."""
-    if data.evaluation is None:
-        return {}
-    wanted = [name for name in loaded.specification.evaluation.baselines if name != loaded.recipe.name]
-    return {name: prune.compare(loaded, data, name, data.calibration) for name in wanted}
-
-
-def _announce(observer: Observer, qualities: dict[str, Any]) -> None:
-    for name, found in qualities.items():
-        for metric, value in (found["metrics"] if found else {}).items():
-            if value is not None:
-                observer.metric(f"{name}/{metric}", float(value))
-
-
-def _figures(cost: dict[str, Any], qualities: dict[str, Any]) -> dict[str, Any]:
+def _figures(cost: dict[str, Any], judged: Qualities) -> dict[str, Any]:
     """The figures that the artifact carries: counts and metrics, nothing that was timed."""
     counts = ("parameters", "nonzeros", "bytes", "macs", "sparsity", "sequence_length")
-    return {
+    figures = {
         "cost": {name: {key: part[key] for key in counts} for name, part in cost.items()},
-        "quality": {name: found["metrics"] for name, found in qualities.items() if found},
+        "quality": _metrics(judged.general),
     }
+    return figures | ({"domain_quality": _metrics(judged.domain)} if judged.domain["dense"] else {})
+
+
+def _metrics(qualities: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: found["metrics"] for name, found in qualities.items() if found}
 
 
 def _model_facts(loaded: Loaded) -> dict[str, Any]:

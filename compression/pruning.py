@@ -20,7 +20,7 @@ from compression.checkpoint import Hook, Store
 from compression.cutting import PruneSettings, cut_site
 from compression.evidence import Curves, ModelEvidence
 from compression.export.masks import pack, unpack
-from compression.gradients import GradientFiles, logical
+from compression.gradients import GradientFiles, Measured, logical
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.parameters import configured
 from compression.statistics import Collector, reconstruction_error, sample_positions, weight_error
@@ -46,7 +46,8 @@ class WeightPruner:
 
     `calibration` are token batches (None: no statistics, no reconstruction errors). Finished blocks are steps
     `block-0000`... of `store`: the new weights (and biases) as stored, and their packed masks [out, in] under
-    NAME.mask. `curves` keeps what an allocation measures; it may outlive the job.
+    NAME.mask. `curves` keeps what an allocation measures; it may outlive the job. `domain` are token batches
+    of a domain, for criteria that weigh it against the calibration data.
     """
 
     def __init__(
@@ -59,16 +60,18 @@ class WeightPruner:
         listener: Listener,
         hook: Hook | None = None,
         curves: Curves | None = None,
+        domain: Sequence[Batch] | None = None,
     ) -> None:
         self._open = open_model
         self.sites = list(sites)
         self.settings = settings
         self.calibration = calibration
+        self.domain = domain
         self.store = store
         self._listener = listener
         self._hook = hook
         self._curves = curves or Curves(None, "")
-        self._gradients = GradientFiles(store, ())
+        self._gradients = Measured(GradientFiles(store, ()), GradientFiles(store, ()))
         self.counts: dict[str, int] = {}
 
     def step_name(self, index: int) -> str:
@@ -84,7 +87,11 @@ class WeightPruner:
 
     def allocate(self) -> dict[str, int]:
         """Number of weights each site loses; kept as step `allocation`."""
-        self._gradients = self._measure_gradients()
+        settings = self.settings
+        self._gradients = Measured(
+            self._measure_gradients(self.calibration, settings.gradients, ""),
+            self._measure_gradients(self.domain, settings.domain_gradients, "domain-"),
+        )
         if not self.store.has("allocation"):
             self.store.save("allocation", None, {"counts": self._counts()})
         self.counts = {
@@ -92,15 +99,17 @@ class WeightPruner:
         }
         return self.counts
 
-    def _measure_gradients(self) -> GradientFiles:
-        settings, kinds = self.settings, self.settings.gradients
+    def _measure_gradients(
+        self, data: Sequence[Batch] | None, kinds: tuple[str, ...], use: str
+    ) -> GradientFiles:
+        settings = self.settings
         if not kinds:
             return GradientFiles(self.store, ())
-        assert self.calibration is not None
-        batches = gradients.single_sequences(self.calibration, settings.gradient_sequences)
+        assert data is not None
+        batches = gradients.single_sequences(data, settings.gradient_sequences)
         progress = self._listener.progress
         if settings.gradient == "exact":
-            return gradients.exact(self._open, self.sites, batches, self.store, kinds, progress)
+            return gradients.exact(self._open, self.sites, batches, self.store, kinds, progress, use)
         return gradients.zeroth_order(
             self._open,
             self.sites,
@@ -110,6 +119,7 @@ class WeightPruner:
             settings.gradient_directions,
             settings.seed,
             progress,
+            use,
         )
 
     def _counts(self) -> dict[str, int]:
@@ -229,7 +239,7 @@ class WeightPruner:
         dense = logical(stored.to(model.device), site)
         statistics = None
         if collector is not None:
-            statistics = collector.statistics(site.name).with_gradients(self._gradients.of(site))
+            statistics = self._gradients.added(collector.statistics(site.name), site)
         bias = site.name.removesuffix("weight") + "bias"
         has_bias = bias in model.reader
         cut = cut_site(self.settings, site, dense, statistics, self.counts[site.name], has_bias=has_bias)

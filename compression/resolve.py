@@ -10,7 +10,8 @@ from compression.anatomy.inspection import Inspection
 from compression.catalogue import Catalogue, Offer
 from compression.errors import Fault, SpecificationInvalid
 from compression.loading.dataset_files import DatasetFacts
-from compression.resolving.data import resolve_evaluation, resolve_recovery
+from compression.resolving.data import check_gates, resolve_evaluation, resolve_recovery
+from compression.resolving.domain import resolve_domain_calibration, resolve_domain_evaluation
 from compression.resolving.draft import Draft
 from compression.resolving.target import check_target
 from compression.specification import JobSpecification, granularity_kind, n_m
@@ -36,6 +37,8 @@ def resolve(
     _resolve_options(draft)
     _resolve_calibration(draft)
     resolve_evaluation(draft)
+    resolve_domain_evaluation(draft)
+    check_gates(draft)
     resolve_recovery(draft)
     dtype = spec.output.dtype or (inspection.dtype if inspection.dtype in ("float32", "bfloat16") else None)
     draft.update("output", dtype=dtype)
@@ -148,10 +151,13 @@ def _resolve_calibration(draft: Draft) -> None:
         )
     if calibration is None:
         if needs:
+            what, part = "activations, so it needs text", '{"dataset": "dst_..."}'
+            if "domain" in needs:
+                what = "general text and at text of a domain, so it needs both"
+                part = '{"dataset": "dst_...", "domain": {"dataset": "dst_..."}}'
             draft.refuse(
                 "/calibration",
-                f'{recipe.name} looks at activations, so it needs text: add "calibration": '
-                f'{{"dataset": "dst_..."}}.',
+                f'{recipe.name} looks at {what}: add "calibration": {part}.',
                 "calibration_missing",
             )
         return
@@ -159,10 +165,12 @@ def _resolve_calibration(draft: Draft) -> None:
     length = calibration.sequence_length or default_length(draft.inspection)
     draft.length("/calibration/sequence_length", length)
     draft.update("calibration", sequence_length=length)
+    resolve_domain_calibration(draft, needed="domain" in needs)
 
 
 def chosen_needs(draft: Draft) -> set[str]:
-    """What the recipe with the job's options asks of the data: "calibration", "loss", "gradients"."""
+    """What the recipe with the job's options asks of the data: "calibration", "domain", "loss",
+    "gradients"."""
     chosen = draft.specification.options
     if "criterion" not in chosen:
         return set(draft.recipe.needs)

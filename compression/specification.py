@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from compression.data_uses import Calibration, Evaluation, Recovery
 from compression.errors import Fault, SpecificationInvalid
 from compression.faults import translate, unusual
+from compression.parts import Part, Real, Text, Whole, fault
 from compression.suggestions import closest
 
-Text = Annotated[str, Field(strict=True, min_length=1, max_length=256)]
-Whole = Annotated[int, Field(strict=True)]
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Amount = float | int | str
 
 Dtype = Literal["float32", "bfloat16"]
-RecoveryMethod = Literal["none", "lora", "distillation"]
-Baseline = Literal["magnitude", "random"]
-Measurement = Literal["latency", "memory"]
 
 TARGETS = ("sparsity", "parameters", "macs", "bytes", "latency", "layers")
 GRANULARITIES = (
@@ -48,17 +44,6 @@ _EXAMPLES = {"parameters": "300M", "macs": "1.5G", "bytes": "1.2GB", "latency": 
 _QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s{0,4}([a-z]{0,3})", re.ASCII)
 _N_M = re.compile(r"([0-9]{1,2}):([0-9]{1,2})", re.ASCII)
 _BLOCK = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})", re.ASCII)
-
-
-class Part(BaseModel):
-    """Base of all parts of a specification: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _fault(code: str, message: str) -> PydanticCustomError:
-    # The message goes in by its context because pydantic would read braces in a template.
-    return PydanticCustomError(code, "{message}", {"message": message})
 
 
 def quantity(kind: str, value: Amount) -> tuple[Literal["ratio", "absolute"], float]:
@@ -118,13 +103,13 @@ class Target(Part):
         if value is None:
             return None
         if not isinstance(value, (int, float, str)):
-            raise _fault("target_invalid", f"{info.field_name} must be a number or a string with a unit.")
+            raise fault("target_invalid", f"{info.field_name} must be a number or a string with a unit.")
         try:
             quantity(info.field_name, value)
         except OverflowError:
-            raise _fault("target_invalid", f"{info.field_name} is beyond all models.") from None
+            raise fault("target_invalid", f"{info.field_name} is beyond all models.") from None
         except ValueError as error:
-            raise _fault("target_invalid", f"{error}.") from None
+            raise fault("target_invalid", f"{error}.") from None
         return value
 
     @model_validator(mode="after")
@@ -132,7 +117,7 @@ class Target(Part):
         given = [name for name in TARGETS if getattr(self, name) is not None]
         if len(given) != 1:
             what = "none is given" if not given else f"{' and '.join(given)} are given"
-            raise _fault("target_invalid", f"Give exactly one of {', '.join(TARGETS)}: {what}.")
+            raise fault("target_invalid", f"Give exactly one of {', '.join(TARGETS)}: {what}.")
         return self
 
     @property
@@ -187,7 +172,7 @@ class Structure(Part):
         if pair is not None:
             n, m = pair
             if not 1 <= n < m <= 32:
-                raise _fault("granularity_invalid", f"{value}: n:m needs 1 <= n < m <= 32, such as 2:4.")
+                raise fault("granularity_invalid", f"{value}: n:m needs 1 <= n < m <= 32, such as 2:4.")
             return f"{n}:{m}"
         hints = {
             "n:m": 'write n:m with numbers, such as "2:4"',
@@ -195,7 +180,7 @@ class Structure(Part):
             "1x1": 'single weights are "unstructured"',
         }
         hint = hints.get(value) or closest(value, GRANULARITIES)
-        raise _fault("granularity_invalid", f"{value!r} is no granularity: {hint}.")
+        raise fault("granularity_invalid", f"{value!r} is no granularity: {hint}.")
 
     @field_validator("ignore")
     @classmethod
@@ -206,119 +191,8 @@ class Structure(Part):
             try:
                 check_pattern(pattern)
             except ValueError as error:
-                raise _fault("pattern_invalid", str(error)) from None
+                raise fault("pattern_invalid", str(error)) from None
         return value
-
-
-class Calibration(Part):
-    """The text whose activations a criterion looks at."""
-
-    dataset: Text = Field(description="Id of the dataset.")
-    samples: Annotated[Whole, Field(ge=1, le=65536)] = Field(
-        default=128, description="Sequences taken from it."
-    )
-    sequence_length: Annotated[Whole, Field(ge=2, le=1 << 20)] | None = Field(
-        default=None,
-        description="Tokens of a sequence; default: the model's context, at most 2048 (encoders 512).",
-    )
-    seed: Annotated[Whole, Field(ge=0, lt=1 << 63)] = Field(
-        default=0, description="Seed of the choice of sequences."
-    )
-    batch_size: Annotated[Whole, Field(ge=1, le=4096)] = Field(
-        default=8, description="Sequences run at once."
-    )
-
-
-class Budget(Part):
-    """How much a recovery may cost."""
-
-    steps: Annotated[Whole, Field(ge=1, le=1_000_000)] = Field(default=200, description="Optimiser steps.")
-
-
-class Recovery(Part):
-    """How quality is bought back after pruning. The string "none" is short for `{"method": "none"}`."""
-
-    method: RecoveryMethod = Field(default="none", description="none, lora or distillation.")
-    dataset: Text | None = Field(
-        default=None, description="Id of the dataset; default: the calibration dataset."
-    )
-    budget: Budget = Field(default=Budget(), description="How much it may cost.")
-    options: dict[str, Any] = Field(
-        default={}, description="Options of the method, checked against its schema."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _word(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            if value == "none":
-                return {"method": "none"}
-            if value in get_args(RecoveryMethod):
-                raise _fault(
-                    "recovery_invalid", f'Only "none" may be a plain string: write {{"method": "{value}"}}.'
-                )
-            raise _fault(
-                "recovery_invalid", f"{value!r} is no recovery: {closest(value, get_args(RecoveryMethod))}."
-            )
-        return value
-
-
-class Gate(Part):
-    """A bound on a metric of the pruned model: exactly one of the four. Ratios are pruned / dense."""
-
-    metric: Text = Field(description="Name of the metric, such as perplexity, accuracy, bytes.")
-    max: Real | None = Field(default=None, description="Largest value allowed.")
-    min: Real | None = Field(default=None, description="Smallest value allowed.")
-    max_ratio: Annotated[Real, Field(gt=0)] | None = Field(
-        default=None, description="Largest pruned / dense allowed."
-    )
-    min_ratio: Annotated[Real, Field(gt=0)] | None = Field(
-        default=None, description="Smallest pruned / dense allowed."
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> Gate:
-        bounds = ("max", "min", "max_ratio", "min_ratio")
-        given = [name for name in bounds if getattr(self, name) is not None]
-        if len(given) != 1:
-            what = "none is given" if not given else f"{' and '.join(given)} are given"
-            raise _fault("gate_invalid", f"A gate needs exactly one of {', '.join(bounds)}: {what}.")
-        return self
-
-
-class Evaluation(Part):
-    """How the result is judged."""
-
-    dataset: Text | None = Field(
-        default=None, description="Id of the dataset; default: held out of the calibration set."
-    )
-    samples: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = Field(
-        default=None, description="Sequences or examples at most; default: 512 sequences, 2048 examples."
-    )
-    sequence_length: Annotated[Whole, Field(ge=2, le=1 << 20)] | None = Field(
-        default=None, description="Tokens of a sequence; default: that of the calibration."
-    )
-    metrics: list[Text] | None = Field(
-        default=None, max_length=16, description="Metrics; default: those of the task."
-    )
-    gates: list[Gate] = Field(
-        default=[], max_length=32, description="Bounds; the report says which were met."
-    )
-    baselines: list[Baseline] = Field(
-        default=[], max_length=8, description="The same target by simpler criteria."
-    )
-    measure: list[Measurement] = Field(
-        default=["latency", "memory"], max_length=8, description="Costs to measure."
-    )
-    holdout: bool | None = Field(
-        default=None,
-        description="Filled in by the service: evaluation text is held out of the calibration dataset.",
-    )
-
-    @field_validator("metrics", "baselines", "measure")
-    @classmethod
-    def _once(cls, value: list[str] | None) -> list[str] | None:
-        return None if value is None else list(dict.fromkeys(value))
 
 
 class Output(Part):
@@ -372,12 +246,20 @@ class JobSpecification(Part):
 
     def datasets(self) -> list[str]:
         """Ids of the datasets it names, each once."""
-        named = [
-            self.calibration.dataset if self.calibration else None,
-            self.recovery.dataset if self.recovery.method != "none" else None,
-            self.evaluation.dataset,
-        ]
-        return list(dict.fromkeys(name for name in named if name is not None))
+        return list(dict.fromkeys(self.uses().values()))
+
+    def uses(self) -> dict[str, str]:
+        """Ids of the datasets it names, by the JSON pointer that names each."""
+        calibration, recovery, evaluation = self.calibration, self.recovery, self.evaluation
+        domain = calibration.domain if calibration else None
+        named = {
+            "/calibration/dataset": calibration.dataset if calibration else None,
+            "/calibration/domain/dataset": domain.dataset if domain else None,
+            "/recovery/dataset": recovery.dataset if recovery.method != "none" else None,
+            "/evaluation/dataset": evaluation.dataset,
+            "/evaluation/domain/dataset": evaluation.domain.dataset if evaluation.domain else None,
+        }
+        return {pointer: name for pointer, name in named.items() if name is not None}
 
 
 def parse(data: Any) -> JobSpecification:
@@ -391,3 +273,10 @@ def parse(data: Any) -> JobSpecification:
         return JobSpecification.model_validate(data)
     except ValidationError as error:
         raise SpecificationInvalid(translate(error, JobSpecification)) from None
+
+
+def named_datasets(data: Mapping[str, Any]) -> set[str]:
+    """Ids of all datasets that a specification names, as JSON: also of parts that it does not use."""
+    parts = [data.get(name) for name in ("calibration", "recovery", "evaluation")]
+    parts += [part.get("domain") for part in parts if isinstance(part, Mapping)]
+    return {part["dataset"] for part in parts if isinstance(part, Mapping) and part.get("dataset")}

@@ -87,6 +87,8 @@ def compress(
     samples: options.Samples = None,
     sequence_length: options.SequenceLength = None,
     recovery_data: options.RecoveryData = None,
+    domain: options.Domain = None,
+    domain_evaluation: options.DomainEvaluation = None,
     recovery_option: options.RecoveryOption = None,
     evaluation_samples: options.EvaluationSamples = None,
     metric: options.Metric = None,
@@ -130,7 +132,8 @@ def compress(
     )
     if not wish.target and not wish.base.get("target"):
         raise errors.InputInvalid("Say how small: --sparsity 0.5, or --target KIND=VALUE.")
-    order = compressing.Order(path, name, calibration, evaluation, recovery_data, wish, out)
+    texts = specifying.Texts(calibration, evaluation, recovery_data, domain, domain_evaluation)
+    order = compressing.Order(path, name, texts, wish, out)
     with Client(context.obj) as client, _terminable():
         work = compressing.Compression(client, order, as_json=as_json, quiet=quiet)
         status = work.plan() if no_start else work.submit() if no_wait else work.run()

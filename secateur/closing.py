@@ -35,7 +35,11 @@ def comparison(report: Json) -> tuple[list[str], list[list[str]]]:
     """The table of a report: a row for each quantity, a column for each state, and final / dense."""
     final = str(report["quality"]["final"])
     states = ["dense", "pruned"] if final == "pruned" else ["dense", "pruned", final]
-    rows = [*_cost_rows(report, states), *_measured_rows(report, states), *_quality_rows(report, states)]
+    rows = [*_cost_rows(report, states), *_measured_rows(report, states)]
+    quality = report["quality"]
+    rows += _quality_rows(quality, quality, states)
+    if quality.get("domain"):
+        rows += _quality_rows(quality, quality["domain"], states, ", domain")
     return ["", *states, "ratio"], rows
 
 
@@ -51,7 +55,9 @@ def verdicts(report: Json) -> list[str]:
     headline = report["quality"].get("headline")
     for baseline in report.get("baselines") or []:
         value = (baseline.get("metrics") or {}).get(headline)
-        lines.append(f"baseline {baseline['name']}: {headline} {display.number(value)}")
+        domain = (baseline.get("domain") or {}).get(headline)
+        apart = "" if domain is None else f", domain {display.number(domain)}"
+        lines.append(f"baseline {baseline['name']}: {headline} {display.number(value)}{apart}")
     return lines + [_gate_line(gate) for gate in report.get("gates") or []]
 
 
@@ -98,14 +104,15 @@ def _measured_rows(report: Json, states: Sequence[str]) -> list[list[str]]:
     return rows
 
 
-def _quality_rows(report: Json, states: Sequence[str]) -> list[list[str]]:
-    qualities = [report["quality"].get(state) or {} for state in states]
+def _quality_rows(quality: Json, found: Json, states: Sequence[str], where: str = "") -> list[list[str]]:
+    qualities = [found.get(state) or {} for state in states]
     names = dict.fromkeys(
-        name for quality in qualities for name, value in quality.items() if isinstance(value, int | float)
+        name for values in qualities for name, value in values.items() if isinstance(value, int | float)
     )
-    headline = report["quality"].get("headline")
-    ordered = sorted(names, key=lambda name: name != headline)
-    return [_row(name, display.number, [quality.get(name) for quality in qualities]) for name in ordered]
+    ordered = sorted(names, key=lambda name: name != quality.get("headline"))
+    return [
+        _row(name + where, display.number, [values.get(name) for values in qualities]) for name in ordered
+    ]
 
 
 def _row(label: str, form: Format, values: Sequence[float | None]) -> list[str]:

@@ -12,7 +12,7 @@ from secateur import closing, display, errors
 from secateur.client import Client
 from secateur.folders import model_files
 from secateur.progress import Steps
-from secateur.specifying import Wish, specification
+from secateur.specifying import Texts, Wish, specification
 from secateur.types import Job
 
 OK, JOB_FAILED, INVALID, GATES_FAILED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -29,9 +29,7 @@ class Order:
 
     model: str
     name: str | None
-    calibration: str | None
-    evaluation: str | None
-    recovery_data: str | None
+    texts: Texts
     wish: Wish
     out: Path | None = None
 
@@ -103,8 +101,8 @@ class Compression:
         """Find what is missing on this machine before anything is sent."""
         if not _ID.match(self._order.model):
             model_files(Path(self._order.model))
-        for given in (self._order.calibration, self._order.evaluation, self._order.recovery_data):
-            if given and not _ID.match(given) and not Path(given).is_file():
+        for given in self._order.texts.given():
+            if not _ID.match(given) and not Path(given).is_file():
                 raise errors.InputInvalid(f"There is no file {given}.")
 
     def _upload(self) -> dict[str, Any]:
@@ -117,14 +115,10 @@ class Compression:
             count = display.number(uploaded.parameters)
             self._remark(f"model {uploaded.id}: {uploaded.architecture}, {count} parameters")
             model = uploaded.id
-        for given in (order.calibration, order.evaluation, order.recovery_data):
-            if given and given not in sent:
+        for given in order.texts.given():
+            if given not in sent:
                 sent[given] = given if _ID.match(given) else self._upload_dataset(Path(given))
-        ids = [
-            sent[given] if given else None
-            for given in (order.calibration, order.evaluation, order.recovery_data)
-        ]
-        return specification(order.wish, model, *ids)
+        return specification(order.wish, model, order.texts.replaced(sent))
 
     def _upload_dataset(self, file: Path) -> str:
         dataset = self._client.upload_dataset(file, progress=self._steps.transfer(f"upload {file.name}"))

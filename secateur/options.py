@@ -53,6 +53,22 @@ Evaluation = Annotated[
         rich_help_panel=CHECK,
     ),
 ]
+Domain = Annotated[
+    str | None,
+    Option(
+        metavar="FILE",
+        help="Text of a domain, for recipes that weigh it against the calibration text (d-pruner).",
+        rich_help_panel=DATA,
+    ),
+]
+DomainEvaluation = Annotated[
+    str | None,
+    Option(
+        metavar="FILE",
+        help="Text of a domain to measure quality on apart. Default: a held-out part of --domain.",
+        rich_help_panel=CHECK,
+    ),
+]
 EvaluationSamples = Annotated[
     int | None, Option(help="Sequences to measure on. Default: all there are.", rich_help_panel=CHECK)
 ]

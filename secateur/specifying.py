@@ -42,9 +42,26 @@ class Wish:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def specification(
-    wish: Wish, model: str, calibration: str | None, evaluation: str | None, recovery_data: str | None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Texts:
+    """Datasets by what they are for: files or ids on the command line, ids in a specification."""
+
+    calibration: str | None = None
+    evaluation: str | None = None
+    recovery: str | None = None
+    domain: str | None = None
+    domain_evaluation: str | None = None
+
+    def given(self) -> list[str]:
+        """Those that were named."""
+        return [value for value in vars(self).values() if value]
+
+    def replaced(self, ids: Mapping[str, str]) -> Texts:
+        """The same with ids in place of the names in `ids`."""
+        return Texts(**{name: ids.get(value or "", value) for name, value in vars(self).items()})
+
+
+def specification(wish: Wish, model: str, texts: Texts) -> dict[str, Any]:
     """The JSON to send. Only what was asked for is in it, so that the service's defaults hold otherwise."""
     spec = json.loads(json.dumps(dict(wish.base)))
     spec["model"] = model
@@ -53,21 +70,23 @@ def specification(
     structure = _merge(spec.get("structure"), granularity=wish.granularity, ignore=list(wish.ignore))
     sample = _merge(
         spec.get("calibration"),
-        dataset=calibration,
+        dataset=texts.calibration,
         samples=wish.samples,
         sequence_length=wish.sequence_length,
+        domain=_inner(spec.get("calibration"), texts.domain),
     )
     repair = spec.get("recovery") if isinstance(spec.get("recovery"), Mapping) else None
-    repair = _merge(repair, method=wish.recovery, dataset=recovery_data, options=dict(wish.recovery_options))
+    repair = _merge(repair, method=wish.recovery, dataset=texts.recovery, options=dict(wish.recovery_options))
     if wish.recovery_steps is not None:
         repair = {**repair, "budget": {**repair.get("budget", {}), "steps": wish.recovery_steps}}
     check = _merge(
         spec.get("evaluation"),
-        dataset=evaluation,
+        dataset=texts.evaluation,
         samples=wish.evaluation_samples,
         metrics=list(wish.metrics),
         gates=[dict(gate) for gate in wish.gates],
         baselines=list(wish.baselines),
+        domain=_inner(spec.get("evaluation"), texts.domain_evaluation),
     )
     sections = {
         "structure": structure,
@@ -170,6 +189,11 @@ def _merge(base: Any, **given: Any) -> dict[str, Any]:
     merged = dict(base or {})
     merged.update({key: value for key, value in given.items() if value not in (None, [], {})})
     return merged
+
+
+def _inner(base: Any, dataset: str | None) -> dict[str, Any]:
+    """The domain of a section, with its dataset."""
+    return _merge(base.get("domain") if isinstance(base, Mapping) else None, dataset=dataset)
 
 
 def _usual_recipe(target: Mapping[str, Any], structure: Mapping[str, Any], sample: Mapping[str, Any]) -> str:

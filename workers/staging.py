@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
+from compression.specification import named_datasets
 from service import faults
 from service.blobs import CHUNK_BYTES, Blob, BlobStore
 from service.db import Database
@@ -62,14 +63,12 @@ class Inputs:
 
 def find_inputs(database: Database, lease: Lease) -> Inputs:
     """Look up the inputs of a job. Raises `ModelNotFound` and `FileNotFound` of `service.errors`."""
-    parts = (lease.specification.get(key) for key in ("calibration", "recovery", "evaluation"))
-    names = {part["dataset"] for part in parts if isinstance(part, Mapping) and part.get("dataset")}
     with database.read() as session:
         files = Files(session, lease.tenant_id)
         model = Models(session, lease.tenant_id).get(lease.model_id)
         return Inputs(
             model=tuple(files.of(model.id)),
-            datasets={name: files.of(name)[0] for name in sorted(names)},
+            datasets={name: files.of(name)[0] for name in sorted(named_datasets(lease.specification))},
         )
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from compression.densities import least_removable, most_removable
+from compression.densities import Bounds
 from compression.errors import TargetUnreachable
 
 if TYPE_CHECKING:
@@ -25,14 +24,6 @@ zero).
 
 EVIDENCE = ("scores", "weights", "activations", "influence", "divergence")
 """What an allocation may ask for; see `Evidence`."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The fewest and the most weights that a site may lose."""
-
-    least: int
-    most: int
 
 
 class Evidence(Protocol):
@@ -96,12 +87,6 @@ class Allocation(Protocol):
         Raises TargetUnreachable when the bounds leave too little, or too much, to remove.
         """
         ...
-
-
-def site_bounds(units: int, minimum_density: float, maximum_density: float) -> Bounds:
-    """Bounds of a site by densities; where whole numbers cannot meet both, the minimum density is met."""
-    most = most_removable(units, minimum_density)
-    return Bounds(min(least_removable(units, maximum_density), most), most)
 
 
 def check_room(bounds: Mapping[str, Bounds], remove_total: int) -> None:

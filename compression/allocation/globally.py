@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from compression.allocation import allocations
-from compression.allocation.base import Bounds, Evidence, ScoreStream, check_room
+from compression.allocation.base import Evidence, ScoreStream, check_room
+from compression.densities import Bounds
 
 # The 31 significant bits of a score's key are fixed in this many steps of this many bits, the highest first.
 STEP_BITS = 11

@@ -12,6 +12,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from compression.anatomy import count_macs
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
 from compression.anatomy.patterns import ignored
+from compression.densities import Bounds, site_bounds
 from compression.specification import JobSpecification, block, n_m, quantity
 
 DECODER_LENGTH = 2048
@@ -23,8 +24,34 @@ def remove_count(sparsity: float, total: int) -> int:
     return int((Decimal(repr(sparsity)) * total).quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 
-def uniform_counts(sizes: Mapping[str, int], remove_total: int) -> dict[str, int]:
-    """Shares of `remove_total` in proportion to `sizes`, each within one of it; their sum is exact."""
+def uniform_counts(
+    sizes: Mapping[str, int], remove_total: int, bounds: Mapping[str, Bounds] | None = None
+) -> dict[str, int]:
+    """Shares of `remove_total` in proportion to `sizes`, each within one of it; their sum is exact.
+
+    Where rounding would break a bound, another site gives or takes the one weight. The bounds (None: any
+    share may go) are those of the same densities for all sites and have room for `remove_total`.
+    """
+    counts = _shares(sizes, remove_total)
+    if bounds is None:
+        return counts
+    counts = {name: min(max(count, bounds[name].least), bounds[name].most) for name, count in counts.items()}
+    left = remove_total - sum(counts.values())
+    step = 1 if left > 0 else -1
+    total = sum(sizes.values())
+
+    def shortfall(name: str) -> int:
+        return step * (sizes[name] * remove_total - counts[name] * total)
+
+    while left:
+        free = [name for name in sizes if bounds[name].least <= counts[name] + step <= bounds[name].most]
+        for name in sorted(free, key=shortfall, reverse=True)[: abs(left)]:
+            counts[name] += step
+            left -= step
+    return counts
+
+
+def _shares(sizes: Mapping[str, int], remove_total: int) -> dict[str, int]:
     total = sum(sizes.values())
     counts: dict[str, int] = {}
     seen = given = 0
@@ -75,7 +102,12 @@ def removals(specification: JobSpecification, inspection: Inspection) -> dict[st
     rows, columns = block(specification.structure.granularity) or (1, 1)
     unit = rows * columns
     blocks = {name: size // unit for name, size in sizes.items()}
-    counts = uniform_counts(blocks, removed_in_all(specification, inspection) // unit)
+    least, most = (
+        specification.options.get(name, default)
+        for name, default in (("minimum_density", 0.0), ("maximum_density", 1.0))
+    )
+    bounds = {name: site_bounds(count, least, most) for name, count in blocks.items()}
+    counts = uniform_counts(blocks, removed_in_all(specification, inspection) // unit, bounds)
     return {name: count * unit for name, count in counts.items()}
 
 

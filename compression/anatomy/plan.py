@@ -123,8 +123,13 @@ def _estimate(
     sequences = 0
     if calibration:
         sequences += 2 * calibration.samples * (calibration.sequence_length or length) // length
+        if calibration.domain:
+            domain = calibration.domain
+            sequences += 2 * (domain.samples or 0) * (domain.sequence_length or length) // length
     if specification.evaluation.dataset:
         sequences += 2 * (specification.evaluation.samples or _EVALUATED)
+        if specification.evaluation.domain:
+            sequences += 2 * (specification.evaluation.domain.samples or _EVALUATED)
         sequences *= 1 + len(specification.evaluation.baselines)
     if recovery.method != "none":
         sequences += 4 * recovery.budget.steps * int(recovery.options.get("batch_size", _BATCH))

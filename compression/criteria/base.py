@@ -24,7 +24,11 @@ class ActivationsNotFinite(CompressionError):
     code = "activations_not_finite"
 
 
-NEEDS = ("activations", "means", "hessian", "gradient.mean", "gradient.absolute", "gradient.square")
+NEEDS = (
+    "activations", "means", "hessian",
+    "gradient.mean", "gradient.absolute", "gradient.square",
+    "domain.gradient.mean", "domain.gradient.square",
+)  # fmt: skip
 """What a method may ask of the calibration; see `SiteStatistics`."""
 
 
@@ -35,8 +39,9 @@ class SiteStatistics:
     `column_norms`: float32 [in], the 2-norm of each input over all calibration tokens; `tokens`: how many.
     `means`: float32 [in], the mean of each input. `hessian`: float32 [in, in], the sum of x x^T over the
     tokens. `gradients`: float32 [out, in] each, over the calibration sequences: "mean" of the gradient g of
-    a sequence's loss, "absolute" the mean of |g|, "square" the mean of g^2. With token weights r (mean
-    square 1), sums over tokens weigh each token by r^2.
+    a sequence's loss, "absolute" the mean of |g|, "square" the mean of g^2. `domain`: the same over the
+    sequences of the domain, where there are any; everything else is of the general text. With token weights
+    r (mean square 1), sums over tokens weigh each token by r^2.
     """
 
     column_norms: Tensor
@@ -44,15 +49,22 @@ class SiteStatistics:
     means: Tensor | None = None
     hessian: Tensor | None = None
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    domain: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def with_gradients(self, gradients: Mapping[str, Tensor]) -> SiteStatistics:
+    def with_gradients(
+        self, gradients: Mapping[str, Tensor], domain: Mapping[str, Tensor] | None = None
+    ) -> SiteStatistics:
         """The same with these gradient statistics."""
-        return replace(self, gradients=gradients) if gradients else self
+        if not gradients and not domain:
+            return self
+        return replace(self, gradients=gradients, domain=domain or {})
 
     def need(self, name: str) -> Tensor:
         """A statistic by its name in NEEDS. ValueError if it was not measured."""
         if name.startswith("gradient."):
             value: Tensor | None = self.gradients.get(name.removeprefix("gradient."))
+        elif name.startswith("domain.gradient."):
+            value = self.domain.get(name.removeprefix("domain.gradient."))
         else:
             value = {"activations": self.column_norms, "means": self.means, "hessian": self.hessian}[name]
         if value is None:

@@ -6,24 +6,34 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from torch import Tensor
+
 from compression.anatomy import Inspection, Site, count_macs
 from compression.anatomy.families.base import used_macs
 from compression.anatomy.inspection import is_buffer
 from compression.anatomy.slices import slice_of, stored_tensor
+from compression.evaluation.compressibility import spread
 from compression.evaluation.types import TensorSource
 from compression.loading.weights import take
 
 
 def cost(
-    source: TensorSource, inspection: Inspection, *, sequence_length: int, weight_bytes: int
+    source: TensorSource,
+    inspection: Inspection,
+    *,
+    sequence_length: int,
+    weight_bytes: int,
+    kept_only: bool = False,
 ) -> dict[str, Any]:
-    """Count the model that ``source`` holds and ``inspection`` describes (the pruned model's own inspection).
+    """Count the model that ``source`` holds and ``inspection`` describes (the pruned model's own inspection);
+    ``kept_only`` says that it is pruned.
 
     ``parameters``: elements of all weights, a tied head once. ``nonzeros``: those that are not zero.
     ``prunable_parameters``, ``prunable_nonzeros``: the same of the weight sites, ``sparsity`` their zeros'
     share. ``bytes``: of the weight files (``weight_bytes``). ``macs``: multiply-accumulates of all matrix
     products of one sequence of ``sequence_length`` tokens, zeros included; ``macs_nonzero``: without those
-    that multiply by a pruned weight, which only a kernel that skips zeros saves. ``sites``: one entry each.
+    that multiply by a pruned weight, which only a kernel that skips zeros saves. ``sites``: one entry each,
+    with how compressible its values are (``compressibility``; of a pruned model that of what is left).
     """
     sites: dict[str, list[Site]] = {}
     for site in inspection.sites:
@@ -44,7 +54,8 @@ def cost(
         dtypes[dtype] = dtypes.get(dtype, 0) + size
         for site in sites.get(name, []):
             piece = slice_of(site.name)
-            rows[site.name] = _row(site, kept if piece is None else int(take(tensor, piece).count_nonzero()))
+            weight = tensor if piece is None else take(tensor, piece)
+            rows[site.name] = _row(site, weight, kept_only=kept_only)
     prunable = sum(site.size for site in inspection.sites)
     kept_prunable = sum(row["nonzeros"] for row in rows.values())
     saved = sum(
@@ -68,7 +79,8 @@ def cost(
     }
 
 
-def _row(site: Site, kept: int) -> dict[str, Any]:
+def _row(site: Site, weight: Tensor, *, kept_only: bool) -> dict[str, Any]:
+    kept = int(weight.count_nonzero())
     return {
         "name": site.name,
         "layer": site.layer,
@@ -76,6 +88,7 @@ def _row(site: Site, kept: int) -> dict[str, Any]:
         "shape": list(site.shape),
         "nonzeros": kept,
         "sparsity": 1 - kept / site.size,
+        "compressibility": spread(weight, kept_only=kept_only).to_json(),
     }
 
 

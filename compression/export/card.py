@@ -48,7 +48,8 @@ def model_card(inputs: ArtifactInputs) -> str:
         f"- seed: {specification.get('seed', 0)}",
         "",
         *_cost_table(inputs.figures.get("cost") or {}),
-        *_quality_table(inputs.figures.get("quality") or {}),
+        *_quality_table(inputs.figures.get("quality") or {}, "the evaluation data"),
+        *_quality_table(inputs.figures.get("domain_quality") or {}, "the domain's evaluation data"),
         "## Load it",
         "",
         "```python",
@@ -79,7 +80,7 @@ def _cost_table(cost: Mapping[str, Any]) -> list[str]:
     return ["## Cost", "", *rows, ""]
 
 
-def _quality_table(quality: Mapping[str, Any]) -> list[str]:
+def _quality_table(quality: Mapping[str, Any], where: str) -> list[str]:
     names = [name for name in ("dense", "pruned", "recovered") if quality.get(name)]
     metrics = sorted({metric for name in names for metric in quality[name]})
     if not metrics:
@@ -88,7 +89,7 @@ def _quality_table(quality: Mapping[str, Any]) -> list[str]:
     for metric in metrics:
         cells = [quality[name].get(metric) for name in names]
         rows.append(f"| {metric} | " + " | ".join(_number(cell) for cell in cells) + " |")
-    return ["## Quality on the evaluation data", "", *rows, ""]
+    return [f"## Quality on {where}", "", *rows, ""]
 
 
 def _number(value: float | None) -> str:

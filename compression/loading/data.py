@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,8 +216,8 @@ class DataPlan:
     """Reads the datasets of a job for one model and gives them as batches.
 
     `config` is the admitted configuration, `folder` holds the tokenizer, `task` as in the admission,
-    `datasets` maps dataset ids to files. With `holdout`, whatever reads the evaluation's dataset for another
-    purpose gets only the documents that evaluation does not.
+    `datasets` maps dataset ids to files. Of the datasets in `held_out`, evaluation gets a fifth of the
+    documents, and whatever reads them for another purpose gets the others.
     """
 
     def __init__(
@@ -227,14 +227,13 @@ class DataPlan:
         task: str,
         datasets: Mapping[str, Path],
         *,
-        evaluation_dataset: str | None = None,
-        holdout: bool = False,
+        held_out: Collection[str] = (),
     ) -> None:
         self.config = config
         self.task = task
         self.encoder = TextEncoder(folder, config)
         self._corpora = {name: Corpus(path) for name, path in datasets.items()}
-        self._evaluated = evaluation_dataset if holdout else None
+        self._held_out = frozenset(held_out)
 
     def _corpus(self, dataset: str) -> Corpus:
         if dataset not in self._corpora:
@@ -252,7 +251,7 @@ class DataPlan:
         return self._sequences(rows, batch_size, dataset, "calibration")
 
     def _sampled(self, dataset: str, samples: int, length: int, seed: int) -> Rows:
-        part = "rest" if dataset == self._evaluated else "all"
+        part = "rest" if dataset in self._held_out else "all"
         corpus = self._corpus(dataset)
         if self.task == GENERATION:
             wanted = samples * length * CHARACTERS_PER_TOKEN
@@ -263,7 +262,7 @@ class DataPlan:
 
     def evaluation(self, dataset: str, samples: int | None, length: int, batch_size: int = 8) -> Sequences:
         """The first `samples` rows (None: all) of the dataset, or of its held-out fifth, in file order."""
-        part = "held-out" if dataset == self._evaluated else "all"
+        part = "held-out" if dataset in self._held_out else "all"
         documents = self._corpus(dataset).documents(part)
         if self.task == GENERATION:
             rows = joined_rows(documents, self.encoder, length, samples)

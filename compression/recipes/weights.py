@@ -27,12 +27,14 @@ _DATA = {
     "gradient.mean": {"calibration", "gradients", "loss"},
     "gradient.absolute": {"calibration", "gradients", "loss"},
     "gradient.square": {"calibration", "gradients", "loss"},
+    "domain.gradient.mean": {"calibration", "domain", "gradients", "loss"},
+    "domain.gradient.square": {"calibration", "domain", "gradients", "loss"},
 }
 
 
 def data_needs(needs: Iterable[str]) -> set[str]:
-    """What entries with these needs ask of a job: "calibration" data, a model with a "loss", "gradients" of
-    it."""
+    """What entries with these needs ask of a job: "calibration" data, that of a "domain" too, a model with a
+    "loss", "gradients" of it."""
     return set[str]().union(*(_DATA.get(need, set()) for need in needs))
 
 
@@ -95,7 +97,7 @@ def _bounds() -> dict[str, tuple[Any, Any]]:
                 0.05,
                 ge=0.0,
                 le=1.0,
-                description="Fraction of every weight that stays, unless the allocation is uniform.",
+                description="Fraction of every weight that stays at least. n:m has its own density.",
             ),
         ),
         "maximum_density": (
@@ -104,7 +106,7 @@ def _bounds() -> dict[str, tuple[Any, Any]]:
                 1.0,
                 ge=0.0,
                 le=1.0,
-                description="At most this fraction of any weight stays, unless the allocation is uniform.",
+                description="Fraction of every weight that stays at most. n:m has its own density.",
             ),
         ),
     }
@@ -139,7 +141,12 @@ def _gradients() -> dict[str, tuple[Any, Any]]:
         ),
         "gradient_sequences": (
             int,
-            Field(64, ge=1, le=65536, description="Calibration sequences that gradients are taken over."),
+            Field(
+                64,
+                ge=1,
+                le=65536,
+                description="Calibration sequences that gradients are taken over, of each dataset.",
+            ),
         ),
         "gradient_directions": (
             int,

@@ -46,7 +46,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
     cost = _cost(inputs)
     quality = _quality(inputs)
     final = quality["final"]
-    sites = site_rows(inputs.cost[final] if inputs.cost.get(final) else inputs.cost["pruned"], inputs.facts)
+    sites = _sites(inputs, final)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "recipe": {key: inputs.recipe.get(key) for key in ("name", "title", "summary", "paper")},
@@ -98,6 +98,12 @@ def _cost(inputs: ReportInputs) -> dict[str, Any]:
     return parts | {"ratios": ratios(parts["dense"], last), "macs_counter": MACS_COUNTER}
 
 
+def _sites(inputs: ReportInputs, final: str) -> list[dict[str, Any]]:
+    last = inputs.cost.get(final) or inputs.cost["pruned"]
+    kept = inputs.dropped["kept"] if inputs.dropped is not None else None
+    return site_rows(inputs.cost["dense"], last, inputs.facts, kept)
+
+
 def _metrics(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if result is None else dict(result["metrics"])
 
@@ -113,9 +119,28 @@ def _quality(inputs: ReportInputs) -> dict[str, Any]:
         "recovered": _metrics(inputs.quality.get("recovered")) if recovered else None,
         "counts": inputs.quality["dense"].get("counts") if evaluated else None,
     }
+    quality["domain"] = _domain(inputs, recovered=recovered)
     names = sorted({name for key in ("dense", "pruned", "recovered") for name in quality[key] or {}})
     quality["lower_is_better"] = [name for name in names if name in LOWER_IS_BETTER]
     return quality
+
+
+def _domain(inputs: ReportInputs, *, recovered: bool) -> dict[str, Any] | None:
+    """Quality on the text of the domain, by the metrics of the general text; None where there is none."""
+    found = inputs.domain_quality
+    if found.get("dense") is None:
+        return None
+    return {
+        "dense": _metrics(found["dense"]),
+        "pruned": _metrics(found.get("pruned")),
+        "recovered": _metrics(found.get("recovered")) if recovered else None,
+        "counts": found["dense"].get("counts"),
+        "divergence": {
+            name: found[name].get("divergence")
+            for name in ("pruned", "recovered")
+            if found.get(name) is not None
+        },
+    }
 
 
 def _damage(inputs: ReportInputs, final: str) -> dict[str, Any]:
@@ -136,8 +161,9 @@ def _baselines(inputs: ReportInputs) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "metrics": dict(result["metrics"]),
-            "divergence": result.get("divergence"),
+            "metrics": dict(result["quality"]["metrics"]),
+            "divergence": result["quality"].get("divergence"),
+            "domain": _metrics(result.get("domain")),
         }
         for name, result in sorted(inputs.baselines.items())
     ]
@@ -159,6 +185,7 @@ def _reproducibility(inputs: ReportInputs) -> dict[str, Any]:
         "seeds": {
             "job": specification.get("seed", 0),
             "calibration": (specification.get("calibration") or {}).get("seed"),
+            "domain_calibration": _domain_seed(specification),
         },
         "versions": dict(inputs.versions),
         "inputs": dict(inputs.inputs),
@@ -168,6 +195,12 @@ def _reproducibility(inputs: ReportInputs) -> dict[str, Any]:
         "device_seconds": total,
         "resumed": inputs.resumed,
     }
+
+
+def _domain_seed(specification: Mapping[str, Any]) -> int | None:
+    domain = (specification.get("calibration") or {}).get("domain") or {}
+    seed: int | None = domain.get("seed")
+    return seed
 
 
 def _pair(dense: float | None, final: float | None) -> dict[str, float | None]:
@@ -189,10 +222,8 @@ def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "target": report["target"],
         "sparsity": final["sparsity"],
         "gates_passed": all(gate["passed"] for gate in verdicts) if verdicts else None,
-        "quality": None
-        if headline is None
-        else {"metric": headline}
-        | {name: (quality[name] or {}).get(headline) for name in ("dense", "pruned", "recovered")},
+        "quality": _headline(headline, quality),
+        "domain_quality": _headline(headline, quality["domain"]),
         **{
             name: _pair(cost["dense"][name], final[name])
             for name in ("parameters", "nonzeros", "bytes", "macs")
@@ -201,6 +232,14 @@ def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "memory": _pair(memory["dense"][figure], memory["pruned"][figure]) if memory and figure else None,
         "wall_seconds": report["reproducibility"]["wall_seconds"],
     }
+
+
+def _headline(metric: str | None, quality: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The task's main metric in each state."""
+    if metric is None or quality is None:
+        return None
+    states = ("dense", "pruned", "recovered")
+    return {"metric": metric, **{name: (quality[name] or {}).get(metric) for name in states}}
 
 
 def plain(value: Any) -> Any:

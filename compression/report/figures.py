@@ -36,29 +36,44 @@ def achieved(target: Json, dense: Json, pruned: Json) -> dict[str, Any]:
     return {"kind": kind, "requested": requested, "achieved": value, "ratio": ratio}
 
 
-def site_rows(cost: Json, facts: Sequence[Json]) -> list[dict[str, Any]]:
-    """One row a prunable weight of the final model, with the errors that pruning measured there."""
+def site_rows(
+    dense: Json, cost: Json, facts: Sequence[Json], kept: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """One row a prunable weight of the final model, with the errors that pruning measured there.
+
+    ``compressibility`` is that of the dense weight and that of what is left of it; ``kept`` are the dense
+    model's layers that the final one has (None: all), so that each weight is compared with what it was.
+    """
     errors = {fact["name"]: fact for fact in facts}
+    before = _by_layer(dense["sites"])
     rows = []
-    for site in cost["sites"]:
-        fact = errors.get(site["name"], {})
-        rows.append(
-            {
-                **site,
-                "reconstruction_error": fact.get("reconstruction_error"),
-                "weight_error": fact.get("weight_error"),
-            }
-        )
+    for layer, sites in _by_layer(cost["sites"]).items():
+        origin = before[layer if kept is None else kept[layer]]
+        for site, was in zip(sites, origin, strict=True):
+            fact = errors.get(site["name"], {})
+            rows.append(
+                {
+                    **site,
+                    "compressibility": {"dense": was["compressibility"], "final": site["compressibility"]},
+                    "reconstruction_error": fact.get("reconstruction_error"),
+                    "weight_error": fact.get("weight_error"),
+                }
+            )
     return rows
 
 
-def layer_rows(sites: Sequence[Json]) -> list[dict[str, Any]]:
-    """One row a layer: sparsity of its weights together, mean and largest of their errors."""
+def _by_layer(sites: Sequence[Json]) -> dict[int, list[Json]]:
     layers: dict[int, list[Json]] = {}
     for site in sites:
         layers.setdefault(site["layer"], []).append(site)
+    return layers
+
+
+def layer_rows(sites: Sequence[Json]) -> list[dict[str, Any]]:
+    """One row a layer: sparsity of its weights together, mean and largest of their errors, mean of their PQ
+    indices before and after (``pq_index``)."""
     rows = []
-    for layer, members in sorted(layers.items()):
+    for layer, members in sorted(_by_layer(sites).items()):
         size = sum(prod(site["shape"]) for site in members)
         kept = sum(site["nonzeros"] for site in members)
         errors = [s["reconstruction_error"] for s in members if s.get("reconstruction_error") is not None]
@@ -72,9 +87,16 @@ def layer_rows(sites: Sequence[Json]) -> list[dict[str, Any]]:
                 "reconstruction_error": sum(errors) / len(errors) if errors else None,
                 "largest_reconstruction_error": max(errors, default=None),
                 "weight_error": sum(weights) / len(weights) if weights else None,
+                "pq_index": {state: _mean_index(members, state) for state in ("dense", "final")},
             }
         )
     return rows
+
+
+def _mean_index(members: Sequence[Json], state: str) -> float | None:
+    found = [site["compressibility"][state]["index"] for site in members]
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def compare_classes(dense: Json, other: Json) -> dict[str, Any]:

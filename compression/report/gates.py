@@ -66,6 +66,9 @@ def figures(report: Mapping[str, Any]) -> dict[str, Pair]:
     }
     for metric, value in (quality.get(final) or {}).items():
         found[metric] = ((quality.get("dense") or {}).get(metric), value)
+    domain = quality.get("domain") or {}
+    for metric, value in (domain.get(final) or {}).items():
+        found[f"domain_{metric}"] = ((domain.get("dense") or {}).get(metric), value)
     divergence = (report["damage"]["divergence"] or {}).get(final) or {}
     for name, value in divergence.items():
         if isinstance(value, int | float) and name != "positions":

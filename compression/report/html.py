@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from compression.report import sections
+from compression.report import judgement, sections
 from compression.report.formats import bytes_text, number_text, percent, seconds_text
 from compression.report.markup import section, tile
 
@@ -29,9 +29,9 @@ def render(report: Json) -> str:
         _header(report),
         section("In plain words", sections.plain_words(report)),
         section("Before and after", sections.before_and_after(report)),
-        section("Quality", sections.quality(report)),
-        section("Gates", sections.gates(report)),
-        section("What changed in its answers", sections.damage(report)),
+        section("Quality", judgement.quality(report)),
+        section("Gates", judgement.gates(report)),
+        section("What changed in its answers", judgement.damage(report)),
         section("Layer by layer", sections.layers(report)),
         section("Recovery", sections.recovery(report)),
         section("Speed and memory, measured", sections.speed(report)),
@@ -69,12 +69,13 @@ def _tiles(report: Json) -> str:
     summary = report["summary"]
     target = summary["target"]
     tiles = [tile("Target reached", _achieved(target), f"asked: {target['kind']} {target['requested']}")]
-    quality = summary["quality"]
-    if quality is not None:
+    for quality, where in ((summary["quality"], ""), (summary["domain_quality"], ", domain")):
+        if quality is None:
+            continue
         last = quality["recovered"] if report["quality"]["final"] == "recovered" else quality["pruned"]
         tiles.append(
             tile(
-                quality["metric"].replace("_", " ").capitalize(),
+                quality["metric"].replace("_", " ").capitalize() + where,
                 number_text(last) if last is not None else "not finite",
                 f"dense: {number_text(quality['dense'])}",
             )

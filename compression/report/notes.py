@@ -14,7 +14,7 @@ Json = Mapping[str, Any]
 def notes(report: Json, granularity: str) -> list[str]:
     """Sentences for the top of the page, the most important first."""
     found = [_size(report, granularity), _speed(report, granularity), _quality(report), *_recovery(report)]
-    found += [_evaluation(report), _overlap(report)]
+    found += [_domain(report), *_evaluation(report), *_overlap(report)]
     return [note for note in found if note]
 
 
@@ -123,16 +123,38 @@ def _recovery(report: Json) -> list[str]:
     return found
 
 
-def _evaluation(report: Json) -> str:
-    facts = report["data"].get("evaluation")
-    if facts and facts.get("tokens", 0) < 5000:
-        return f"The evaluation data is small ({facts['tokens']:,} tokens): small differences mean little."
-    return ""
-
-
-def _overlap(report: Json) -> str:
-    overlap = {use: count for use, count in (report["data"].get("overlap") or {}).items() if count}
-    if not overlap:
+def _domain(report: Json) -> str:
+    quality, metric = report["quality"], report["quality"]["headline"]
+    domain = quality["domain"]
+    if domain is None or metric is None:
         return ""
-    uses = " and ".join(f"{count} with {use}" for use, count in overlap.items())
-    return f"Evaluation shares texts with other data of this job ({uses}), so its figures flatter the result."
+    dense, value = (domain["dense"] or {}).get(metric), (domain[quality["final"]] or {}).get(metric)
+    if value is None:
+        return f"On the text of the domain, the result's {metric} is not a finite number."
+    before = "" if dense is None else f"from {dense:.4g} "
+    return (
+        f"On the text of the domain, which is judged apart, {metric.replace('_', ' ')} went {before}to "
+        f"{value:.4g}."
+    )
+
+
+def _evaluation(report: Json) -> list[str]:
+    found = []
+    for use, name in (("evaluation", "evaluation data"), ("domain_evaluation", "domain's evaluation data")):
+        facts = report["data"].get(use)
+        if facts and facts.get("tokens", 0) < 5000:
+            found.append(f"The {name} is small ({facts['tokens']:,} tokens): small differences mean little.")
+    return found
+
+
+def _overlap(report: Json) -> list[str]:
+    data, found = report["data"], []
+    for key, name in (("overlap", "Evaluation"), ("domain_overlap", "The domain's evaluation")):
+        overlap = {use: count for use, count in (data.get(key) or {}).items() if count}
+        if overlap:
+            uses = " and ".join(f"{count} with {use.replace('_', ' ')}" for use, count in overlap.items())
+            found.append(
+                f"{name} shares texts with other data of this job ({uses}), so its figures flatter the "
+                "result."
+            )
+    return found

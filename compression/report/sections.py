@@ -14,7 +14,6 @@ from compression.report.formats import (
     number_text,
     percent,
     seconds_text,
-    signed_percent,
     threads_text,
 )
 from compression.report.markup import Cell, figure, folded, listing, number, table
@@ -26,10 +25,6 @@ Row = list[Cell | str]
 def plain_words(report: Json) -> str:
     """The notes."""
     return listing(report["notes"])
-
-
-def _states(report: Json) -> list[str]:
-    return ["dense", "pruned"] + (["recovered"] if report["quality"]["final"] == "recovered" else [])
 
 
 def before_and_after(report: Json) -> str:
@@ -61,128 +56,6 @@ def before_and_after(report: Json) -> str:
     return f'<div class="plots">{plot}<div>{counts}</div></div>'
 
 
-def quality(report: Json) -> str:
-    """Each metric before pruning, after pruning and after recovery, with the baselines."""
-    found, states = report["quality"], _states(report)
-    if found["headline"] is None:
-        return "<p>The job had no evaluation data, so nothing is known about the quality of the result.</p>"
-    names = sorted(
-        {name for state in states for name in found[state] or {}}, key=lambda n: (n != found["headline"], n)
-    )
-    values = [(state, (found[state] or {}).get(found["headline"])) for state in states]
-    title = found["headline"].replace("_", " ").capitalize()
-    direction = "lower is better" if found["headline"] in found["lower_is_better"] else "higher is better"
-    plot = figure(
-        f"{title} ({direction})",
-        plots.grouped_bars(title, [("", values, number_text)]),
-        _evaluated(report),
-        states,
-    )
-    rows = [
-        [name.replace("_", " "), *(number(_known((found[state] or {}).get(name))) for state in states)]
-        for name in names
-    ]
-    numbers = table(["metric", *(number(state) for state in states)], rows)
-    others = _baselines(report, names)
-    return f'<div class="plots">{plot}<div>{numbers}{others}</div></div>'
-
-
-def _known(value: float | None) -> str:
-    return "not finite" if value is None else number_text(value)
-
-
-def _evaluated(report: Json) -> str:
-    facts = report["data"].get("evaluation") or {}
-    counts = report["quality"]["counts"] or {}
-    pieces = [f"{facts[name]:,} {name}" for name in ("documents", "sequences", "tokens") if facts.get(name)]
-    if not pieces:
-        pieces = [f"{counts[name]:,} {name}" for name in ("sequences", "tokens") if counts.get(name)]
-    return "Evaluated on " + ", ".join(pieces) + "." if pieces else ""
-
-
-def _baselines(report: Json, names: list[str]) -> str:
-    final = report["quality"]["pruned"] or {}
-    rows = [
-        [entry["name"], *(number(_known(entry["metrics"].get(name))) for name in names)]
-        for entry in report["baselines"]
-    ]
-    if not rows:
-        return ""
-    own: Row = [
-        f"this job ({report['recipe']['name']}), pruned",
-        *(number(_known(final.get(name))) for name in names),
-    ]
-    return "<h3>Baselines at the same target, without recovery</h3>" + table(
-        ["criterion", *(number(name.replace("_", " ")) for name in names)], [own, *rows]
-    )
-
-
-def gates(report: Json) -> str:
-    """Every gate with its verdict."""
-    rows = []
-    for gate in report["gates"]:
-        bound = gate["bound"].replace("_", " ").replace("max", "at most").replace("min", "at least")
-        limit = f"{number_text(gate['limit'])}" + (" × dense" if "ratio" in gate["bound"] else "")
-        verdict = Cell("passed", "good") if gate["passed"] else Cell("failed", "bad")
-        value = number_text(gate["value"]) if gate["reason"] is None else gate["reason"]
-        rows.append([gate["metric"], f"{bound.replace(' ratio', '')} {limit}", number(value), verdict])
-    return table(["metric", "bound", number("found"), "verdict"], rows)
-
-
-def damage(report: Json) -> str:
-    """Divergence from the dense model, flipped examples, classes."""
-    found = report["damage"]
-    states = [state for state, values in (found["divergence"] or {}).items() if values]
-    flat = {state: dict(_flat(found["divergence"][state])) for state in states}
-    names = list(dict.fromkeys(name for values in flat.values() for name in values))
-    rows: list[Row] = [
-        [name, *(number(number_text(flat[state].get(name))) for state in states)] for name in names
-    ]
-    parts = [table(["distance from the dense model", *(number(state) for state in states)], rows)]
-    classes = found["classes"]
-    if classes is not None:
-        parts.append(
-            f"<p>{classes['flipped']:,} of {classes['examples']:,} examples changed their class: "
-            f"{classes['right_to_wrong']:,} from right to wrong, {classes['wrong_to_right']:,} from wrong to "
-            "right.</p>"
-        )
-        parts.append(
-            table(
-                ["class", number("examples"), number("dense"), number("result"), number("change, points")],
-                [
-                    [
-                        entry["label"],
-                        number(f"{entry['examples']:,}"),
-                        number(percent(entry["dense"])),
-                        number(percent(entry["final"])),
-                        number(signed_percent(entry["change"]), "bad" if (entry["change"] or 0) < 0 else ""),
-                    ]
-                    for entry in classes["classes"]
-                ],
-                "Share of each class's examples that are classified right.",
-            )
-        )
-    return "".join(parts)
-
-
-_WORDS = {
-    "mean_kl": "mean KL divergence (nats)",
-    "top1_agreement": "same most likely answer (share)",
-    "max_abs_logit_difference": "largest difference of two logits",
-    "positions": "positions compared",
-}
-
-
-def _flat(values: Json) -> list[tuple[str, float | None]]:
-    found: list[tuple[str, float | None]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found += [(f"{name.replace('_', ' ')}, {inner}", number) for inner, number in value.items()]
-        else:
-            found.append((_WORDS.get(name, name.replace("_", " ")), value))
-    return found
-
-
 def layers(report: Json) -> str:
     """Sparsity and reconstruction error per layer, and every weight in a folded table."""
     rows = report["layers"]
@@ -211,7 +84,28 @@ def layers(report: Json) -> str:
         )
         parts.append(figure("Reconstruction error per layer", error, told))
     plotted = f'<div class="plots">{"".join(parts)}</div>' if parts else ""
-    return plotted + folded(f"All {len(report['sites'])} prunable weights", _sites(report))
+    return (
+        plotted
+        + folded("How compressible each layer's values are (PQ index)", _compressibility(report))
+        + folded(f"All {len(report['sites'])} prunable weights", _sites(report))
+    )
+
+
+def _compressibility(report: Json) -> str:
+    told = (
+        "0: all magnitudes of a weight are alike, so that none is dispensable by its size; near 1: a few "
+        "hold nearly everything. Dense: of all elements; result: of those that are left. Mean over the "
+        "layer's weights, p = 1, q = 2 (Diao et al. 2023)."
+    )
+    rows: list[Row] = [
+        [
+            str(row["layer"]),
+            number(number_text(row["pq_index"]["dense"])),
+            number(number_text(row["pq_index"]["final"])),
+        ]
+        for row in report["layers"]
+    ]
+    return table(["layer", number("dense"), number("result")], rows, told)
 
 
 def _short(value: float | None) -> str:
@@ -241,7 +135,16 @@ def _dropped(report: Json) -> str:
 
 def _sites(report: Json) -> str:
     return table(
-        ["weight", "shape", number("sparsity"), number("non-zeros"), number("reconstruction error")],
+        [
+            "weight",
+            "shape",
+            number("sparsity"),
+            number("non-zeros"),
+            number("reconstruction error"),
+            number("PQ index, dense"),
+            number("PQ index, result"),
+            number("removable by its bound"),
+        ],
         [
             [
                 Cell(site["name"], "code wide"),
@@ -249,10 +152,17 @@ def _sites(report: Json) -> str:
                 number(percent(site["sparsity"])),
                 number(f"{site['nonzeros']:,}"),
                 number(number_text(site["reconstruction_error"])),
+                *_spread(site["compressibility"]),
             ]
             for site in report["sites"]
         ],
     )
+
+
+def _spread(found: Json) -> list[Cell]:
+    dense, final = found["dense"], found["final"]
+    removable = percent(dense["removable"] / dense["count"]) if dense["count"] else "–"
+    return [number(number_text(dense["index"])), number(number_text(final["index"])), number(removable)]
 
 
 def recovery(report: Json) -> str:

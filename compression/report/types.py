@@ -18,7 +18,8 @@ class ReportInputs:
     model          architecture, family, task, layers, hidden, vocabulary, dtype ... of the dense model
     cost           ``evaluation.cost.cost`` of ``dense``, ``pruned`` and, after a recovery, ``recovered``
     quality        ``evaluation.quality.evaluate`` of ``dense``, ``pruned``, ``recovered`` (or None)
-    baselines      the same of other criteria at the same target, by name
+    domain_quality the same on the text of the domain; every entry None (or missing) where there is none
+    baselines      of other criteria at the same target, by name: ``quality`` and ``domain`` (or None)
     facts          of each pruned weight: ``name``, ``reconstruction_error``, ``weight_error``
     dropped        of layer-drop: ``LayerChoice.to_json()``; None otherwise
     recovery       ``RecoveryResult.history`` with ``method``; None without recovery
@@ -42,6 +43,7 @@ class ReportInputs:
     versions: Mapping[str, str]
     device: Json
     seconds: Mapping[str, float]
+    domain_quality: Json = field(default_factory=dict)
     baselines: Json = field(default_factory=dict)
     facts: Sequence[Json] = ()
     dropped: Json | None = None

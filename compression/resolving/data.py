@@ -6,6 +6,7 @@ from compression import options
 from compression.anatomy.budget import default_length
 from compression.loading.dataset_files import DatasetFacts
 from compression.resolving.draft import Draft
+from compression.specification import JobSpecification
 from compression.suggestions import closest
 
 METRICS: dict[str, tuple[str, ...]] = {
@@ -18,6 +19,9 @@ METRICS: dict[str, tuple[str, ...]] = {
 
 COSTS = ("parameters", "nonzeros", "bytes", "macs", "latency", "memory")
 """What a gate may bound besides quality."""
+
+DOMAIN = "domain_"
+"""Before the name of a metric: that metric on the text of the domain."""
 
 MEASURED = ("latency", "memory")
 HELD_OUT_ROWS = 5
@@ -32,57 +36,69 @@ def resolve_evaluation(draft: Draft) -> None:
     """Fills in the evaluation: its dataset, whether it is held out, length and metrics."""
     specification, inspection = draft.specification, draft.inspection
     evaluation, calibration = specification.evaluation, specification.calibration
-    read = [calibration.dataset] if calibration else []
-    if specification.recovery.method != "none" and specification.recovery.dataset:
-        read.append(specification.recovery.dataset)
+    read = read_to_learn(specification)
     if evaluation.dataset:
         name: str | None = evaluation.dataset
-        facts = draft.dataset("/evaluation/dataset", evaluation.dataset)
+        draft.dataset("/evaluation/dataset", evaluation.dataset)
     else:
-        name = next((item for item in read if _judges(draft, item)), None)
-        facts = draft.datasets.get(name) if name else None
+        domain = calibration.domain.dataset if calibration and calibration.domain else None
+        name = next((item for item in read if item != domain and judges(draft, item)), None)
     shared = name in read
-    _check_holdout(draft, name, facts, shared)
+    check_holdout(draft, "/evaluation", name, shared=shared, stated=evaluation.holdout)
     length = evaluation.sequence_length or (calibration.sequence_length if calibration else None)
     length = length or default_length(inspection)
     if evaluation.sequence_length:
         draft.length("/evaluation/sequence_length", length)
-    metrics = _metrics(draft, name, facts)
+    metrics = _metrics(draft, name)
     samples = evaluation.samples or (SAMPLES.get(inspection.task, EXAMPLES) if name else None)
     draft.update(
         "evaluation", dataset=name, holdout=shared, sequence_length=length, metrics=metrics, samples=samples
     )
-    _check_gates(draft, metrics)
 
 
-def _judges(draft: Draft, name: str) -> bool:
+def read_to_learn(specification: JobSpecification) -> list[str]:
+    """The datasets that calibration and recovery read: what judges must be held out of them."""
+    calibration, recovery = specification.calibration, specification.recovery
+    read = [calibration.dataset] if calibration else []
+    if recovery.method != "none" and recovery.dataset:
+        read.append(recovery.dataset)
+    if calibration and calibration.domain:
+        read.append(calibration.domain.dataset)
+    return read
+
+
+def judges(draft: Draft, name: str) -> bool:
     """Whether a dataset that was given for something else can also judge: a classifier needs labels."""
     facts = draft.datasets.get(name)
     return facts is not None and (draft.inspection.task != "text-classification" or facts.labels is not None)
 
 
-def _check_holdout(draft: Draft, name: str | None, facts: DatasetFacts | None, shared: bool) -> None:
-    evaluation = draft.specification.evaluation
-    if evaluation.holdout is not None and evaluation.holdout != shared:
+def check_holdout(draft: Draft, part: str, name: str | None, *, shared: bool, stated: bool | None) -> None:
+    """Notes a fault if what was stated of the hold-out is not so, or if there is too little to hold out.
+
+    `part` is the pointer of the evaluation, `shared` whether the job also learns from its dataset.
+    """
+    if stated is not None and stated != shared:
         why = (
             "the evaluation reads a dataset that the calibration or the recovery reads too, so a fifth is "
             "held out"
             if shared
             else "the evaluation has a dataset of its own, so nothing is held out"
         )
-        draft.refuse("/evaluation/holdout", f"Leave it out: {why}.", "holdout_conflict")
+        draft.refuse(f"{part}/holdout", f"Leave it out: {why}.", "holdout_conflict")
+    facts = draft.datasets.get(name) if name else None
     if shared and facts is not None and facts.rows < HELD_OUT_ROWS:
         documents = f"{facts.rows} document{'s' if facts.rows > 1 else ''}"
         draft.refuse(
-            "/evaluation/dataset",
+            f"{part}/dataset",
             f"A fifth of {name} must be held out for the evaluation, but it has only {documents}: give a "
             "dataset of at "
-            f"least {HELD_OUT_ROWS}, or another evaluation.dataset.",
+            f"least {HELD_OUT_ROWS}, or another {part[1:].replace('/', '.')}.dataset.",
             "dataset_too_small",
         )
 
 
-def _metrics(draft: Draft, name: str | None, facts: DatasetFacts | None) -> list[str]:
+def _metrics(draft: Draft, name: str | None) -> list[str]:
     inspection = draft.inspection
     known = METRICS[inspection.task]
     given = draft.specification.evaluation.metrics
@@ -101,17 +117,24 @@ def _metrics(draft: Draft, name: str | None, facts: DatasetFacts | None) -> list
                 "evaluation_data_missing",
             )
         return []
-    if inspection.task == "text-classification" and facts is not None:
-        if facts.labels is None:
-            draft.refuse(
-                "/evaluation/dataset",
-                f"{name} has no labels, so accuracy cannot be counted: its lines need a 'label' beside "
-                "'text'.",
-                "labels_missing",
-            )
-        else:
-            _check_labels(draft, "/evaluation/dataset", name, facts)
+    if inspection.task == "text-classification":
+        check_labels(draft, "/evaluation/dataset", name)
     return list(given if given is not None else known)
+
+
+def check_labels(draft: Draft, pointer: str, name: str) -> None:
+    """Notes a fault if a classifier cannot be judged on a dataset: its rows need labels that it knows."""
+    facts = draft.datasets.get(name)
+    if facts is None:
+        return
+    if facts.labels is None:
+        draft.refuse(
+            pointer,
+            f"{name} has no labels, so accuracy cannot be counted: its lines need a 'label' beside 'text'.",
+            "labels_missing",
+        )
+    else:
+        _check_labels(draft, pointer, name, facts)
 
 
 def _check_labels(draft: Draft, pointer: str, name: str, facts: DatasetFacts) -> None:
@@ -137,9 +160,12 @@ def _check_labels(draft: Draft, pointer: str, name: str, facts: DatasetFacts) ->
             return
 
 
-def _check_gates(draft: Draft, metrics: list[str]) -> None:
+def check_gates(draft: Draft) -> None:
+    """Notes a fault for every gate on what is not known or not measured; the evaluation is filled in."""
     evaluation = draft.specification.evaluation
-    known = (*METRICS[draft.inspection.task], *COSTS)
+    metrics = evaluation.metrics or []
+    on_domain = [DOMAIN + name for name in METRICS[draft.inspection.task]]
+    known = (*METRICS[draft.inspection.task], *on_domain, *COSTS)
     for index, gate in enumerate(evaluation.gates):
         pointer = f"/evaluation/gates/{index}/metric"
         if gate.metric not in known:
@@ -154,7 +180,13 @@ def _check_gates(draft: Draft, metrics: list[str]) -> None:
                 f"{gate.metric} is not measured: add it to evaluation.measure.",
                 "metric_not_measured",
             )
-        elif gate.metric not in COSTS and gate.metric not in metrics:
+        elif gate.metric in on_domain and evaluation.domain is None:
+            draft.refuse(
+                pointer,
+                f"{gate.metric} is not evaluated: give evaluation.domain a dataset.",
+                "metric_not_evaluated",
+            )
+        elif gate.metric not in COSTS and gate.metric.removeprefix(DOMAIN) not in metrics:
             draft.refuse(
                 pointer,
                 f"{gate.metric} is not evaluated: give evaluation.dataset and name it in evaluation.metrics.",

@@ -56,14 +56,13 @@ def _check_weights(draft: Draft) -> None:
             f"{1 - 1 / total:.6f}.",
             "target_unreachable",
         )
-    _check_bounds(draft, removed)
+    else:
+        _check_bounds(draft, removed)
     _check_blocks(draft, removed)
 
 
 def _check_bounds(draft: Draft, removed: int) -> None:
     options = draft.specification.options
-    if options.get("allocation", "uniform") == "uniform":
-        return
     least, most = options.get("minimum_density", 0.0), options.get("maximum_density", 1.0)
     rows, columns = block(draft.specification.structure.granularity) or (1, 1)
     unit = rows * columns

@@ -18,18 +18,24 @@ def open_data(loaded: Loaded) -> Data:
     spec = loaded.specification
     if not spec.datasets():
         return Data()
+    judged = [part for part in (spec.evaluation, spec.evaluation.domain) if part is not None]
     plan = DataPlan(
         loaded.folder,
         loaded.admission.config,
         loaded.admission.task,
         loaded.request.datasets,
-        evaluation_dataset=spec.evaluation.dataset,
-        holdout=bool(spec.evaluation.holdout),
+        held_out=[part.dataset for part in judged if part.dataset is not None and part.holdout],
     )
     data = Data(plan)
     if spec.evaluation.dataset is not None:
         length = evaluation_length(loaded)
         data.evaluation = plan.evaluation(spec.evaluation.dataset, spec.evaluation.samples, length)
+    domain = spec.evaluation.domain
+    if domain is not None and domain.dataset is not None:
+        length = domain.sequence_length or evaluation_length(loaded)
+        data.domain_evaluation = plan.evaluation(domain.dataset, domain.samples, length)
+        if data.evaluation is not None:
+            _note(loaded, data.domain_overlap, "evaluation", data.evaluation, data.domain_evaluation)
     return data
 
 
@@ -45,21 +51,29 @@ def calibration_length(loaded: Loaded) -> int:
     return given or default_length(loaded.inspection)
 
 
-def calibrate(loaded: Loaded, data: Data) -> Sequences | None:
-    """The calibration batches, if the specification names a dataset for them."""
+def calibrate(loaded: Loaded, data: Data) -> None:
+    """The calibration batches, general and of a domain, as far as the specification names data for them."""
     spec = loaded.specification.calibration
     if spec is None or data.plan is None:
-        return None
+        return
     length = calibration_length(loaded)
     data.calibration = data.plan.calibration(spec.dataset, spec.samples, length, spec.seed, spec.batch_size)
-    found = data.calibration
-    if found.sequences < spec.samples:
+    _told(loaded, data, "calibration", data.calibration, spec.samples, length)
+    if spec.domain is not None:
+        filled = {name: value for name, value in spec.domain.model_dump().items() if value is not None}
+        own = spec.model_copy(update={"sequence_length": length, **filled})
+        length = own.sequence_length or length
+        data.domain = data.plan.calibration(own.dataset, own.samples, length, own.seed, own.batch_size)
+        _told(loaded, data, "domain_calibration", data.domain, own.samples, length)
+
+
+def _told(loaded: Loaded, data: Data, use: str, found: Sequences, samples: int, length: int) -> None:
+    if found.sequences < samples:
         loaded.observer.log(
-            f"The calibration dataset gives {found.sequences} sequences of up to {length} tokens, "
-            f"not the {spec.samples} asked for."
+            f"The {use.replace('_', ' ')} dataset gives {found.sequences} sequences of up to {length} "
+            f"tokens, not the {samples} asked for."
         )
-    note_overlap(loaded, data, "calibration", found)
-    return found
+    note_overlap(loaded, data, use, found)
 
 
 def recovery_rows(loaded: Loaded, data: Data) -> TrainingRows:
@@ -77,13 +91,24 @@ def recovery_rows(loaded: Loaded, data: Data) -> TrainingRows:
 
 
 def note_overlap(loaded: Loaded, data: Data, use: str, found: Sequences | TrainingRows) -> None:
-    """Count the texts that a use of data shares with the evaluation, and say so when there are any."""
-    if data.evaluation is None:
-        return
-    shared = overlap(found, data.evaluation)
-    data.overlap[use] = shared
-    if shared:
+    """Count the texts that a use of data shares with the evaluations, and say so when there are any."""
+    if data.evaluation is not None:
+        _note(loaded, data.overlap, use, found, data.evaluation)
+    if data.domain_evaluation is not None:
+        _note(loaded, data.domain_overlap, use, found, data.domain_evaluation)
+
+
+def _note(
+    loaded: Loaded, counts: dict[str, int], use: str, found: Sequences | TrainingRows, judge: Sequences
+) -> None:
+    shared = counts[use] = overlap(found, judge)
+    if shared and use == "evaluation":
         loaded.observer.log(
-            f"{shared} of {len(data.evaluation.texts)} evaluation texts are also {use} texts: "
+            f"{shared} of {len(judge.texts)} evaluation texts of the domain are also general evaluation "
+            "texts: the two qualities are not quite apart."
+        )
+    elif shared:
+        loaded.observer.log(
+            f"{shared} of {len(judge.texts)} evaluation texts are also {use.replace('_', ' ')} texts: "
             "the quality measured on them is too good."
         )

@@ -19,6 +19,7 @@ from compression.evaluation.quality import evaluate
 from compression.export import verify
 from compression.export.artifact import Artifact, ArtifactInputs, weight_bytes, write_artifact
 from compression.export.model import WrittenModel, rewritten_config, write_model
+from compression.loading.data import Sequences
 from compression.loading.streamed import StreamedModel, trimmed_config
 from compression.loading.weights import WeightReader
 from compression.recovery.registry import recover
@@ -103,24 +104,11 @@ def written_sites(loaded: Loaded, pruned: Pruned) -> list[str]:
 
 
 def quality(
-    loaded: Loaded, data: Data, model: StreamedModel, reference: StreamedModel | None
-) -> dict[str, Any] | None:
-    """Quality of a model on the evaluation batches; None when there are none."""
-    if data.evaluation is None:
-        return None
+    loaded: Loaded, batches: Sequences, model: StreamedModel, reference: StreamedModel | None
+) -> dict[str, Any]:
+    """Quality of a model on evaluation batches."""
     metrics = loaded.specification.evaluation.metrics or []
-    return evaluate(Watched(model, loaded.observer.progress), data.evaluation, metrics, reference=reference)
-
-
-def final_quality(loaded: Loaded, data: Data, final: Final) -> dict[str, Any] | None:
-    """Quality of the recovered model, kept as step `final-quality`."""
-    if data.evaluation is None:
-        return None
-    if not loaded.store.has("final-quality"):
-        found = quality(loaded, data, final.model, loaded.dense_model())
-        loaded.store.save("final-quality", None, {"quality": found})
-    result: dict[str, Any] = loaded.store.data("final-quality")["quality"]
-    return result
+    return evaluate(Watched(model, loaded.observer.progress), batches, metrics, reference=reference)
 
 
 def costs(loaded: Loaded, pruned: Pruned, final: Final) -> dict[str, Any]:
@@ -150,6 +138,7 @@ def written_cost(loaded: Loaded, source: WeightReader, kept: tuple[int, ...] | N
         inspect(settings, written.names(), has_tokenizer=loaded.inspection.has_tokenizer),
         sequence_length=evaluation_length(loaded),
         weight_bytes=written.bytes,
+        kept_only=True,
     )
 
 

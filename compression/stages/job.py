@@ -101,21 +101,32 @@ class Loaded:
 
 @dataclass
 class Data:
-    """The data of a job, as far as the specification names any. `overlap` counts shared texts by pair of
-    uses.
+    """The data of a job, as far as the specification names any. `domain` is the domain's calibration data.
+
+    `overlap` counts, for each use, the texts that it shares with the evaluation, `domain_overlap` those that
+    it shares with the evaluation of the domain.
     """
 
     plan: DataPlan | None = None
     evaluation: Sequences | None = None
     calibration: Sequences | None = None
     recovery: TrainingRows | None = None
+    domain: Sequences | None = None
+    domain_evaluation: Sequences | None = None
     overlap: dict[str, int] = field(default_factory=dict)
+    domain_overlap: dict[str, int] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """What the report says of the data."""
-        uses = {"evaluation": self.evaluation, "calibration": self.calibration, "recovery": self.recovery}
+        uses = {
+            "evaluation": self.evaluation,
+            "calibration": self.calibration,
+            "recovery": self.recovery,
+            "domain_calibration": self.domain,
+            "domain_evaluation": self.domain_evaluation,
+        }
         facts: dict[str, Any] = {name: None if use is None else use.facts() for name, use in uses.items()}
-        return {**facts, "overlap": dict(self.overlap)}
+        return {**facts, "overlap": dict(self.overlap), "domain_overlap": dict(self.domain_overlap)}
 
 
 @dataclass(frozen=True)

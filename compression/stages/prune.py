@@ -29,10 +29,9 @@ def pattern_of(loaded: Loaded) -> Pattern:
     return parse_granularity(loaded.specification.structure.granularity or loaded.recipe.granularities[0])
 
 
-def prune(
-    loaded: Loaded, calibration: Sequences | None, entered: Callable[[], None] = lambda: None
-) -> Pruned:
+def prune(loaded: Loaded, data: Data, entered: Callable[[], None] = lambda: None) -> Pruned:
     """Prune by the recipe. `entered` is called once calibration is over and removing begins."""
+    calibration = data.calibration
     if pattern_of(loaded).kind == "layer":
         choice = _choose(loaded, calibration)
         entered()
@@ -48,21 +47,23 @@ def prune(
         loaded.store,
         loaded.observer,
         loaded.hook,
-        _curves(loaded, settings, calibration),
+        _curves(loaded, settings, data),
+        data.domain.batches if data.domain is not None else None,
     )
     pruner.allocate()
     entered()
     return _removed(loaded, pruner, loaded.store)
 
 
-def _curves(loaded: Loaded, settings: PruneSettings, calibration: Sequences | None) -> Curves:
+def _curves(loaded: Loaded, settings: PruneSettings, data: Data) -> Curves:
     """Where divergences are kept: for later jobs with the same model, data and way of pruning, if there is
     a cache."""
-    if calibration is None:
+    if data.calibration is None:
         return Curves(None, "")
     model = hashlib.sha256(json.dumps(dict(loaded.files), sort_keys=True).encode()).hexdigest()
     sites = sorted(site.name for site in selected_sites(loaded.specification, loaded.inspection))
-    key = curve_key(settings, f"{model} {sites}", str(calibration.facts()["sha256"]))
+    texts = " ".join(used.digest for used in (data.calibration, data.domain) if used is not None)
+    key = curve_key(settings, f"{model} {sites}", texts)
     return Curves(loaded.request.cache, key)
 
 
@@ -122,21 +123,24 @@ def _layers_to_remove(loaded: Loaded) -> int:
     return count
 
 
-def compare(loaded: Loaded, data: Data, name: str, calibration: Sequences | None) -> dict[str, Any]:
-    """Quality of the same target by another criterion, kept as step `compared-NAME`; its weights are thrown
-    away.
+def compare(loaded: Loaded, data: Data, name: str) -> dict[str, Any]:
+    """Quality of the same target by another criterion, on general text ("quality") and on that of a domain
+    ("domain"), kept as step `compared-NAME`; its weights are thrown away.
     """
     step = f"compared-{name}"
     if not loaded.store.has(step):
         scratch = loaded.work / "scratch" / name
         shutil.rmtree(scratch, ignore_errors=True)
-        pruned = _by_criterion(loaded, name, Store(scratch, loaded.store.key), calibration)
+        pruned = _by_criterion(loaded, name, Store(scratch, loaded.store.key), data.calibration)
         # What a baseline is judged by needs no second look at the dense model, but for headless encoders.
         reference = loaded.admission.task == FEATURES
-        loaded.store.save(step, None, {"quality": judge(loaded, data, pruned, reference=reference)})
+        judged = {
+            "quality": judge(loaded, data.evaluation, pruned, reference=reference),
+            "domain": judge(loaded, data.domain_evaluation, pruned, reference=reference),
+        }
+        loaded.store.save(step, None, judged)
         shutil.rmtree(scratch, ignore_errors=True)
-    quality: dict[str, Any] = loaded.store.data(step)["quality"]
-    return quality
+    return dict(loaded.store.data(step))
 
 
 def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequences | None) -> Pruned:
@@ -151,8 +155,10 @@ def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequence
             loaded.specification.seed,
         )
         return Pruned((), kept, {}, [], None)
-    # A baseline has the job's granularity and its own habits for the rest.
-    settings = weight_settings(loaded, recipes[name].options().model_dump())
+    # A baseline has the job's granularity and bounds, and its own habits for the rest.
+    bounds = ("minimum_density", "maximum_density")
+    given = {key: value for key, value in loaded.specification.options.items() if key in bounds}
+    settings = weight_settings(loaded, recipes[name].options().model_dump() | given)
     batches = calibration.batches if calibration is not None and settings.needs else None
     pruner = WeightPruner(
         loaded.dense_model,
@@ -173,12 +179,15 @@ class _Quiet:
         self.log = listener.log
 
 
-def judge(loaded: Loaded, data: Data, pruned: Pruned, *, reference: bool = True) -> dict[str, Any]:
-    """Quality of a pruned model on the evaluation batches; with `reference` also how far it is from the
-    dense one.
+def judge(
+    loaded: Loaded, batches: Sequences | None, pruned: Pruned, *, reference: bool = True
+) -> dict[str, Any] | None:
+    """Quality of a pruned model on evaluation batches (None: there are none); with `reference` also how far
+    it is from the dense one.
     """
-    assert data.evaluation is not None
+    if batches is None:
+        return None
     metrics = loaded.specification.evaluation.metrics or []
     watched = Watched(pruned.model(loaded), loaded.observer.progress)
     dense = loaded.dense_model() if reference else None
-    return evaluate(watched, data.evaluation, metrics, reference=dense)
+    return evaluate(watched, batches, metrics, reference=dense)

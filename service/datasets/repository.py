@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Select, insert, select, update
 from sqlalchemy.orm import Session
 
+from compression.specification import named_datasets
 from service import ids
 from service.db import now
 from service.errors import DatasetInUse, DatasetNotFound
@@ -15,12 +16,6 @@ from service.files.repository import FileEntry, Files
 from service.jobs.states import ACTIVE
 from service.pagination import DEFAULT_LIMIT, Page, paginate
 from service.tables import Dataset, Job
-
-
-def datasets_of(specification: Mapping[str, Any]) -> set[str]:
-    """Ids of the datasets that a job specification names."""
-    parts = (specification.get(key) for key in ("calibration", "recovery", "evaluation"))
-    return {part["dataset"] for part in parts if isinstance(part, Mapping) and part.get("dataset")}
 
 
 class Datasets:
@@ -87,7 +82,7 @@ class Datasets:
             Job.tenant_id == self._tenant_id, Job.state.in_(ACTIVE)
         )
         for job_id, specification in self._session.execute(active):
-            if dataset_id in datasets_of(specification):
+            if dataset_id in named_datasets(specification):
                 raise DatasetInUse(f"job {job_id} needs dataset {dataset_id}; cancel it or wait for its end")
         self._session.execute(update(Dataset).where(Dataset.id == dataset_id).values(deleted_at=now()))
         Files(self._session, self._tenant_id).remove(dataset_id)

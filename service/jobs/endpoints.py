@@ -41,7 +41,9 @@ _LOOK_EVERY = 0.25
 )
 def create_job(request: Request, call: Creator, body: Annotated[JsonBody, Depends(json_body)]) -> Response:
     """The specification is checked and resolved against the model and the data at once; every fault is
-    named.
+    named. `calibration.dataset` and `evaluation.dataset` are general text; where a domain counts too, its
+    text is `calibration.domain.dataset` (for recipes whose needs name a domain, such as d-pruner) and
+    `evaluation.domain.dataset` (for any recipe), and the report has the two qualities apart.
     """
     with in_flight(request).hold(call):
         fingerprint = json_fingerprint(request, body.raw)

@@ -9,8 +9,9 @@ from typing import Any, Final
 from sqlalchemy import Select, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from compression.specification import named_datasets
 from service import ids
-from service.datasets.repository import Datasets, datasets_of
+from service.datasets.repository import Datasets
 from service.db import microseconds, now
 from service.errors import JobFinished, JobNotFinished, JobNotFound
 from service.jobs.states import TERMINAL, Change, State, transition
@@ -133,7 +134,7 @@ class Jobs:
             ModelNotFound, ModelNotReady, DatasetNotFound: an input is not there.
         """
         model = Models(self._session, self._tenant_id).ready(specification["model"], lock=True)
-        for dataset_id in sorted(datasets_of(specification)):
+        for dataset_id in sorted(named_datasets(specification)):
             Datasets(self._session, self._tenant_id).get(dataset_id, lock=True)
         statement = insert(Job).values(
             id=ids.new_id(ids.JOB),

@@ -45,20 +45,13 @@ def _at(error: NotFound, pointer: str) -> NotFound:
     return type(error)(error.detail, errors=[Fault(pointer, error.detail, error.code)])
 
 
-def _dataset_pointer(specification: JobSpecification, dataset_id: str) -> str:
-    calibration, recovery = specification.calibration, specification.recovery
-    if calibration is not None and calibration.dataset == dataset_id:
-        return "/calibration/dataset"
-    return "/recovery/dataset" if recovery.dataset == dataset_id else "/evaluation/dataset"
-
-
 def _datasets(session: Session, tenant: str, specification: JobSpecification) -> dict[str, DatasetFacts]:
     facts = {}
-    for dataset_id in specification.datasets():
+    for pointer, dataset_id in specification.uses().items():
         try:
             row = Datasets(session, tenant).get(valid_id(dataset_id, ids.DATASET, DatasetNotFound))
         except DatasetNotFound as error:
-            raise _at(error, _dataset_pointer(specification, dataset_id)) from None
+            raise _at(error, pointer) from None
         facts[dataset_id] = DatasetFacts.from_json(row.facts)
     return facts
 

@@ -238,6 +238,33 @@ def test_command_compresses(service: Running, llama: Path, text: Path, tmp_path:
     assert "a model in it already" in again.stderr
 
 
+def test_command_with_general_text_and_a_domain(
+    service: Running, llama: Path, text: Path, tmp_path: Path
+) -> None:
+    domain = tmp_path / "domain.jsonl"
+    rows = [{"text": f"patient {n} has a fever of {n} degrees and was given {n} drops"} for n in range(40)]
+    domain.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = tmp_path / "base.json"
+    base.write_text(json.dumps({"evaluation": EVALUATION}))
+    texts = ("--calibration", str(text), "--domain", str(domain), "--samples", "8", "--sequence-length", "32")
+    wish = ("--recipe", "d-pruner", "--sparsity", "0.5", "--gate", "domain_perplexity<=100x")
+    order = ("compress", str(llama), "--spec", str(base), *texts, *wish, "--baseline", "random")
+    done = command(
+        service.url, *order, "--out", str(tmp_path / "out"), XDG_STATE_HOME=str(tmp_path / "state")
+    )
+    assert done.returncode == 0, done.stderr
+    table = [line.split() for line in done.stdout.splitlines()]
+    general, apart = (row for row in table if row[:1] in (["perplexity"], ["perplexity,"]))
+    assert apart[1] == "domain"
+    assert general[1:3] != apart[2:4]
+    assert "gate domain_perplexity <= 100x: passed" in done.stdout
+    assert ", domain " in next(line for line in done.stdout.splitlines() if line.startswith("baseline"))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["summary"]["domain_quality"]["metric"] == "perplexity"
+    assert "perplexity, domain" in (tmp_path / "out" / "report.html").read_text()
+    assert load(tmp_path / "out")["finite"]
+
+
 def test_command_with_a_gate_that_fails(service: Running, llama: Path, text: Path, tmp_path: Path) -> None:
     base = tmp_path / "base.json"
     base.write_text(json.dumps({"evaluation": EVALUATION}))

@@ -59,11 +59,17 @@ class TestListAndDelete:
         assert [row["id"] for row in page["data"]] == made[:0:-1]
         assert client.get(f"/v1/datasets?after={page['next']}").json()["data"][0]["id"] == made[0]
 
-    @pytest.mark.parametrize("part", ["calibration", "evaluation"])
+    @pytest.mark.parametrize("part", ["calibration", "evaluation", "calibration domain", "evaluation domain"])
     def test_dataset_of_an_active_job_stays(
         self, client: httpx2.Client, dataset: str, submit: Submit, part: str
     ) -> None:
-        job = submit(**{part: {"dataset": dataset}})
+        name, _, domain = part.partition(" ")
+        if domain:
+            general = {"dataset": create_dataset(client)}
+            named = {"calibration": general, name: general | {"domain": {"dataset": dataset}}}
+            job = submit(recipe="d-pruner" if name == "calibration" else "wanda", **named)
+        else:
+            job = submit(**{part: {"dataset": dataset}})
         answer = client.delete(f"/v1/datasets/{dataset}")
         assert (answer.status_code, answer.json()["code"]) == (409, "dataset_in_use")
         assert client.post(f"/v1/jobs/{job}/cancel").status_code == 200

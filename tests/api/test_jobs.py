@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import pytest
@@ -100,6 +101,19 @@ class TestRefused:
         answer = client.post("/v1/jobs", json=body)
         assert answer.status_code in {404, 422}
         assert answer.json()["errors"][0]["pointer"] == "/model"
+
+    @pytest.mark.parametrize("part", ["calibration", "calibration/domain", "evaluation", "evaluation/domain"])
+    def test_unknown_dataset(self, client: httpx2.Client, model: str, dataset: str, part: str) -> None:
+        body: dict[str, Any] = {"model": model, "recipe": "d-pruner", "target": {"sparsity": 0.5}}
+        for name in ("calibration", "evaluation"):
+            body[name] = {"dataset": dataset, "domain": {"dataset": dataset}}
+        place = body
+        for name in part.split("/"):
+            place = place[name]
+        place["dataset"] = "dst_" + "0" * 26
+        answer = client.post("/v1/jobs", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (404, "dataset_not_found")
+        assert answer.json()["errors"][0]["pointer"] == f"/{part}/dataset"
 
 
 class TestList:

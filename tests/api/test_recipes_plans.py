@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.api.conftest import create_model
+from tests.api.conftest import create_dataset, create_model
 
 
 class TestRecipes:
@@ -48,6 +48,22 @@ class TestPlans:
             assert plan["pruned"]["parameters"] < plan["dense"]["parameters"]
         else:
             assert {error["pointer"] for error in plan["errors"]} == {"/calibration"}
+
+    def test_with_a_domain(self, client: httpx2.Client, model: str, dataset: str) -> None:
+        body = {"model": model, "recipe": "d-pruner", "target": {"sparsity": 0.5}}
+        plan = client.post("/v1/plans", json=body | {"calibration": {"dataset": dataset}}).json()
+        assert [error["pointer"] for error in plan["errors"]] == ["/calibration/domain"]
+        domain = {"dataset": create_dataset(client)}
+        calibration = {"dataset": dataset, "samples": 20, "domain": domain}
+        plan = client.post("/v1/plans", json=body | {"calibration": calibration}).json()
+        assert plan["valid"], plan
+        assert plan["specification"]["calibration"]["domain"]["samples"] == 20
+        assert plan["specification"]["evaluation"]["domain"]["dataset"] == domain["dataset"]
+        plain = {"model": model, "recipe": "gblm", "target": {"sparsity": 0.5}}
+        other = client.post(
+            "/v1/plans", json=plain | {"calibration": {"dataset": dataset, "samples": 20}}
+        ).json()
+        assert plan["estimate"]["seconds"] > other["estimate"]["seconds"]
 
     def test_says_why_not(self, client: httpx2.Client, model: str) -> None:
         body = {"model": model, "recipe": "magnitude", "target": {"sparsity": 1.5}, "outptu": {}}

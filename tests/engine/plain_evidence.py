@@ -9,9 +9,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from compression.allocation.base import Bounds, Evidence
+from compression.allocation.base import Evidence
 from compression.anatomy.inspection import Site
 from compression.criteria.base import SiteStatistics
+from compression.densities import Bounds
 
 
 def bounds_of(units: int, minimum: str = "0", maximum: str = "1") -> Bounds:

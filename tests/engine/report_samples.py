@@ -28,10 +28,16 @@ def sites(layers: int, sparsity: float) -> list[dict[str, Any]]:
             "shape": shape,
             "nonzeros": prod(shape) - round(sparsity * prod(shape)),
             "sparsity": round(sparsity * prod(shape)) / prod(shape),
+            "compressibility": spread(prod(shape), sparsity, layer),
         }
         for layer in range(layers)
         for name, shape in SHAPES.items()
     ]
+
+
+def spread(size: int, sparsity: float, layer: int) -> dict[str, Any]:
+    left = size - round(sparsity * size)
+    return {"count": left, "index": 0.25 - 0.3 * sparsity + 0.01 * layer, "removable": left // 3}
 
 
 def cost(layers: int, sparsity: float, dtype: str = "float32") -> dict[str, Any]:
@@ -199,7 +205,10 @@ def language_model() -> ReportInputs:
             "recover": 41.0,
             "verify": 9.1,
         },
-        baselines={"magnitude": result(141.0, 0.9), "random": result(None, None)},
+        baselines={
+            "magnitude": {"quality": result(141.0, 0.9), "domain": None},
+            "random": {"quality": result(None, None), "domain": None},
+        },
         facts=[
             {
                 "name": row["name"],
@@ -326,4 +335,30 @@ def unjudged() -> ReportInputs:
         quality={"dense": None, "pruned": None, "recovered": None},
         data={"calibration": None, "evaluation": None, "recovery": None, "overlap": {}},
         measured={"latency": None, "memory": None},
+    )
+
+
+def of_a_domain() -> ReportInputs:
+    """The first job with text of a domain, on which everything went otherwise."""
+    base = language_model()
+    evaluation = {
+        "gates": [{"metric": "domain_perplexity", "max_ratio": 1.5}],
+        "domain": {"dataset": "dst_02"},
+    }
+    calibration = dict(base.specification["calibration"]) | {"domain": {"dataset": "dst_02", "seed": 3}}
+    return replace(
+        base,
+        specification=dict(base.specification) | {"evaluation": evaluation, "calibration": calibration},
+        domain_quality={
+            "dense": result(41.5),
+            "pruned": result(71.25, 0.61),
+            "recovered": result(45.75, 0.11),
+        },
+        data=dict(base.data)
+        | {
+            "domain_calibration": {"documents": 9, "sequences": 20, "tokens": 2560, "sha256": "1" * 64},
+            "domain_evaluation": {"documents": 3, "sequences": 5, "tokens": 640, "sha256": "2" * 64},
+            "domain_overlap": {"calibration": 2, "domain_calibration": 0},
+        },
+        baselines={"magnitude": {"quality": result(141.0), "domain": result(163.5)}},
     )

@@ -18,10 +18,9 @@ from compression.allocation.base import (
     rounded,
     scaled,
     shifted,
-    site_bounds,
 )
 from compression.anatomy.budget import remove_count
-from compression.densities import least_removable, most_removable
+from compression.densities import least_removable, most_removable, site_bounds
 from compression.errors import TargetUnreachable
 from compression.parameters import configured
 from tests.engine.plain_evidence import bounds_of, made

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compression.allocation import allocations
-from compression.allocation.base import Bounds
 from compression.allocation.distortion_dp import GRID, STEPS, best_combination, dense_curve
 from compression.allocation.evolution import switched
 from compression.allocation.globally import global_counts, score_keys
 from compression.allocation.lamp import lamp_scores
+from compression.densities import Bounds
 from compression.parameters import configured
 from tests.engine.plain_evidence import PlainEvidence, made
 

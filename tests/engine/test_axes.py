@@ -40,6 +40,8 @@ DATA = {
     "influence": {"calibration"}, "divergence": {"calibration"}, "slope": {"calibration", "loss"},
     "scores": set(), "weights": set(),
     **{f"gradient.{kind}": {"calibration", "gradients", "loss"} for kind in KINDS},
+    "domain.gradient.mean": {"calibration", "domain", "gradients", "loss"},
+    "domain.gradient.square": {"calibration", "domain", "gradients", "loss"},
 }  # fmt: skip
 
 

@@ -22,23 +22,31 @@ def _inputs(columns: int) -> torch.Tensor:
     return inputs
 
 
-def _gradients(rows: int, columns: int) -> torch.Tensor:
+def _gradients(rows: int, columns: int, seed: int = 4) -> torch.Tensor:
     """[sequences, rows, columns]"""
-    return torch.randn(SEQUENCES, rows, columns, generator=torch.Generator().manual_seed(4)) * 1e-3
+    return torch.randn(SEQUENCES, rows, columns, generator=torch.Generator().manual_seed(seed)) * 1e-3
 
 
 def _statistics(rows: int, columns: int, needs: frozenset[str] = frozenset(NEEDS)) -> SiteStatistics:
     """Of random inputs and gradients, from sums in float64; only what is asked for."""
-    inputs, gradients = _inputs(columns).double(), _gradients(rows, columns).double()
-    found = {
-        "mean": gradients.mean(0), "absolute": gradients.abs().mean(0), "square": gradients.square().mean(0)
-    }  # fmt: skip
+    inputs = _inputs(columns).double()
+
+    def kinds(use: str, gradients: torch.Tensor) -> dict[str, torch.Tensor]:
+        gradients = gradients.double()
+        found = {
+            "mean": gradients.mean(0),
+            "absolute": gradients.abs().mean(0),
+            "square": gradients.square().mean(0),
+        }
+        return {kind: value.float() for kind, value in found.items() if f"{use}gradient.{kind}" in needs}
+
     return SiteStatistics(
         inputs.square().sum(0).sqrt().float(),
         TOKENS,
         inputs.mean(0).float() if "means" in needs else None,
         (inputs.T @ inputs).float() if "hessian" in needs else None,
-        {kind: value.float() for kind, value in found.items() if f"gradient.{kind}" in needs},
+        kinds("", _gradients(rows, columns)),
+        kinds("domain.", _gradients(rows, columns, seed=5)),
     )
 
 
@@ -100,7 +108,8 @@ def test_scores_of_extreme_weights_are_finite(name: str, extreme: str):
         weight = torch.zeros_like(weight)
     elif extreme == "silent":
         quiet = {kind: torch.zeros(6, 9) for kind in statistics.gradients}
-        statistics = SiteStatistics(torch.zeros(9), TOKENS, torch.zeros(9), torch.zeros(9, 9), quiet)
+        nothing = torch.zeros(9)
+        statistics = SiteStatistics(nothing, TOKENS, nothing, torch.zeros(9, 9), quiet, quiet)
     elif extreme == "one":
         weight, statistics = torch.full((1, 1), 0.5), _statistics(1, 1)
     else:
@@ -120,10 +129,10 @@ def test_every_criterion_says_what_it_is(name: str):
 def test_what_is_needed_and_missing_is_an_error(name: str):
     with pytest.raises(ValueError):
         criteria[name].score(_weight(), None, torch.Generator())
-    gradients = {need for need in criteria[name].needs if need.startswith("gradient.")}
-    if gradients:
-        poor = _statistics(6, 9, frozenset({"activations"}))
-        with pytest.raises(ValueError, match=f"{min(gradients)!r} was not measured"):
+    gradients = {need for need in criteria[name].needs if "gradient." in need}
+    for missing in gradients:
+        poor = _statistics(6, 9, frozenset({"activations"}) | gradients - {missing})
+        with pytest.raises(ValueError, match=f"{missing!r} was not measured"):
             criteria[name].score(_weight(), poor, torch.Generator())
 
 
@@ -133,6 +142,7 @@ def test_statistics_by_their_names():
     assert shapes == {
         "activations": (5,), "means": (5,), "hessian": (5, 5),
         "gradient.mean": (3, 5), "gradient.absolute": (3, 5), "gradient.square": (3, 5),
+        "domain.gradient.mean": (3, 5), "domain.gradient.square": (3, 5),
     }  # fmt: skip
     bare = SiteStatistics(torch.ones(5), 1)
     assert torch.equal(bare.need("activations"), torch.ones(5))
@@ -142,6 +152,9 @@ def test_statistics_by_their_names():
     given = bare.with_gradients({"mean": torch.ones(3, 5)})
     assert torch.equal(given.need("gradient.mean"), torch.ones(3, 5))
     assert bare.with_gradients({}) is bare
+    both = bare.with_gradients({"mean": torch.ones(3, 5)}, {"mean": torch.zeros(3, 5)})
+    assert torch.equal(both.need("gradient.mean"), torch.ones(3, 5))
+    assert torch.equal(both.need("domain.gradient.mean"), torch.zeros(3, 5))
 
 
 # -- each against its formula, one weight after another
@@ -173,6 +186,14 @@ def _reference(name: str, weight: torch.Tensor, **options: float) -> np.ndarray:
             result[i, j] = sum(abs(signed[i, j] * g[s, i, j]) for s in range(SEQUENCES)) / SEQUENCES
         elif name == "fisher":
             result[i, j] = sum((signed[i, j] * g[s, i, j]) ** 2 for s in range(SEQUENCES)) / SEQUENCES / 2
+        elif name == "d-pruner":
+            general, domain = (
+                sum(g[s, i, j] for s in range(SEQUENCES)) / SEQUENCES * signed[i, j]
+                - sum(g[s, i, j] ** 2 for s in range(SEQUENCES)) / SEQUENCES * signed[i, j] ** 2 / 2
+                for g in (g, _gradients(*w.shape, seed=5).double().numpy())
+            )
+            relative = options["d_pruner_lambda"] / np.mean(signed**2)
+            result[i, j] = abs(domain - relative * abs(general) * signed[i, j] ** 2)
         elif name == "movement":
             result[i, j] = -sum(signed[i, j] * g[s, i, j] for s in range(SEQUENCES)) / SEQUENCES
     return result - result.min() if name == "movement" else result
@@ -190,6 +211,9 @@ FORMULAS = [
     ("gradient", {}),
     ("fisher", {}),
     ("movement", {}),
+    ("d-pruner", {"d_pruner_lambda": 0.0}),
+    ("d-pruner", {"d_pruner_lambda": 1.0}),
+    ("d-pruner", {"d_pruner_lambda": 30.0}),
 ]
 
 

@@ -92,7 +92,7 @@ def test_the_held_out_fifth_and_the_rest_share_nothing(tmp_path):
     rest = [text_key(document.text) for document in corpus.documents("rest")]
     assert not set(held) & set(rest)
     assert (len(held), len(rest)) == (40, 160)
-    plan = _decoder(tmp_path, {"d": path}, evaluation_dataset="d", holdout=True)
+    plan = _decoder(tmp_path, {"d": path}, held_out=["d"])
     evaluation = plan.evaluation("d", None, 32)
     assert overlap(plan.calibration("d", 8, 32, 0, 4), evaluation) == 0
     assert overlap(plan.training("d", 8, 32, 0), evaluation) == 0
@@ -109,7 +109,7 @@ def test_shared_texts_are_counted_whatever_their_white_space(tmp_path):
 def test_a_single_document_cannot_be_divided(tmp_path):
     path = tmp_path / "d.jsonl"
     path.write_text('{"text": "alone"}\n')
-    plan = _decoder(tmp_path, {"d": path}, evaluation_dataset="d", holdout=True)
+    plan = _decoder(tmp_path, {"d": path}, held_out=["d"])
     with pytest.raises(DatasetInsufficient, match="single document"):
         plan.evaluation("d", None, 8)
 

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compression import divergence as module
-from compression.allocation.base import site_bounds
 from compression.anatomy import inspect
 from compression.checkpoint import Store
 from compression.cutting import PruneSettings
+from compression.densities import site_bounds
 from compression.divergence import Judge, changed_block
 from compression.evidence import Curves, ModelEvidence, curve_key
-from compression.gradients import GradientFiles
+from compression.gradients import GradientFiles, Measured
 from compression.granularity.base import Pattern, parse_granularity
 from compression.loading.streamed import StreamedModel, read_config
 from compression.loading.weights import WeightReader
@@ -176,12 +176,13 @@ def _settings(criterion="wanda", granularity="unstructured", **options) -> Prune
 
 
 def _evidence(folder, root, settings, curves=None, gradients=None, batches=None) -> ModelEvidence:
+    nothing = GradientFiles(Store(root / "steps", "k"), ())
     return ModelEvidence(
         lambda: StreamedModel(folder),
         _sites(folder),
         settings,
         _batches() if batches is None else batches,
-        gradients or GradientFiles(Store(root / "steps", "k"), ()),
+        Measured(gradients or nothing, nothing),
         root / "scratch",
         curves or Curves(None, ""),
         lambda done, total: None,

@@ -52,7 +52,9 @@ def _settings(folder, criterion="wanda", pattern="unstructured", sparsity=0.5, *
 
 def _prune(folder, root, settings, batches):
     store = Store(root, "k")
-    pruner = WeightPruner(lambda: StreamedModel(folder), _sites(folder), settings, batches, store, Silent())
+    arguments = (lambda: StreamedModel(folder), _sites(folder), settings, batches, store, Silent())
+    # Of the domain, the last batches first.
+    pruner = WeightPruner(*arguments, domain=batches and batches[::-1])
     return pruner.run(), WeightReader(folder, finished_files(store, 9)), MaskFiles(store, _sites(folder))
 
 

@@ -41,8 +41,8 @@ def folders(tmp_path_factory):
     }
 
 
-def _batches(kind: str) -> list[dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
+def _batches(kind: str, seed: int = 1) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
     batches = [{"input_ids": torch.randint(1, 257, (3, 16), generator=generator)} for _ in range(2)]
     for batch in batches if kind == "bert" else []:
         mask = torch.ones(3, 16, dtype=torch.int64)
@@ -68,8 +68,9 @@ def _settings(
 
 def _pruner(folder, root, settings, kind, hook=None) -> WeightPruner:
     batches = None if kind is None else _batches(kind)
+    domain = None if kind is None else _batches(kind, seed=2)
     arguments = (lambda: StreamedModel(folder), _sites(folder), settings, batches, Store(root, "k"), Silent())
-    return WeightPruner(*arguments, hook)
+    return WeightPruner(*arguments, hook, domain=domain)
 
 
 def _contents(root) -> dict[str, bytes]:
@@ -94,7 +95,7 @@ def _check(folder, root, settings, facts) -> None:
             rows, columns = pattern.shape
             parts = mask.reshape(site.shape[0] // rows, rows, site.shape[1] // columns, columns).sum((1, 3))
             assert set(parts.unique().tolist()) <= {0, rows * columns}
-        if settings.allocation != "uniform":
+        if pattern.kind != "n:m":
             assert site.size - removed >= settings.minimum_density * site.size
             assert site.size - removed <= settings.maximum_density * site.size
     assert gone == settings.remove_total
@@ -144,6 +145,8 @@ CHAINS = [
     {"update": ("sparsegpt", "bias-compensation"), "allocation": "owl", "token_weight": "attention"},
     {"criterion": "gblm", "token_weight": "norm"},
     {"criterion": "gblm", "gradient": "zeroth-order", "granularity": "2:4"},
+    {"criterion": "d-pruner"},
+    {"criterion": "d-pruner", "gradient": "zeroth-order", "allocation": "global", "update": ("sparsegpt",)},
     {"allocation": "distortion-dp"},
     {"allocation": "distortion-dp", "criterion": "gblm", "update": ("sparsegpt",)},
     {"allocation": "evolution", "granularity": "4x4", "sequential": False},

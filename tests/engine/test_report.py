@@ -23,7 +23,13 @@ from compression.report.notes import packed_bytes
 from tests.engine import report_samples as samples
 
 Sample = Callable[[], ReportInputs]
-SAMPLES = [samples.language_model, samples.dropped_layers, samples.classifier, samples.unjudged]
+SAMPLES = [
+    samples.language_model,
+    samples.dropped_layers,
+    samples.classifier,
+    samples.unjudged,
+    samples.of_a_domain,
+]
 every = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.__name__)
 
 
@@ -253,3 +259,25 @@ def test_the_report_needs_no_torch() -> None:
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_quality_on_a_domain_is_told_apart() -> None:
+    report = build(samples.of_a_domain())
+    assert report["quality"]["domain"]["recovered"] == {"loss": 4.05, "perplexity": 45.75}
+    assert report["summary"]["quality"]["recovered"] == 66.4
+    assert report["summary"]["domain_quality"] == {
+        "metric": "perplexity", "dense": 41.5, "pruned": 71.25, "recovered": 45.75
+    }  # fmt: skip
+    (gate,) = report["gates"]
+    assert (gate["metric"], gate["passed"], gate["value"]) == ("domain_perplexity", True, 45.75 / 41.5)
+    told = " ".join(report["notes"])
+    assert "On the text of the domain, which is judged apart, perplexity went from 41.5 to 45.75." in told
+    assert "The domain's evaluation data is small (640 tokens)" in told
+    assert "The domain's evaluation shares texts with other data of this job (2 with calibration)" in told
+    assert report["reproducibility"]["seeds"]["domain_calibration"] == 3
+    page = render(report)
+    for words in ("Perplexity, domain", "perplexity, domain", "On the text of the domain.", "163.5"):
+        assert words in page, words
+    alone = build(samples.language_model())
+    assert (alone["quality"]["domain"], alone["summary"]["domain_quality"]) == (None, None)
+    assert "domain" not in render(alone)

@@ -25,6 +25,8 @@ from compression.anatomy.budget import (
 )
 from compression.anatomy.patterns import matches
 from compression.anatomy.plan import plan
+from compression.densities import Bounds, site_bounds
+from compression.errors import TargetUnreachable
 from compression.loading.admission import admit_model, folder_sources
 from compression.loading.dataset_files import DatasetFacts
 from compression.resolve import resolve
@@ -157,8 +159,41 @@ def test_uniform_shares_are_exact_and_those_of_the_engine(sizes: dict[str, int],
     for name, size in sizes.items():
         assert 0 <= counts[name] <= size
         assert abs(counts[name] - total * size / sum(sizes.values())) <= 1
-    evidence: Any = SimpleNamespace(sites=[SimpleNamespace(name=name) for name in sizes], units=sizes.get)
+    free = {name: Bounds(0, size) for name, size in sizes.items()}
+    sites = [SimpleNamespace(name=name) for name in sizes]
+    evidence: Any = SimpleNamespace(sites=sites, units=sizes.get, bounds=free)
     assert Uniform().allocate(evidence, total) == counts
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIZES, st.integers(0, 10), st.integers(0, 10), st.data())
+def test_uniform_shares_keep_the_densities(
+    sizes: dict[str, int], least: int, more: int, data: st.DataObject
+) -> None:
+    from compression.allocation.base import check_room
+    from compression.allocation.uniform import Uniform
+
+    minimum, maximum = least / 10, min(1.0, (least + more) / 10)
+    bounds = {name: site_bounds(size, minimum, maximum) for name, size in sizes.items()}
+    for size in sizes.values():
+        bound = site_bounds(size, minimum, maximum)
+        assert (size - bound.most) * 10 >= least * size
+    lowest, highest = (sum(getattr(bound, end) for bound in bounds.values()) for end in ("least", "most"))
+    total = data.draw(st.integers(lowest, highest))
+    counts = uniform_counts(sizes, total, bounds)
+    assert sum(counts.values()) == total
+    for name, size in sizes.items():
+        assert bounds[name].least <= counts[name] <= bounds[name].most
+        assert abs(counts[name] - total * size / sum(sizes.values())) <= 1 + len(sizes)
+    sites = [SimpleNamespace(name=name) for name in sizes]
+    evidence: Any = SimpleNamespace(sites=sites, units=sizes.get, bounds=bounds)
+    check_room(bounds, total)
+    assert Uniform().allocate(evidence, total) == counts
+    with pytest.raises(TargetUnreachable, match="minimum_density"):
+        Uniform().allocate(evidence, highest + 1)
+    if lowest:
+        with pytest.raises(TargetUnreachable, match="maximum_density"):
+            Uniform().allocate(evidence, lowest - 1)
 
 
 def test_a_tenth_is_a_tenth() -> None:

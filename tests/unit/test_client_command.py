@@ -14,6 +14,7 @@ import pytest
 
 from secateur import cli, errors, specifying
 from secateur.display import moment, number, ratio, seconds, size
+from secateur.specifying import Texts
 from tests.unit.crooked_server import crooked
 
 
@@ -198,7 +199,7 @@ def test_gates_that_say_nothing(text: str) -> None:
 
 def test_specification_has_only_what_was_asked_for() -> None:
     wish = specifying.Wish(target={"sparsity": 0.5})
-    assert specifying.specification(wish, "mdl_1", None, None, None) == {
+    assert specifying.specification(wish, "mdl_1", Texts()) == {
         "model": "mdl_1",
         "target": {"sparsity": 0.5},
         "recipe": "magnitude",
@@ -220,7 +221,7 @@ def test_specification_of_everything() -> None:
         seed=0,
         priority=0,
     )
-    assert specifying.specification(wish, "mdl_1", "dst_1", "dst_2", "dst_3") == {
+    assert specifying.specification(wish, "mdl_1", Texts("dst_1", "dst_2", "dst_3")) == {
         "model": "mdl_1",
         "recipe": "random",
         "target": {"layers": 2},
@@ -239,11 +240,22 @@ def test_specification_of_everything() -> None:
     }
 
 
+def test_specification_with_a_domain() -> None:
+    given = Texts("dst_1", None, None, "domain.jsonl", "judge.jsonl")
+    assert given.given() == ["dst_1", "domain.jsonl", "judge.jsonl"]
+    texts = given.replaced({"domain.jsonl": "dst_2", "judge.jsonl": "dst_3", "dst_1": "dst_1"})
+    base = {"calibration": {"domain": {"samples": 9}}, "recipe": "d-pruner"}
+    wish = specifying.Wish(base=base, target={"sparsity": 0.5})
+    found = specifying.specification(wish, "mdl_1", texts)
+    assert found["calibration"] == {"dataset": "dst_1", "domain": {"dataset": "dst_2", "samples": 9}}
+    assert found["evaluation"] == {"domain": {"dataset": "dst_3"}}
+
+
 def test_usual_recipes() -> None:
     layers = specifying.Wish(target={"layers": 1})
-    assert specifying.specification(layers, "m", "d", None, None)["recipe"] == "layer-drop"
+    assert specifying.specification(layers, "m", Texts("d"))["recipe"] == "layer-drop"
     half = specifying.Wish(target={"sparsity": 0.5})
-    assert specifying.specification(half, "m", "d", None, None)["recipe"] == "wanda"
+    assert specifying.specification(half, "m", Texts("d"))["recipe"] == "wanda"
 
 
 def test_values_in_words() -> None:

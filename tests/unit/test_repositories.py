@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from compression.specification import named_datasets
 from service import errors
 from service.artifacts.repository import Artifacts
-from service.datasets.repository import Datasets, datasets_of
+from service.datasets.repository import Datasets
 from service.db import Database
 from service.files.repository import FileEntry, Files
 from service.jobs.repository import Jobs, figures
@@ -107,10 +108,14 @@ class TestDatasets:
         with database.read() as session, pytest.raises(errors.DatasetNotFound):
             Datasets(session, TENANT).get(dataset)
 
-    @pytest.mark.parametrize("part", ["calibration", "recovery", "evaluation"])
+    @pytest.mark.parametrize(
+        "part", ["calibration", "recovery", "evaluation", "calibration/domain", "evaluation/domain"]
+    )
     def test_delete_of_one_in_use(self, database: Database, part: str) -> None:
         model, dataset = seeds.make_model(database), seeds.make_dataset(database)
-        job = seeds.make_job(database, model, specification={part: {"dataset": dataset}})
+        name, _, inner = part.partition("/")
+        found = {"dataset": dataset}
+        job = seeds.make_job(database, model, specification={name: {inner: found} if inner else found})
         with pytest.raises(errors.DatasetInUse, match=job), database.session() as session:
             Datasets(session, TENANT).delete(dataset)
         with database.session() as session:
@@ -118,13 +123,16 @@ class TestDatasets:
             Datasets(session, TENANT).delete(dataset)
 
     def test_of_a_specification(self) -> None:
-        specification = {
+        specification: dict[str, Any] = {
             "calibration": {"dataset": "a"},
             "recovery": "none",
-            "evaluation": {"dataset": None},
+            "evaluation": {"dataset": None, "domain": {"dataset": "c"}},
             "dataset": "x",
         }
-        assert datasets_of(specification) == {"a"}
+        assert named_datasets(specification) == {"a", "c"}
+        specification["calibration"] = {"dataset": "a", "domain": {"dataset": "b"}}
+        specification["evaluation"] = {"dataset": "a", "domain": None}
+        assert named_datasets(specification) == {"a", "b"}
 
 
 class TestJobs:

@@ -62,6 +62,13 @@ def test_what_is_no_block_is_refused_with_a_hint(granularity: str, words: str) -
     assert words in fault.message
 
 
+def data_for(recipe: str) -> dict[str, Any]:
+    """The calibration that a recipe needs, where it is not the usual one."""
+    if "domain" not in catalogue.load().recipes[recipe].needs:
+        return {}
+    return {"calibration": {"dataset": "text", "domain": {"dataset": "other"}}}
+
+
 REFUSED: list[tuple[str, dict[str, Any], str, str, str]] = [
     # (model, changes, where, code, words)
     ("decoder", blocks("24x16"), "/structure/granularity", "granularity_unsupported",
@@ -78,6 +85,10 @@ REFUSED: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("encoder", {"recipe": "gblm"}, "/options", "option_conflict", "without a head"),
     ("decoder", allocated("owl", 0.96), "/target/sparsity", "target_unreachable",
      "options.minimum_density 0.05"),
+    ("decoder", allocated("uniform", 0.99), "/target/sparsity", "target_unreachable",
+     "options.minimum_density 0.05"),
+    ("decoder", allocated("uniform", 0.5, maximum_density=0.4), "/target/sparsity", "target_unreachable",
+     "options.maximum_density 0.4"),
     ("decoder", allocated("lamp", 0.5, minimum_density=0.6), "/target/sparsity", "target_unreachable",
      "at most 0.39"),
     ("decoder", allocated("erk", 0.3, maximum_density=0.5), "/target/sparsity", "target_unreachable",
@@ -118,7 +129,8 @@ POSSIBLE: list[tuple[str, dict[str, Any]]] = [
     ("decoder", blocks("1x8", recipe="random", calibration=None)),
     (
         "decoder",
-        blocks("32x32") | {"structure": {"granularity": "32x32", "ignore": ["*.k_proj", "*.v_proj"]}},
+        blocks("32x32", options={"minimum_density": 0.0})
+        | {"structure": {"granularity": "32x32", "ignore": ["*.k_proj", "*.v_proj"]}},
     ),
     ("classifier", {"options": {"criterion": "gblm"}}),
     ("classifier", {"options": {"allocation": "ecoflap"}}),
@@ -130,7 +142,7 @@ POSSIBLE: list[tuple[str, dict[str, Any]]] = [
     ("decoder", {"recipe": "gblm", "calibration": None, "options": {"criterion": "magnitude"}}),
     ("decoder", allocated("owl", 0.5, minimum_density=0.5)),
     ("decoder", allocated("owl", 0.5, maximum_density=0.5)),
-    ("decoder", allocated("uniform", 0.99)),
+    ("decoder", allocated("uniform", 0.99, minimum_density=0.0)),
     ("decoder", allocated("erk", 0.25, minimum_density=0.75)),
 ]
 
@@ -156,7 +168,7 @@ def test_only_recipes_that_need_data_ask_for_it(recipe: str, models: dict[str, I
 
 @pytest.mark.parametrize("recipe", SINGLE)
 def test_a_resolved_job_says_every_option(recipe: str, models: dict[str, Inspection]) -> None:
-    found = attempt(models["decoder"], recipe=recipe)
+    found = attempt(models["decoder"], recipe=recipe, **data_for(recipe))
     properties = catalogue.load().recipes[recipe].options["properties"]
     assert found.options == {name: part["default"] for name, part in properties.items()}
 

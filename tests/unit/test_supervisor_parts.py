@@ -23,7 +23,7 @@ from tests import seeds
 from workers import lease as leases_module
 from workers import messages, runner, staging
 from workers.lease import HeldLease, claim
-from workers.staging import Staging, StagingInvalid
+from workers.staging import Staging, StagingInvalid, find_inputs
 
 
 @pytest.mark.parametrize(
@@ -296,3 +296,16 @@ def test_folders_of_dead_supervisors_are_swept_and_others_stay(place: Staging, s
     assert not dead.exists()
     assert foreign.exists()
     assert place.path.exists()
+
+
+def test_every_dataset_that_a_job_names_is_an_input(database: Database) -> None:
+    general, domain, judge = (seeds.make_dataset(database, name=name) for name in ("a", "b", "c"))
+    specification = {
+        "calibration": {"dataset": general, "domain": {"dataset": domain}},
+        "recovery": {"method": "none", "dataset": None},
+        "evaluation": {"dataset": general, "domain": {"dataset": judge}},
+    }
+    job = seeds.make_job(database, seeds.make_model(database), specification=specification)
+    inputs = find_inputs(database, seeds.claim(database, job))
+    assert set(inputs.datasets) == {general, domain, judge}
+    assert {file.path for file in inputs.datasets.values()} == {"data.jsonl"}
