@@ -18,7 +18,7 @@ from tests.engine.corpora import write_texts
 from tests.engine.jobs import Recorder, request, write_job
 from tests.tiny_models import tiny_llama
 
-CALIBRATED = [r.name for r in recipes if "criterion" in r.options.model_fields and r.needs]
+CALIBRATED = [r.name for r in recipes if "criterion" in r.options.model_fields and r.needs == {"calibration"}]
 QUICK = {"measure": [], "samples": 4}
 
 
