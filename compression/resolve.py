@@ -12,6 +12,7 @@ from compression.errors import Fault, SpecificationInvalid
 from compression.loading.dataset_files import DatasetFacts
 from compression.resolving.data import resolve_evaluation, resolve_recovery
 from compression.resolving.draft import Draft
+from compression.resolving.images import resolve_preprocessing
 from compression.resolving.target import check_target
 from compression.specification import JobSpecification, granularity_kind, n_m
 from compression.suggestions import closest
@@ -37,6 +38,7 @@ def resolve(
     _resolve_calibration(draft)
     resolve_evaluation(draft)
     resolve_recovery(draft)
+    resolve_preprocessing(draft)
     dtype = spec.output.dtype or (inspection.dtype if inspection.dtype in ("float32", "bfloat16") else None)
     draft.update("output", dtype=dtype)
     if not draft.faults:
@@ -150,12 +152,15 @@ def _resolve_calibration(draft: Draft) -> None:
         if needs:
             draft.refuse(
                 "/calibration",
-                f'{recipe.name} looks at activations, so it needs text: add "calibration": '
+                f'{recipe.name} looks at activations, so it needs {draft.data_kind}: add "calibration": '
                 f'{{"dataset": "dst_..."}}.',
                 "calibration_missing",
             )
         return
     draft.dataset("/calibration/dataset", calibration.dataset)
+    if draft.inspection.image is not None:
+        draft.no_length("/calibration/sequence_length", calibration.sequence_length)
+        return
     length = calibration.sequence_length or default_length(draft.inspection)
     draft.length("/calibration/sequence_length", length)
     draft.update("calibration", sequence_length=length)

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from compression.errors import Fault, SpecificationInvalid
 from compression.faults import translate, unusual
+from compression.preprocessing import Preprocessing
 from compression.suggestions import closest
 
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=256)]
@@ -350,6 +351,7 @@ class JobSpecification(Part):
     calibration: Calibration | None = None
     recovery: Recovery = Recovery()
     evaluation: Evaluation = Evaluation()
+    preprocessing: Preprocessing | None = None
     output: Output = Output()
     limits: Limits = Limits()
     queue: Literal["cpu", "gpu"] = "cpu"

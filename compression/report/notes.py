@@ -124,9 +124,10 @@ def _recovery(report: Json) -> list[str]:
 
 
 def _evaluation(report: Json) -> str:
-    facts = report["data"].get("evaluation")
-    if facts and facts.get("tokens", 0) < 5000:
-        return f"The evaluation data is small ({facts['tokens']:,} tokens): small differences mean little."
+    facts = report["data"].get("evaluation") or {}
+    for unit, least in (("tokens", 5000), ("images", 500)):
+        if facts.get(unit, least) < least:
+            return f"The evaluation data is small ({facts[unit]:,} {unit}): small differences mean little."
     return ""
 
 
@@ -135,4 +136,7 @@ def _overlap(report: Json) -> str:
     if not overlap:
         return ""
     uses = " and ".join(f"{count} with {use}" for use, count in overlap.items())
-    return f"Evaluation shares texts with other data of this job ({uses}), so its figures flatter the result."
+    what = "images" if "images" in (report["data"].get("evaluation") or {}) else "texts"
+    return (
+        f"Evaluation shares {what} with other data of this job ({uses}), so its figures flatter the result."
+    )

@@ -94,9 +94,10 @@ def _known(value: float | None) -> str:
 def _evaluated(report: Json) -> str:
     facts = report["data"].get("evaluation") or {}
     counts = report["quality"]["counts"] or {}
-    pieces = [f"{facts[name]:,} {name}" for name in ("documents", "sequences", "tokens") if facts.get(name)]
+    words = ("documents", "sequences", "tokens", "images")
+    pieces = [f"{facts[name]:,} {name}" for name in words if facts.get(name)]
     if not pieces:
-        pieces = [f"{counts[name]:,} {name}" for name in ("sequences", "tokens") if counts.get(name)]
+        pieces = [f"{counts[name]:,} {name}" for name in words if counts.get(name)]
     return "Evaluated on " + ", ".join(pieces) + "." if pieces else ""
 
 

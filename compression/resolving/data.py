@@ -1,10 +1,11 @@
-"""Which text a job reads for what, and whether it suits. No torch."""
+"""Which data a job reads for what, and whether it suits. No torch."""
 
 from __future__ import annotations
 
 from compression import options
 from compression.anatomy.budget import default_length
 from compression.loading.dataset_files import DatasetFacts
+from compression.loading.images.classes import check_labels
 from compression.resolving.draft import Draft
 from compression.suggestions import closest
 
@@ -15,6 +16,9 @@ METRICS: dict[str, tuple[str, ...]] = {
     "image-classification": ("accuracy",),
 }
 """The quality metrics of each task."""
+
+CLASSIFIERS = ("text-classification", "image-classification")
+"""The tasks whose evaluation needs labels."""
 
 COSTS = ("parameters", "nonzeros", "bytes", "macs", "latency", "memory")
 """What a gate may bound besides quality."""
@@ -43,10 +47,7 @@ def resolve_evaluation(draft: Draft) -> None:
         facts = draft.datasets.get(name) if name else None
     shared = name in read
     _check_holdout(draft, name, facts, shared)
-    length = evaluation.sequence_length or (calibration.sequence_length if calibration else None)
-    length = length or default_length(inspection)
-    if evaluation.sequence_length:
-        draft.length("/evaluation/sequence_length", length)
+    length = _evaluation_length(draft)
     metrics = _metrics(draft, name, facts)
     samples = evaluation.samples or (SAMPLES.get(inspection.task, EXAMPLES) if name else None)
     draft.update(
@@ -55,10 +56,23 @@ def resolve_evaluation(draft: Draft) -> None:
     _check_gates(draft, metrics)
 
 
+def _evaluation_length(draft: Draft) -> int | None:
+    """Tokens of a sequence; None for images."""
+    calibration, given = draft.specification.calibration, draft.specification.evaluation.sequence_length
+    if draft.inspection.image is not None:
+        draft.no_length("/evaluation/sequence_length", given)
+        return None
+    if given:
+        draft.length("/evaluation/sequence_length", given)
+    return given or (calibration.sequence_length if calibration else None) or default_length(draft.inspection)
+
+
 def _judges(draft: Draft, name: str) -> bool:
     """Whether a dataset that was given for something else can also judge: a classifier needs labels."""
     facts = draft.datasets.get(name)
-    return facts is not None and (draft.inspection.task != "text-classification" or facts.labels is not None)
+    if facts is None or (facts.kind == "image") != (draft.inspection.image is not None):
+        return False
+    return draft.inspection.task not in CLASSIFIERS or facts.labels is not None
 
 
 def _check_holdout(draft: Draft, name: str | None, facts: DatasetFacts | None, shared: bool) -> None:
@@ -72,7 +86,8 @@ def _check_holdout(draft: Draft, name: str | None, facts: DatasetFacts | None, s
         )
         draft.refuse("/evaluation/holdout", f"Leave it out: {why}.", "holdout_conflict")
     if shared and facts is not None and facts.rows < HELD_OUT_ROWS:
-        documents = f"{facts.rows} document{'s' if facts.rows > 1 else ''}"
+        word = "image" if facts.kind == "image" else "document"
+        documents = f"{facts.rows} {word}{'s' if facts.rows > 1 else ''}"
         draft.refuse(
             "/evaluation/dataset",
             f"A fifth of {name} must be held out for the evaluation, but it has only {documents}: give a "
@@ -97,16 +112,18 @@ def _metrics(draft: Draft, name: str | None, facts: DatasetFacts | None) -> list
         if given:
             draft.refuse(
                 "/evaluation/metrics",
-                "Metrics need text: give evaluation.dataset.",
+                f"Metrics need {draft.data_kind}: give evaluation.dataset.",
                 "evaluation_data_missing",
             )
         return []
-    if inspection.task == "text-classification" and facts is not None:
+    if inspection.task in CLASSIFIERS and facts is not None:
         if facts.labels is None:
+            where = "its lines need a 'label' beside 'text'"
+            if facts.kind == "image":
+                where = "images need a column 'label', an array 'labels', or a folder for each class"
             draft.refuse(
                 "/evaluation/dataset",
-                f"{name} has no labels, so accuracy cannot be counted: its lines need a 'label' beside "
-                "'text'.",
+                f"{name} has no labels, so accuracy cannot be counted: {where}.",
                 "labels_missing",
             )
         else:
@@ -117,6 +134,12 @@ def _metrics(draft: Draft, name: str | None, facts: DatasetFacts | None) -> list
 def _check_labels(draft: Draft, pointer: str, name: str, facts: DatasetFacts) -> None:
     """Labels are names of the model's classes, or their numbers."""
     names = draft.inspection.labels or ()
+    if facts.kind == "image":
+        try:
+            check_labels(facts.labels, names)
+        except ValueError as error:
+            draft.refuse(pointer, f"{name}: {error}.", "labels_unknown")
+        return
     for label in facts.labels or []:
         if isinstance(label, int) and not isinstance(label, bool):
             if label < len(names):
@@ -186,7 +209,7 @@ def resolve_recovery(draft: Draft) -> None:
     if name is None:
         draft.refuse(
             "/recovery/dataset",
-            f"{recovery.method} learns from text: give recovery.dataset or calibration.dataset.",
+            f"{recovery.method} learns from {draft.data_kind}: give recovery.dataset or calibration.dataset.",
             "recovery_data_missing",
         )
         return
@@ -202,7 +225,7 @@ def _check_task_loss(draft: Draft, name: str, facts: DatasetFacts) -> None:
         draft.refuse(
             pointer, "A model without a head has no task to learn: use 'distillation'.", "option_conflict"
         )
-    elif draft.inspection.task == "text-classification":
+    elif draft.inspection.task in CLASSIFIERS:
         if facts.labels is None:
             draft.refuse(
                 pointer,

@@ -7,6 +7,8 @@ from typing import Any
 
 from compression.anatomy.budget import default_length, stated_length
 from compression.loading.data import DataPlan, Sequences, TrainingRows, overlap
+from compression.loading.images.plan import ImagePlan, Images, TrainingImages
+from compression.preprocessing import of_model
 from compression.recovery.registry import load_all
 from compression.stages.job import Data, Loaded
 
@@ -18,19 +20,30 @@ def open_data(loaded: Loaded) -> Data:
     spec = loaded.specification
     if not spec.datasets():
         return Data()
-    plan = DataPlan(
-        loaded.folder,
-        loaded.admission.config,
-        loaded.admission.task,
-        loaded.request.datasets,
-        evaluation_dataset=spec.evaluation.dataset,
-        holdout=bool(spec.evaluation.holdout),
-    )
+    plan = open_plan(loaded)
     data = Data(plan)
     if spec.evaluation.dataset is not None:
         length = evaluation_length(loaded)
         data.evaluation = plan.evaluation(spec.evaluation.dataset, spec.evaluation.samples, length)
     return data
+
+
+def open_plan(loaded: Loaded) -> DataPlan | ImagePlan:
+    """What reads the job's datasets: text or images."""
+    spec, image = loaded.specification, loaded.inspection.image
+    config, datasets = loaded.admission.config, loaded.request.datasets
+    evaluated, holdout = spec.evaluation.dataset, bool(spec.evaluation.holdout)
+    if image is not None:
+        how = spec.preprocessing or of_model(*image[1:])
+        return ImagePlan(config, image[0], how, datasets, evaluation_dataset=evaluated, holdout=holdout)
+    return DataPlan(
+        loaded.folder,
+        config,
+        loaded.admission.task,
+        datasets,
+        evaluation_dataset=evaluated,
+        holdout=holdout,
+    )
 
 
 def evaluation_length(loaded: Loaded) -> int:
@@ -45,7 +58,7 @@ def calibration_length(loaded: Loaded) -> int:
     return given or default_length(loaded.inspection)
 
 
-def calibrate(loaded: Loaded, data: Data) -> Sequences | None:
+def calibrate(loaded: Loaded, data: Data) -> Sequences | Images | None:
     """The calibration batches, if the specification names a dataset for them."""
     spec = loaded.specification.calibration
     if spec is None or data.plan is None:
@@ -54,15 +67,16 @@ def calibrate(loaded: Loaded, data: Data) -> Sequences | None:
     data.calibration = data.plan.calibration(spec.dataset, spec.samples, length, spec.seed, spec.batch_size)
     found = data.calibration
     if found.sequences < spec.samples:
+        images = isinstance(found, Images)
+        what = "images" if images else f"sequences of up to {length} tokens"
         loaded.observer.log(
-            f"The calibration dataset gives {found.sequences} sequences of up to {length} tokens, "
-            f"not the {spec.samples} asked for."
+            f"The calibration dataset gives {found.sequences} {what}, not the {spec.samples} asked for."
         )
     note_overlap(loaded, data, "calibration", found)
     return found
 
 
-def recovery_rows(loaded: Loaded, data: Data) -> TrainingRows:
+def recovery_rows(loaded: Loaded, data: Data) -> TrainingRows | TrainingImages:
     """Samples for the recovery: as many as its budget can use, at most."""
     spec = loaded.specification
     dataset = spec.recovery.dataset or (spec.calibration.dataset if spec.calibration else None)
@@ -76,14 +90,18 @@ def recovery_rows(loaded: Loaded, data: Data) -> TrainingRows:
     return data.recovery
 
 
-def note_overlap(loaded: Loaded, data: Data, use: str, found: Sequences | TrainingRows) -> None:
-    """Count the texts that a use of data shares with the evaluation, and say so when there are any."""
+def note_overlap(
+    loaded: Loaded, data: Data, use: str, found: Sequences | TrainingRows | Images | TrainingImages
+) -> None:
+    """Count the texts or images that a use of data shares with the evaluation, and say so when there are
+    any."""
     if data.evaluation is None:
         return
     shared = overlap(found, data.evaluation)
     data.overlap[use] = shared
     if shared:
+        what = "texts" if loaded.inspection.image is None else "images"
         loaded.observer.log(
-            f"{shared} of {len(data.evaluation.texts)} evaluation texts are also {use} texts: "
+            f"{shared} of {len(data.evaluation.texts)} evaluation {what} are also {use} {what}: "
             "the quality measured on them is too good."
         )

@@ -19,6 +19,7 @@ from compression.evaluation.types import FEATURES
 from compression.evidence import Curves, curve_key
 from compression.granularity.base import Pattern, parse_granularity
 from compression.loading.data import Sequences
+from compression.loading.images.plan import Images
 from compression.pruning import Listener, MaskFiles, WeightPruner, finished_files
 from compression.recipes import recipes
 from compression.stages.job import Data, Loaded, Pruned, Watched
@@ -30,7 +31,7 @@ def pattern_of(loaded: Loaded) -> Pattern:
 
 
 def prune(
-    loaded: Loaded, calibration: Sequences | None, entered: Callable[[], None] = lambda: None
+    loaded: Loaded, calibration: Sequences | Images | None, entered: Callable[[], None] = lambda: None
 ) -> Pruned:
     """Prune by the recipe. `entered` is called once calibration is over and removing begins."""
     if pattern_of(loaded).kind == "layer":
@@ -55,7 +56,7 @@ def prune(
     return _removed(loaded, pruner, loaded.store)
 
 
-def _curves(loaded: Loaded, settings: PruneSettings, calibration: Sequences | None) -> Curves:
+def _curves(loaded: Loaded, settings: PruneSettings, calibration: Sequences | Images | None) -> Curves:
     """Where divergences are kept: for later jobs with the same model, data and way of pruning, if there is
     a cache."""
     if calibration is None:
@@ -91,7 +92,7 @@ def weight_settings(loaded: Loaded, options: dict[str, Any]) -> PruneSettings:
     )
 
 
-def _choose(loaded: Loaded, calibration: Sequences | None) -> LayerChoice:
+def _choose(loaded: Loaded, calibration: Sequences | Images | None) -> LayerChoice:
     """The run of layers to drop, kept as step `layers`."""
     if not loaded.store.has("layers"):
         assert calibration is not None
@@ -122,7 +123,7 @@ def _layers_to_remove(loaded: Loaded) -> int:
     return count
 
 
-def compare(loaded: Loaded, data: Data, name: str, calibration: Sequences | None) -> dict[str, Any]:
+def compare(loaded: Loaded, data: Data, name: str, calibration: Sequences | Images | None) -> dict[str, Any]:
     """Quality of the same target by another criterion, kept as step `compared-NAME`; its weights are thrown
     away.
     """
@@ -139,7 +140,7 @@ def compare(loaded: Loaded, data: Data, name: str, calibration: Sequences | None
     return quality
 
 
-def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequences | None) -> Pruned:
+def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequences | Images | None) -> Pruned:
     if pattern_of(loaded).kind == "layer":
         keep_first, keep_last = _kept_ends(loaded)
         kept = baseline_layers(
