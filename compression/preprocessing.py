@@ -106,7 +106,7 @@ class Preprocessing(_Part):
         return chosen.height, chosen.width
 
 
-_HALF = [0.5, 0.5, 0.5]
+_HALF = [0.5]  # for all channels, however many there are
 _CLIP_MEAN, _CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 
@@ -164,5 +164,6 @@ def complete(data: Mapping[str, Any], processor: str) -> Preprocessing:
         found = Preprocessing.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))[:80]}: {first['msg']}") from None
+        place = ".".join(map(str, first["loc"]))[:80]
+        raise ValueError(f"{place}: {first['msg'].rstrip('.')}.") from None
     return found.over(base)

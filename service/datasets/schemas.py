@@ -13,9 +13,11 @@ from service.schemas import Answer, FileRead, Json, List
 class DatasetCreate(RequestBody):
     """A dataset from a completed upload of one file."""
 
-        name: str = Field(description="1 to 200 printable characters.") upload: str = Field( description="Id
-        of a completed upload that holds one file: .jsonl or .txt, or images as .parquet, .npz, .zip or .tar."
-        )
+    name: str = Field(description="1 to 200 printable characters.")
+    upload: str = Field(
+        description="Id of a completed upload that holds one file: .jsonl or .txt, or images as .parquet, "
+        ".npz, .zip or .tar."
+    )
 
 
 class DatasetRead(Answer):

@@ -62,7 +62,7 @@ def prepare(image: Image.Image, how: Preprocessing) -> Pixels:
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     if how.do_center_crop and how.crop_size is not None:
         pixels = centre(pixels, how.crop_size.height or 1, how.crop_size.width or 1)
-    return np.ascontiguousarray(pixels)
+    return np.array(pixels, order="C")
 
 
 def _resized(size: tuple[int, int], wanted: Size) -> tuple[int, int]:

@@ -69,7 +69,7 @@ def _directory(name: str, source: FileSource) -> tuple[int, int, int]:
     count, length, start = (int.from_bytes(end[a:b], "little") for a, b in ((10, 12), (12, 16), (16, 20)))
     if int.from_bytes(end[4:6], "little") not in (0, 0xFFFF):
         refuse(name, "one part of an archive in several parts")
-    if 0xFFFF in (count,) or 0xFFFFFFFF in (length, start):
+    if count == 0xFFFF or 0xFFFFFFFF in (length, start):
         locator = source.read(first + at - 20, 20) if first + at >= 20 else b""
         if locator[:4] == _LOCATOR64:
             record = source.read(int.from_bytes(locator[8:16], "little"), 56)
