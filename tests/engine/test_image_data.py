@@ -1,4 +1,5 @@
-"""Files of images as batches: every container gives the same images; samples, held-out parts, classes, memory."""
+"""Files of images as batches: every container gives the same images; samples, held-out parts, classes,
+memory."""
 
 from __future__ import annotations
 
@@ -180,7 +181,7 @@ def test_names_become_class_numbers() -> None:
     with pytest.raises(ValueError, match="as many digits"):
         class_numbers(eleven, [f"LABEL_{number}" for number in range(11)])
     assert class_numbers(eleven, eleven)["10"] == eleven.index("10")
-    with pytest.raises(ValueError, match="2 classes, the model 3, and 'yse'.*did you mean 'yes'"):
+    with pytest.raises(ValueError, match=r"2 classes, the model 3, and 'yse'.*did you mean 'yes'"):
         class_numbers(["no", "yse"], NAMES)
     assert class_numbers(["a", "b", "c"], ["crane", "crane", "c"]) == {"a": 0, "b": 1, "c": 2}
     check_labels([], NAMES)

@@ -1,4 +1,5 @@
-"""Models that have learnt to tell pictures apart, pruned with pictures: every recipe, whole jobs, resuming."""
+"""Models that have learnt to tell pictures apart, pruned with pictures: every recipe, whole jobs,
+resuming."""
 
 from __future__ import annotations
 

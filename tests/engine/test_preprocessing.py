@@ -40,7 +40,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("ViT", {"size": {"height": 17, "width": 40}, "resample": 1, "image_mean": [0.485, 0.456, 0.406]}),
     ("ViT", {"size": {"shortest_edge": 9}, "do_normalize": False}),
     ("ViT", {"do_resize": False, "do_rescale": False, "image_mean": [100.0] * 3, "image_std": [30.5] * 3}),
-    ("ViT", {"size": 30, "do_center_crop": True, "crop_size": {"height": 11, "width": 14}, "rescale_factor": 0.01}),
+    ("ViT", {"size": 30, "do_center_crop": True, "crop_size": {"height": 11, "width": 14},
+     "rescale_factor": 0.01}),
     ("ViT", {"size": 8, "do_center_crop": True, "crop_size": {"height": 13, "width": 6}, "resample": 0}),
     ("ViT", {"size": 9, "do_center_crop": True, "crop_size": {"height": 14, "width": 12}}),
     ("DeiT", {}),
@@ -166,11 +167,14 @@ def test_the_model_s_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        "{", "[]", "null", '{"size": 1, "size": 2}', '{"image_mean": [NaN]}', {"auto_map": {"AutoImageProcessor": "a.B"}},
-        {"size": -1}, {"size": 10**9}, {"size": "big"}, {"size": {"height": 3}}, {"size": {"height": 3, "depth": 3}},
+        "{", "[]", "null", '{"size": 1, "size": 2}', '{"image_mean": [NaN]}',
+         {"auto_map": {"AutoImageProcessor": "a.B"}},
+        {"size": -1}, {"size": 10**9}, {"size": "big"}, {"size": {"height": 3}}, {"size": {"height": 3,
+         "depth": 3}},
         {"resample": 9}, {"resample": "bilinear"}, {"rescale_factor": 0}, {"rescale_factor": "1/255"},
         {"image_std": [0.5, 0, 0.5]}, {"image_mean": [1.0] * 100}, {"image_mean": "x"}, {"do_resize": "yes"},
-        {"crop_size": {"shortest_edge": 4}}, {"image_processor_type": "../../evil.py"}, {"image_processor_type": 3},
+        {"crop_size": {"shortest_edge": 4}}, {"image_processor_type": "../../evil.py"},
+         {"image_processor_type": 3},
     ],
     ids=lambda settings: str(settings)[:40],
 )  # fmt: skip

@@ -1,4 +1,5 @@
-"""Datasets of images that are damaged, enormous, or lead somewhere else; what is judged before anything decodes."""
+"""Datasets of images that are damaged, enormous, or lead somewhere else; what is judged before anything
+decodes."""
 
 from __future__ import annotations
 
@@ -136,10 +137,13 @@ ARCHIVES: list[tuple[str, str, Callable[[], bytes], str]] = [
     ("a png bomb", "a.zip", lambda: zipped({"d/a.png": png_claiming(60_000, 60_000)}), "pixels"),
     ("a wide png", "a.zip", lambda: zipped({"d/a.png": png_claiming(1, 1 << 30)}), "pixels"),
     ("a png without pixels", "a.zip", lambda: zipped({"d/a.png": png_claiming(0, 5)}), "0 x 5"),
-    ("a jpeg bomb", "a.tar", lambda: tarred(tarfile.TarInfo("a.jpg"), jpeg_claiming(65_000, 65_000)), "pixels"),
-    ("a jpeg without a frame", "a.zip", lambda: zipped({"a.jpg": b"\xff\xd8\xff\xd9" + bytes(8)}), "without a frame"),
+    ("a jpeg bomb", "a.tar", lambda: tarred(tarfile.TarInfo("a.jpg"), jpeg_claiming(65_000, 65_000)),
+     "pixels"),
+    ("a jpeg without a frame", "a.zip", lambda: zipped({"a.jpg": b"\xff\xd8\xff\xd9" + bytes(8)}),
+     "without a frame"),
     ("a jpeg of metadata", "a.zip", lambda: zipped({"a.jpg": b"\xff\xd8" + b"\xff\xe1\xff\xff" * 99}), ""),
-    ("an image beside classes", "a.zip", lambda: zipped({"d/a.png": PNG, "d/no/b.png": PNG}), "beside the folders"),
+    ("an image beside classes", "a.zip", lambda: zipped({"d/a.png": PNG, "d/no/b.png": PNG}),
+     "beside the folders"),
     ("encrypted", "a.zip", lambda: patched(GOOD, 8, b"\x01\x00"), "encrypted"),
     ("lzma", "a.zip", lambda: patched(GOOD, 10, b"\x0e\x00"), "unusual way"),
     ("a claim of 4 GB", "a.zip", lambda: patched(GOOD, 24, b"\xf0\xff\xff\xff"), "cannot be"),
@@ -215,8 +219,10 @@ ARRAYS: list[tuple[str, Callable[[], bytes], str]] = [
     ("fewer labels", lambda: npz(images=IMAGES, labels=np.array(LABELS[:5])), "6 images"),
     ("labels of two axes", lambda: npz(images=IMAGES, labels=np.zeros((6, 1), int)), "[6, 1]"),
     ("negative labels", lambda: npz(images=IMAGES, labels=np.array([-1] * 6)), "-1"),
-    ("a shape that lies", lambda: npz(images=IMAGES).replace(b"(6, 20, 28, 3)", b"(9, 20, 28, 3)"), "its header"),
-    ("a header that is code", lambda: npz(images=IMAGES).replace(b"'fortran_order'", b"__import__('os')"), ""),
+    ("a shape that lies", lambda: npz(images=IMAGES).replace(b"(6, 20, 28, 3)", b"(9, 20, 28, 3)"),
+     "its header"),
+    ("a header that is code", lambda: npz(images=IMAGES).replace(b"'fortran_order'", b"__import__('os')"),
+     ""),
     ("no array", lambda: zipped({"images.npy": b"hello" * 30}), "no NumPy array"),
 ]  # fmt: skip
 

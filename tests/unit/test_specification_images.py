@@ -1,4 +1,5 @@
-"""Specifications for models of images: which data fits, how images become inputs, what is refused and where."""
+"""Specifications for models of images: which data fits, how images become inputs, what is refused and
+where."""
 
 from __future__ import annotations
 
@@ -124,24 +125,34 @@ def test_images_without_labels_calibrate_and_recover_but_do_not_judge(models: di
 
 REFUSED: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("vit", {"calibration": None}, "/calibration", "calibration_missing", "needs images"),
-    ("vit", {"calibration": {"dataset": "text"}}, "/calibration/dataset", "dataset_kind_unsupported", "holds text"),
-    ("vit", {"evaluation": {"dataset": "text"}}, "/evaluation/dataset", "dataset_kind_unsupported", ".parquet"),
-    ("vit", {"recovery": {"method": "lora", "dataset": "text"}}, "/recovery/dataset", "dataset_kind_unsupported", ""),
-    ("bert", {}, "/calibration/dataset", "dataset_kind_unsupported", "holds images, but this model takes text"),
-    ("vit", {"evaluation": {"dataset": "bare"}}, "/evaluation/dataset", "labels_missing", "a folder for each class"),
-    ("vit", {"evaluation": {"dataset": "misnamed"}}, "/evaluation/dataset", "labels_unknown", "did you mean 'yes'"),
+    ("vit", {"calibration": {"dataset": "text"}}, "/calibration/dataset", "dataset_kind_unsupported",
+     "holds text"),
+    ("vit", {"evaluation": {"dataset": "text"}}, "/evaluation/dataset", "dataset_kind_unsupported",
+     ".parquet"),
+    ("vit", {"recovery": {"method": "lora", "dataset": "text"}}, "/recovery/dataset",
+     "dataset_kind_unsupported", ""),
+    ("bert", {}, "/calibration/dataset", "dataset_kind_unsupported",
+     "holds images, but this model takes text"),
+    ("vit", {"evaluation": {"dataset": "bare"}}, "/evaluation/dataset", "labels_missing",
+     "a folder for each class"),
+    ("vit", {"evaluation": {"dataset": "misnamed"}}, "/evaluation/dataset", "labels_unknown",
+     "did you mean 'yes'"),
     ("vit", {"evaluation": {"dataset": "outside"}}, "/evaluation/dataset", "labels_unknown", "0 to 2"),
     ("vit", {"calibration": {"dataset": "few"}}, "/evaluation/dataset", "dataset_too_small", "3 images"),
     ("vit", {"calibration": {"dataset": "named", "sequence_length": 10}}, "/calibration/sequence_length",
      "option_conflict", "no sequences"),
     ("vit", {"evaluation": {"sequence_length": 10}}, "/evaluation/sequence_length", "option_conflict", ""),
-    ("vit", {"evaluation": {"metrics": ["perplexity"]}}, "/evaluation/metrics/0", "metric_unknown", "accuracy"),
+    ("vit", {"evaluation": {"metrics": ["perplexity"]}}, "/evaluation/metrics/0", "metric_unknown",
+     "accuracy"),
     ("vit", {"preprocessing": {"size": 32}}, "/preprocessing/size", "preprocessing_invalid", "24 x 24"),
-    ("vit", {"preprocessing": {"size": {"shortest_edge": 24}}}, "/preprocessing/size", "preprocessing_invalid",
+    ("vit", {"preprocessing": {"size": {"shortest_edge": 24}}}, "/preprocessing/size",
+     "preprocessing_invalid",
      "different sizes"),
     ("vit", {"preprocessing": {"do_resize": False}}, "/preprocessing/size", "preprocessing_invalid", ""),
-    ("vit", {"preprocessing": {"do_center_crop": True}}, "/preprocessing/crop_size", "preprocessing_invalid", "224"),
-    ("vit", {"preprocessing": {"image_mean": [0.5, 0.5]}}, "/preprocessing/image_mean", "preprocessing_invalid", "3"),
+    ("vit", {"preprocessing": {"do_center_crop": True}}, "/preprocessing/crop_size",
+     "preprocessing_invalid", "224"),
+    ("vit", {"preprocessing": {"image_mean": [0.5, 0.5]}}, "/preprocessing/image_mean",
+     "preprocessing_invalid", "3"),
     ("large", {}, "/preprocessing/size", "preprocessing_invalid", '"size": {"height": 24, "width": 24}'),
     ("strange", {}, "/preprocessing", "preprocessing_missing", "preprocessor_config.json"),
     ("four", {}, "/model", "preprocessing_unsupported", "4 channels"),
@@ -150,7 +161,8 @@ REFUSED: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("vit", {"preprocessing": {"sise": 24}}, "/preprocessing/sise", "unknown_key", "did you mean 'size'"),
     ("vit", {"preprocessing": {"resample": 7}}, "/preprocessing/resample", "invalid", ""),
     ("vit", {"preprocessing": {"size": {"height": 24}}}, "/preprocessing/size", "preprocessing_invalid", ""),
-    ("vit", {"preprocessing": {"image_std": [0.5, 0.0, 0.5]}}, "/preprocessing/image_std", "preprocessing_invalid", ""),
+    ("vit", {"preprocessing": {"image_std": [0.5, 0.0, 0.5]}}, "/preprocessing/image_std",
+     "preprocessing_invalid", ""),
 ]  # fmt: skip
 
 

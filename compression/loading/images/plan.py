@@ -36,6 +36,7 @@ MEMORY_BYTES = 512 << 20
 EVALUATION_BATCH = 16
 _AT_ONCE = 32
 _THREADS = 4
+_GONE = torch.empty(0, dtype=torch.uint8)
 
 
 class PixelBatches(Sequence[Batch]):
@@ -266,7 +267,8 @@ class ImagePlan:
         """The images of these numbers in their order, uint8 [b, c, h, w] each batch, and the hash of all."""
         if not numbers:
             raise DatasetInsufficient(f"the dataset {corpus.name} has no image that could be used for {use}")
-        made = HiddenStates(room=Room(MEMORY_BYTES))
+        # Written once and read once, so mostly to the file.
+        made = HiddenStates(room=Room(MEMORY_BYTES // 8))
         places = {number: place for place, number in enumerate(numbers)}
         single: list[int] = []
         for number, pixels in self._decoded(corpus, places):
@@ -278,7 +280,10 @@ class ImagePlan:
         digest = hashlib.sha256()
         grouped = HiddenStates(room=Room(MEMORY_BYTES))
         for start in range(0, len(order), batch_size):
-            batch = torch.cat([made[place] for place in order[start : start + batch_size]])
+            chosen = order[start : start + batch_size]
+            batch = torch.cat([made[place] for place in chosen])
+            for place in chosen:
+                made[place] = _GONE
             digest.update(repr(tuple(batch.shape)).encode())
             digest.update(batch.numpy().tobytes())
             grouped.append(batch)
