@@ -247,6 +247,16 @@ def table(**columns: Any) -> bytes:
     return stream.getvalue()
 
 
+def elsewhere() -> bytes:
+    """A footer alone, whose columns lie in a file beside it."""
+    stream = io.BytesIO(table(image=BYTES))
+    metadata = parquet.read_metadata(stream)
+    metadata.set_file_path("../../etc/other.parquet")
+    other = io.BytesIO()
+    metadata.write_metadata_file(other)
+    return other.getvalue()
+
+
 BYTES = [PNG] * 3
 TABLES: list[tuple[str, Callable[[], bytes], str]] = [
     ("text", lambda: table(text=["a", "b"]), "must have one column 'image'"),
@@ -262,6 +272,9 @@ TABLES: list[tuple[str, Callable[[], bytes], str]] = [
     ("cut off", lambda: table(image=BYTES)[:-30], "no parquet file"),
     ("a footer too long", lambda: table(image=BYTES)[:-8] + b"\xff\xff\xff\x7fPAR1", "its footer claims"),
     ("a footer of zeros", lambda: b"PAR1" + bytes(100) + b"\x64\x00\x00\x00PAR1", "footer is damaged"),
+    ("a footer of structures", lambda: b"PAR1" + b"\x1c" * 100 + b"\x64\x00\x00\x00PAR1",
+     "footer is damaged"),
+    ("columns in another file", lambda: elsewhere(), "names another file"),
     ("a footer of lists", lambda: b"PAR1" + b"\x19" * 100 + b"\x64\x00\x00\x00PAR1", "footer is damaged"),
 ]  # fmt: skip
 
@@ -276,6 +289,11 @@ def test_a_footer_that_lies_about_rows() -> None:
     data = table(image=[PNG] * 50, label=[0] * 50)
     at = data.rindex(b"\x16\x64\x19")  # field 3: 50 in zigzag, then the list of row groups
     refused(DatasetInvalid, lambda: admit(data[: at + 1] + b"\x66" + data[at + 2 :], "a.parquet"), "51 rows")
+
+
+def test_row_groups_that_no_runner_could_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.loading.images.parquet.MAXIMUM_GROUP", 1000)
+    refused(DatasetInvalid, lambda: admit(table(image=BYTES), "a.parquet"), "write groups of at most 1,000")
 
 
 def test_little_is_read_of_a_large_table(tmp_path: Path) -> None:

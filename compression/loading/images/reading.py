@@ -139,6 +139,8 @@ class _Table:
         import pyarrow
         from pyarrow import parquet
 
+        # Arrow's own allocator sets memory aside, which a runner with a limit may not have.
+        pyarrow.set_memory_pool(pyarrow.system_memory_pool())
         number = 0
         try:
             file = parquet.ParquetFile(
