@@ -35,7 +35,8 @@ def open_plan(loaded: Loaded) -> DataPlan | ImagePlan:
     evaluated, holdout = spec.evaluation.dataset, bool(spec.evaluation.holdout)
     if image is not None:
         how = spec.preprocessing or of_model(*image[1:])
-        return ImagePlan(config, image[0], how, datasets, evaluation_dataset=evaluated, holdout=holdout)
+        held_out = [evaluated] if holdout and evaluated is not None else []
+        return ImagePlan(config, image[0], how, datasets, held_out=held_out)
     return DataPlan(
         loaded.folder,
         config,

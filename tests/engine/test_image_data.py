@@ -101,7 +101,7 @@ def test_an_archive_is_not_judged_by_its_first_class(every: dict[str, Path]) -> 
 
 
 def test_held_out_images_are_in_no_other_part(every: dict[str, Path]) -> None:
-    divided = plan(every["tar"], evaluation_dataset="d", holdout=True)
+    divided = plan(every["tar"], held_out=["d"])
     held = divided.evaluation("d", None, 0)
     assert held.sequences == 9
     calibration, training = divided.calibration("d", 99, 0, 0, 8), divided.training("d", 99, 0, 0)
@@ -111,7 +111,7 @@ def test_held_out_images_are_in_no_other_part(every: dict[str, Path]) -> None:
     assert overlap(whole.evaluation("d", None, 0), whole.training("d", 10, 0, 0)) == 10
     alone = write_npz(every["tar"].parent / "same.npz", IMAGES[:1].repeat(9, 0), [0] * 9)
     with pytest.raises(DatasetInsufficient):
-        plan(alone, evaluation_dataset="d", holdout=True).evaluation("d", None, 0)
+        plan(alone, held_out=["d"]).evaluation("d", None, 0)
 
 
 def test_training_batches_depend_on_their_indices_alone(every: dict[str, Path]) -> None:

@@ -198,7 +198,7 @@ def check_artifact(outcome: Any, report: dict[str, Any], file: Path, recovered: 
     assert report["data"]["overlap"].get("calibration", 0) == 0
     assert report["damage"]["divergence"]["pruned"]["top1_agreement"] > 0.5
     model, names = stock.load(outcome.artifact, "image-classification"), {"id2label": dict(enumerate(NAMES))}
-    plan = ImagePlan(names, 3, of_model(24, 24), {"a": file}, evaluation_dataset="a", holdout=True)
+    plan = ImagePlan(names, 3, of_model(24, 24), {"a": file}, held_out=["a"])
     right = 0
     for batch in plan.evaluation("a", None, 0).batches:
         with torch.no_grad():

@@ -12,7 +12,7 @@ import hashlib
 import os
 import random
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -182,8 +182,8 @@ class ImagePlan:
     """Reads the datasets of a job for one model of images and gives them as batches.
 
     `config` is the admitted configuration, `channels` and `how` what its images are like, `datasets` maps
-    dataset ids to files. With `holdout`, whatever reads the evaluation's dataset for another purpose gets
-    only the images that evaluation does not.
+    dataset ids to files. Of the datasets `held_out`, evaluation gets a fifth of the images, and every
+    other use the rest.
     """
 
     def __init__(
@@ -193,14 +193,13 @@ class ImagePlan:
         how: Preprocessing,
         datasets: Mapping[str, Path],
         *,
-        evaluation_dataset: str | None = None,
-        holdout: bool = False,
+        held_out: Collection[str] = (),
     ) -> None:
         self._names = class_names(config)
         self._channels, self._how = channels, how
         self._paths = dict(datasets)
         self._corpora: dict[str, ImageCorpus] = {}
-        self._evaluated = evaluation_dataset if holdout else None
+        self._held_out = frozenset(held_out)
 
     def calibration(self, dataset: str, samples: int, length: int, seed: int, batch_size: int) -> Images:
         """`samples` images chosen by `seed`, fewer if there are not as many; `length` means nothing for
@@ -209,7 +208,7 @@ class ImagePlan:
         Raises DatasetInvalid, DatasetInsufficient.
         """
         corpus = self._corpus(dataset)
-        numbers = corpus.sample("rest" if dataset == self._evaluated else "all", seed, samples)
+        numbers = corpus.sample("rest" if dataset in self._held_out else "all", seed, samples)
         return self._images(dataset, numbers, batch_size, "calibration", labelled=corpus.labelled)
 
     def evaluation(
@@ -218,7 +217,7 @@ class ImagePlan:
         """At most `samples` images (None: all) of the dataset, or of its held-out fifth, always the same, in
         file order, with their labels. Raises DatasetInvalid, DatasetInsufficient."""
         corpus = self._corpus(dataset)
-        part = "held-out" if dataset == self._evaluated else "all"
+        part = "held-out" if dataset in self._held_out else "all"
         numbers = corpus.part(part) if samples is None else sorted(corpus.sample(part, None, samples))
         return self._images(dataset, numbers, batch_size, "evaluation", labelled=True)
 
@@ -229,7 +228,7 @@ class ImagePlan:
         Raises DatasetInvalid, DatasetInsufficient.
         """
         corpus = self._corpus(dataset)
-        numbers = corpus.sample("rest" if dataset == self._evaluated else "all", seed, rows)
+        numbers = corpus.sample("rest" if dataset in self._held_out else "all", seed, rows)
         random.Random(seed).shuffle(numbers)
         labels = self._classes(corpus, numbers) if corpus.labelled else None
         pixels, digest = self._pixels(corpus, numbers, 1, "recovery", labels)
