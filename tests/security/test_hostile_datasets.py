@@ -92,7 +92,7 @@ def test_empty(name: str, data: bytes) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "a.parquet.zip.txtx",
+        "a.tar.gz",
         "a.csv",
         "a.json",
         "a",

@@ -170,6 +170,22 @@ def test_archives(name: str, make: Callable[[], bytes], words: str) -> None:
     refused(DatasetInvalid, lambda: admit(make(), name), words)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.binary(max_size=9), st.integers(0, 900)), max_size=9), st.integers(1, 400))
+def test_what_was_packed_comes_out_in_pieces_of_any_size(parts: list[tuple[bytes, int]], piece: int) -> None:
+    content = b"".join(part * times for part, times in parts)
+    data = zipped({"a.bin": content})
+    source = BytesSource(data)
+    entry = zip_index.located("a", source, zip_index.zip_entries("a", source)[0])
+    pieces = list(zip_index.unpacked("a", source, entry, piece))
+    assert b"".join(pieces) == content
+    assert all(len(item) <= piece for item in pieces)
+    if content:
+        at = entry.offset + entry.stored // 2
+        changed = BytesSource(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+        refused(DatasetInvalid, lambda: list(zip_index.unpacked("a", changed, entry, piece)), "damaged")
+
+
 def test_a_tar_header_that_claims_gigabytes() -> None:
     head = bytearray(tarred(tarfile.TarInfo("a.png"), PNG)[:512])
     head[156:157], head[124:136] = b"x", b"77777777777\0"

@@ -46,7 +46,9 @@ class Window:
         return self._source.size
 
     def read(self, offset: int, length: int) -> bytes:
-        """As of a source."""
+        """As of a source; nothing is asked of it where nothing is wanted."""
+        if length <= 0 or offset >= self.size:
+            return b""
         inside = offset - self._start
         if 0 <= inside and inside + length <= len(self._held):
             return self._held[inside : inside + length]

@@ -66,8 +66,10 @@ def read_table(name: str, source: FileSource) -> TableImages:
 
 def _footer(name: str, source: FileSource) -> dict[int, Any]:
     size = source.size
-    tail = source.read(max(0, size - 8), 8)
-    if size < 12 or source.read(0, 4) != _MAGIC or tail[4:] != _MAGIC:
+    if size < 12:
+        refuse(name, "no parquet file, or one that is cut off")
+    tail = source.read(size - 8, 8)
+    if source.read(0, 4) != _MAGIC or tail[4:] != _MAGIC:
         encrypted = tail[4:] == b"PARE"
         refuse(
             name,

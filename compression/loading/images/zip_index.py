@@ -61,7 +61,7 @@ def zip_entries(name: str, source: FileSource) -> list[Entry]:
 def _directory(name: str, source: FileSource) -> tuple[int, int, int]:
     """(offset, bytes, entries) of the central directory."""
     first = max(0, source.size - 65_557)
-    tail = source.read(first, source.size - first)
+    tail = source.read(first, source.size - first) if source.size else b""
     at = tail.rfind(_END)
     if at < 0 or len(tail) - at < 22:
         refuse(name, "no zip archive, or one that is cut off")
@@ -173,35 +173,30 @@ def unpacked(name: str, source: FileSource, entry: Entry, piece: int = 1 << 18) 
 
     engine = zlib.decompressobj(-15) if entry.deflated else None
     given, crc, place, end = 0, 0, entry.offset, entry.offset + entry.stored
-    while place < end or (engine is not None and engine.unconsumed_tail):
-        if engine is None:
-            raw = data = source.read(place, min(piece, end - place))
-        else:
-            raw = b"" if engine.unconsumed_tail else source.read(place, min(piece, end - place))
-            try:
-                data = engine.decompress(engine.unconsumed_tail or raw, piece)
-            except zlib.error:
-                bad()
-            if engine.eof:
-                place = end
-        if not raw and not data:
+    while engine is None or not engine.eof:
+        waiting = b"" if engine is None else engine.unconsumed_tail
+        raw = b"" if waiting or place >= end else source.read(place, min(piece, end - place))
+        try:
+            # Without more to put in, what the engine still holds comes out.
+            data = raw if engine is None else engine.decompress(waiting or raw, piece)
+        except zlib.error:
             bad()
+        if not raw and not data:
+            break
         place += len(raw)
         given += len(data)
         if given > entry.size:
             bad()
-        crc = zlib.crc32(data, crc) if entry.crc is not None else 0
+        crc = zlib.crc32(data, crc)
         if data:
             yield data
-        if engine is not None and engine.eof:
-            break
     if given != entry.size or (entry.crc is not None and crc != entry.crc):
         bad()
 
 
 def first_bytes(name: str, source: FileSource, entry: Entry, count: int) -> bytes:
     """The first `count` bytes of a located entry, fewer if it has fewer. Raises DatasetInvalid."""
-    raw = source.read(entry.offset, min(entry.stored, count))
+    raw = source.read(entry.offset, min(entry.stored, count)) if entry.stored else b""
     if not entry.deflated:
         return raw
     try:
