@@ -9,6 +9,7 @@
           ArchitectureUnknown       an architecture that no family covers
         TensorsMismatch             weights are missing, misshapen, or unknown to the architecture
         TokenizerInvalid            a tokenizer file is malformed or refers to code
+        PreprocessorInvalid         the settings of the image processor are malformed or refer to code
       DatasetInvalid                a dataset cannot be taken in; names the first bad line
         DatasetEmpty
         DatasetFormatUnknown
@@ -97,6 +98,12 @@ class TokenizerInvalid(ModelRejected):
     """A tokenizer file is malformed or refers to code."""
 
     code = "tokenizer_invalid"
+
+
+class PreprocessorInvalid(ModelRejected):
+    """The settings of a model's image processor are malformed or refer to code."""
+
+    code = "preprocessor_invalid"
 
 
 class DatasetInvalid(CompressionError):

@@ -21,6 +21,7 @@ from compression.criteria.base import SiteStatistics
 from compression.cutting import PruneSettings, cut_site, score
 from compression.densities import Bounds, site_bounds
 from compression.divergence import Judge
+from compression.evaluation.types import rows
 from compression.gradients import Measured, difference_step, logical
 from compression.granularity.base import zeros_first
 from compression.granularity.blocks import block_scores
@@ -148,7 +149,7 @@ class ModelEvidence:
         return (up - down) / (2 * step)
 
     def _judge(self, sequences: int) -> Judge:
-        count = sequences or sum(batch["input_ids"].shape[0] for batch in self._calibration)
+        count = sequences or sum(rows(batch) for batch in self._calibration)
         if count not in self._judges:
             self._judges[count] = Judge(self._model, self._calibration, count)
         return self._judges[count]

@@ -20,6 +20,7 @@ from compression.anatomy.inspection import Site
 from compression.checkpoint import Store
 from compression.criteria.base import SiteStatistics
 from compression.errors import CompressionError
+from compression.evaluation.types import rows
 from compression.loading.hidden import HiddenStates
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.seeds import site_generator
@@ -59,7 +60,7 @@ def single_sequences(batches: Sequence[Batch], limit: int) -> list[Batch]:
     """The first `limit` sequences of some batches, one a batch, without their padding at the end."""
     found: list[Batch] = []
     for batch in batches:
-        for row in range(batch["input_ids"].shape[0]):
+        for row in range(rows(batch)):
             if len(found) == limit:
                 return found
             found.append(_without_padding({name: value[row : row + 1] for name, value in batch.items()}))

@@ -13,6 +13,7 @@ from compression.loading.dataset_files import DatasetFacts
 from compression.resolving.data import check_gates, resolve_evaluation, resolve_recovery
 from compression.resolving.domain import resolve_domain_calibration, resolve_domain_evaluation
 from compression.resolving.draft import Draft
+from compression.resolving.images import resolve_preprocessing
 from compression.resolving.target import check_target
 from compression.specification import JobSpecification, granularity_kind, n_m
 from compression.suggestions import closest
@@ -40,6 +41,7 @@ def resolve(
     resolve_domain_evaluation(draft)
     check_gates(draft)
     resolve_recovery(draft)
+    resolve_preprocessing(draft)
     dtype = spec.output.dtype or (inspection.dtype if inspection.dtype in ("float32", "bfloat16") else None)
     draft.update("output", dtype=dtype)
     if not draft.faults:
@@ -151,7 +153,7 @@ def _resolve_calibration(draft: Draft) -> None:
         )
     if calibration is None:
         if needs:
-            what, part = "activations, so it needs text", '{"dataset": "dst_..."}'
+            what, part = f"activations, so it needs {draft.data_kind}", '{"dataset": "dst_..."}'
             if "domain" in needs:
                 what = "general text and at text of a domain, so it needs both"
                 part = '{"dataset": "dst_...", "domain": {"dataset": "dst_..."}}'
@@ -162,9 +164,12 @@ def _resolve_calibration(draft: Draft) -> None:
             )
         return
     draft.dataset("/calibration/dataset", calibration.dataset)
-    length = calibration.sequence_length or default_length(draft.inspection)
-    draft.length("/calibration/sequence_length", length)
-    draft.update("calibration", sequence_length=length)
+    if draft.inspection.image is not None:
+        draft.no_length("/calibration/sequence_length", calibration.sequence_length)
+    else:
+        length = calibration.sequence_length or default_length(draft.inspection)
+        draft.length("/calibration/sequence_length", length)
+        draft.update("calibration", sequence_length=length)
     resolve_domain_calibration(draft, needed="domain" in needs)
 
 

@@ -19,6 +19,7 @@ from compression.data_uses import Calibration, Evaluation, Recovery
 from compression.errors import Fault, SpecificationInvalid
 from compression.faults import translate, unusual
 from compression.parts import Part, Real, Text, Whole, fault
+from compression.preprocessing import Preprocessing
 from compression.suggestions import closest
 
 Amount = float | int | str
@@ -224,6 +225,7 @@ class JobSpecification(Part):
     calibration: Calibration | None = None
     recovery: Recovery = Recovery()
     evaluation: Evaluation = Evaluation()
+    preprocessing: Preprocessing | None = None
     output: Output = Output()
     limits: Limits = Limits()
     queue: Literal["cpu", "gpu"] = "cpu"

@@ -104,7 +104,7 @@ class Client:
         *,
         part_bytes: int | None = None,
     ) -> Dataset:
-        """Upload a .jsonl or .txt file and return the dataset.
+        """Upload text (.jsonl, .txt) or images (.parquet, .npz, .zip, .tar) and return the dataset.
 
         Raises: InputInvalid, ApiError (InvalidRequest says which line is wrong), ServiceUnreachable.
         """

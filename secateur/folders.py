@@ -25,6 +25,7 @@ MODEL_FILES = (
     "vocab.txt",
     "merges.txt",
     "chat_template.*",
+    "preprocessor_config.json",
 )
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 

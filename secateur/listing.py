@@ -93,7 +93,7 @@ def show_dataset(context: typer.Context, dataset_id: Id) -> None:
 def upload_dataset(
     context: typer.Context, path: Path, name: options.Name = None, as_json: options.Json = False
 ) -> None:
-    """Upload a .jsonl or .txt file."""
+    """Upload text (.jsonl, .txt) or images (.parquet, .npz, .zip, .tar)."""
     with Client(context.obj) as client, Steps() as steps:
         dataset = client.upload_dataset(path, name, steps.transfer(f"upload {path.name}"))
     _created(dataset, as_json)

@@ -40,16 +40,20 @@ Options = Annotated[
 Calibration = Annotated[
     str | None,
     Option(
-        metavar="FILE", help="Text for calibration (.jsonl or .txt), or a dataset id.", rich_help_panel=DATA
+        metavar="FILE",
+        help="Calibration data: text (.jsonl, .txt), images (.parquet, .npz, .zip, .tar), or a dataset id.",
+        rich_help_panel=DATA,
     ),
 ]
-Samples = Annotated[int | None, Option(help="Calibration sequences to use.", rich_help_panel=DATA)]
+Samples = Annotated[
+    int | None, Option(help="Calibration sequences, or images, to use.", rich_help_panel=DATA)
+]
 SequenceLength = Annotated[int | None, Option(help="Tokens per calibration sequence.", rich_help_panel=DATA)]
 Evaluation = Annotated[
     str | None,
     Option(
         metavar="FILE",
-        help="Text to measure quality on, or a dataset id. Default: a held-out part of the calibration text.",
+        help="Data to measure quality on, or a dataset id. Default: a held-out part of the calibration data.",
         rich_help_panel=CHECK,
     ),
 ]
@@ -91,7 +95,7 @@ Recovery = Annotated[
 RecoverySteps = Annotated[int | None, Option(help="Training steps of the recovery.", rich_help_panel=REPAIR)]
 RecoveryData = Annotated[
     str | None,
-    Option(metavar="FILE", help="Text to recover on. Default: the calibration text.", rich_help_panel=REPAIR),
+    Option(metavar="FILE", help="Data to recover on. Default: the calibration text.", rich_help_panel=REPAIR),
 ]
 RecoveryOption = Annotated[
     list[str] | None,

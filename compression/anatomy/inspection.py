@@ -54,7 +54,8 @@ class Inspection:
     token and once a sequence (of images: once an image); `layer_macs` those of every layer and token that no
     site makes (routers).
     A model of images takes them in the shape `image` (channels, height, width), and `context` counts the
-    patches of one with the tokens that go before them.
+    patches of one with the tokens that go before them; `preprocessing` is how images become that (a complete
+    `compression.preprocessing.Preprocessing` as JSON), None where the model's file asks for unknown steps.
     """
 
     family: str
@@ -82,6 +83,7 @@ class Inspection:
     sequence_macs: int = 0
     layer_macs: int = 0
     image: tuple[int, int, int] | None = None
+    preprocessing: Mapping[str, Any] | None = None
     parameters: int = 0
     bytes: int = 0
     layer_bytes: int = 0

@@ -24,6 +24,7 @@ from compression.evaluation.types import (
     Evaluable,
     EvaluationData,
     real_tokens,
+    rows,
 )
 
 Progress = Callable[[int, int], None]
@@ -98,12 +99,14 @@ def evaluate(
     classes = ClassTally(data.labels or ()) if data.task in (CLASSIFICATION, IMAGES) else None
     cosine = Cosine() if data.task == FEATURES else None
     divergence = Divergence() if data.task in (GENERATION, CLASSIFICATION, IMAGES) else None
-    counts = {"batches": len(data.batches), "sequences": 0, "tokens": 0}
+    counted = ("images",) if data.task == IMAGES else ("sequences", "tokens")
+    counts = {"batches": len(data.batches), **dict.fromkeys(counted, 0)}
     with torch.inference_mode():
         expected = None if reference is None else reference.outputs(data.batches)
         for number, (batch, output) in enumerate(zip(data.batches, model.outputs(data.batches), strict=True)):
-            counts["sequences"] += int(batch["input_ids"].shape[0])
-            counts["tokens"] += int(real_tokens(batch).sum())
+            counts["images" if data.task == IMAGES else "sequences"] += rows(batch)
+            if data.task != IMAGES:
+                counts["tokens"] += int(real_tokens(batch).sum())
             if perplexity is not None:
                 perplexity.add(output, batch)
             if classes is not None:

@@ -72,6 +72,11 @@ def model_inputs(batch: Batch, device: str | torch.device = "cpu") -> Batch:
     return {name: value.to(device) for name, value in batch.items() if name != "labels"}
 
 
+def rows(batch: Batch) -> int:
+    """How many sequences or images a batch has."""
+    return int(next(iter(batch.values())).shape[0])
+
+
 def real_tokens(batch: Batch) -> Tensor:
     """Bool [b, s]: True where a token is text, False where it is padding."""
     mask = batch.get("attention_mask")

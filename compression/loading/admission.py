@@ -22,6 +22,7 @@ from compression.loading.config import Rewritten, rewrite_config
 from compression.loading.file_kinds import check_files
 from compression.loading.generation import rewrite_generation
 from compression.loading.json_files import read_object, write_object
+from compression.loading.preprocessor import read_preprocessor
 from compression.loading.safetensors_header import MAXIMUM_HEADER, MAXIMUM_TENSORS, TensorHeader, read_header
 from compression.loading.sources import BytesSource, Files, FileSource, PathSource, folder_sources
 from compression.loading.tokenizer import check_tokenizer
@@ -104,6 +105,12 @@ def admit_model(files: Mapping[str, FileSource]) -> Admission:
     stored = sum(files[file].size for file in weights.files)
     inspection = inspect(kept, tensors, has_tokenizer=has_tokenizer)
     inspection = replace(inspection, other_bytes=stored - inspection.bytes)
+    if inspection.image is not None:
+        found, settings = read_preprocessor(files, str(kept["model_type"]), inspection.image)
+        inspection = replace(
+            inspection, preprocessing=None if found is None else found.model_dump(mode="json")
+        )
+        replaced |= settings
     return Admission(
         format="transformers",
         architecture=config.architecture,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ class States:
     with.
     """
 
-    batches: list[Batch]
+    batches: Sequence[Batch]
     hidden: HiddenStates
     calls: list[list[Call]]
 

@@ -31,6 +31,7 @@ KEPT = (
     "vocab.*",
     "merges.txt",
     "chat_template.*",
+    "preprocessor_config.json",
 )
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 BUFFERS = ("position_ids", "rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")

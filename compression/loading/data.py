@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -314,9 +314,7 @@ class DataPlan:
 
     def class_names(self) -> tuple[str, ...]:
         """The classes of the model's head, in the order of their numbers."""
-        names = {int(key): str(value) for key, value in dict(self.config.get("id2label") or {}).items()}
-        count = max(names, default=int(self.config.get("num_labels") or 2) - 1) + 1
-        return tuple(names.get(number, f"LABEL_{number}") for number in range(count))
+        return class_names(self.config)
 
     def _label(self, label: Any) -> int:
         names = self.class_names()
@@ -329,6 +327,13 @@ class DataPlan:
                 return int(label)
         shown = "no label" if label is None else f"label {label!r}"
         raise DatasetInvalid(f"a document has {shown}, but the model's classes are {', '.join(names)}")
+
+
+def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of a model's head, in the order of their numbers."""
+    names = {int(key): str(value) for key, value in dict(config.get("id2label") or {}).items()}
+    count = max(names, default=int(config.get("num_labels") or 2) - 1) + 1
+    return tuple(names.get(number, f"LABEL_{number}") for number in range(count))
 
 
 def _spans(sizes: Sequence[int], batch_size: int, equal: bool) -> Iterator[tuple[int, int]]:
@@ -353,6 +358,13 @@ def _digest(rows: Sequence[Tensor], labels: Sequence[int] | None) -> str:
     return digest.hexdigest()
 
 
-def overlap(first: Sequences | TrainingRows, second: Sequences | TrainingRows) -> int:
-    """How many texts (white space apart) two uses of data share."""
+class Keyed(Protocol):
+    """A use of data that knows its texts or images by their keys."""
+
+    @property
+    def texts(self) -> frozenset[bytes]: ...
+
+
+def overlap(first: Keyed, second: Keyed) -> int:
+    """How many texts (white space apart), or images, two uses of data share."""
     return len(first.texts & second.texts)

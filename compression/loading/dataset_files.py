@@ -1,10 +1,11 @@
-"""Datasets in: JSON lines and plain text, checked line by line. No torch.
+"""Datasets in: text, checked line by line, and images, by what their file says of itself. No torch.
 
 - `.jsonl`: one JSON object a line, all of the same kind: `{"text"}`, `{"text", "label"}` (label: a string
 or a whole
   number, the same for all), or `{"messages": [{"role", "content"}, ...]}`. Other keys are ignored, blank
   lines too.
 - `.txt`: documents separated by blank lines; the lines of a document stay as they are.
+- `.parquet`, `.npz`, `.zip`, `.tar`: images, see `compression.loading.images`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Any, Literal, NoReturn
 
 from compression.errors import DatasetEmpty, DatasetFormatUnknown, DatasetInvalid
 from compression.loading.file_kinds import is_pickle
+from compression.loading.images.containers import is_image_file, look
 from compression.loading.sources import FileSource, PathSource, chunks
 from compression.suggestions import broken_text, closest
 
-Kind = Literal["text", "labelled", "messages"]
+Kind = Literal["text", "labelled", "messages", "image"]
 Label = int | str
 
 FORMATS = (".jsonl", ".txt")
@@ -31,9 +33,11 @@ MAXIMUM_MESSAGES = 10_000
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """A dataset that was taken in. `rows` counts documents, `bytes` those of the file, `characters` those
-    of all
-    texts; `labels` are the distinct labels in order, None where rows have none."""
+    """A dataset that was taken in. `rows` counts documents or images, `bytes` those of the file, `characters`
+    those of all texts; `labels` are the distinct labels in order, None where rows have none. Of images,
+    labels that are names are in the order of their numbers, and an empty list means that only reading them
+    would tell.
+    """
 
     kind: Kind
     rows: int
@@ -60,15 +64,23 @@ class Document:
 
 
 def admit_dataset(name: str, source: FileSource) -> DatasetFacts:
-    """Reads a dataset through once, a line at a time. `name` is its file name, which gives the format.
+    """Reads a dataset of text through once, a line at a time, and what files of images say of themselves.
+    `name` is its file name, which gives the format.
 
     Raises DatasetFormatUnknown, DatasetEmpty, or DatasetInvalid that names the first bad line.
     """
-    _check_format(name)
+    images = is_image_file(name)
+    if not images:
+        _check_format(name)
     if is_pickle(source.read(0, 2)):
         raise DatasetFormatUnknown(
-            f"{_short(name)}: this is a pickle, whatever its name says; upload JSON lines or text."
+            f"{_short(name)}: this is a pickle, whatever its name says; upload JSON lines, text or images."
         )
+    if images:
+        found = look(_short(name), source)
+        if not found.rows:
+            raise DatasetEmpty(f"{_short(name)}: holds no image.")
+        return DatasetFacts("image", found.rows, source.size, 0, found.labels)
     kind: Kind = "text"
     rows = characters = 0
     labels: set[Label] = set()
@@ -92,11 +104,10 @@ def iter_documents(path: Path) -> Iterator[Document]:
 
 def _check_format(name: str) -> None:
     if not name.lower().endswith(FORMATS):
-        parquet = name.lower().endswith(".parquet")
-        why = "parquet is for images, which are not taken in yet" if parquet else "not a format for text"
         raise DatasetFormatUnknown(
-            f"{_short(name)}: {why}; upload .jsonl (one JSON object a line) or .txt "
-            "(blank lines between documents)."
+            f"{_short(name)}: not a format for data; upload .jsonl (one JSON object a line), .txt "
+            "(blank lines "
+            "between documents), or images as .parquet, .npz, .zip or .tar."
         )
 
 

@@ -240,7 +240,7 @@ class StreamedModel:
     @torch.no_grad()
     def start(self, batches: Sequence[Batch]) -> States:
         """Embed the batches and note what every block will be called with."""
-        states = States(list(batches), HiddenStates(), [])
+        states = States(batches, HiddenStates(), [])
         self._shared = {}
         for batch in states.batches:
             calls: list[Call] = []
@@ -333,18 +333,18 @@ class StreamedModel:
         images, _, height, width = batch["pixel_values"].shape
         return images * (2 + (height // down) * (width // across))
 
-    def _groups(self, batches: Sequence[Batch]) -> list[list[Batch]]:
+    def _groups(self, batches: Sequence[Batch]) -> list[Sequence[Batch]]:
         """The batches in runs whose hidden states take at most GROUP_BYTES."""
-        groups: list[list[Batch]] = [[]]
-        held = 0
-        for batch in batches:
+        # Slices: batches of images are made when they are asked for, and their slices too.
+        groups: list[Sequence[Batch]] = []
+        start = held = 0
+        for number, batch in enumerate(batches):
             size = self._places(batch) * int(self.config.hidden_size) * self.dtype.itemsize
-            if groups[-1] and held + size > GROUP_BYTES:
-                groups.append([])
-                held = 0
-            groups[-1].append(batch)
+            if number > start and held + size > GROUP_BYTES:
+                groups.append(batches[start:number])
+                start, held = number, 0
             held += size
-        return groups
+        return [*groups, batches[start:]]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compression.evaluation import stock
-from compression.evaluation.types import CLASSIFICATION, FEATURES, GENERATION, Batch, real_tokens
+from compression.evaluation.types import CLASSIFICATION, FEATURES, GENERATION, IMAGES, Batch, real_tokens
 from compression.recovery.training import Loss
 
 
@@ -29,7 +29,7 @@ def distillation(student: nn.Module, teacher: nn.Module, task: str, temperature:
         answer = stock.answer(student, batch, task)
         # detached and not under inference_mode: the loss saves the target for the backward pass
         target = _quietly(teacher, batch, task)
-        if task == CLASSIFICATION:
+        if task in (CLASSIFICATION, IMAGES):
             return kl(target, answer, temperature)
         real = real_tokens(batch).to(answer.device)
         if task == FEATURES:
@@ -49,13 +49,13 @@ def task_loss(student: nn.Module, task: str) -> Loss:
 
     def loss(batch: Batch) -> Tensor:
         answer = stock.answer(student, batch, task).float()
-        if task == CLASSIFICATION:
+        if task in (CLASSIFICATION, IMAGES):
             return functional.cross_entropy(answer, batch["labels"].to(answer.device))
         real = real_tokens(batch)
         keep = (real[:, :-1] & real[:, 1:]).to(answer.device)
         targets = batch["input_ids"].to(answer.device)[:, 1:]
         return functional.cross_entropy(answer[:, :-1][keep], targets[keep])
 
-    if task not in (GENERATION, CLASSIFICATION):
+    if task not in (GENERATION, CLASSIFICATION, IMAGES):
         raise ValueError(f"{task} has no loss of its own")
     return loss

@@ -6,7 +6,7 @@ from torch import nn
 
 from compression.errors import RecoveryImpossible
 from compression.evaluation import stock
-from compression.evaluation.types import CLASSIFICATION, FEATURES
+from compression.evaluation.types import CLASSIFICATION, FEATURES, IMAGES
 from compression.recovery import losses
 from compression.recovery.output import write_weights
 from compression.recovery.registry import TrainingOptions
@@ -22,7 +22,7 @@ def check_loss(options: TrainingOptions, context: RecoveryContext) -> None:
         raise RecoveryImpossible(
             "a model without a head has no loss of its own to train on; use the loss 'distillation'"
         )
-    if context.task == CLASSIFICATION and "labels" not in context.data.batch([0]):
+    if context.task in (CLASSIFICATION, IMAGES) and "labels" not in context.data.batch([0]):
         raise RecoveryImpossible(
             "the loss 'task' needs a recovery dataset with labels; use the loss 'distillation'"
         )

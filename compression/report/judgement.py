@@ -66,9 +66,10 @@ def _evaluated(report: Json) -> str:
 
 
 def _amount(facts: Json, counts: Json) -> str:
-    pieces = [f"{facts[name]:,} {name}" for name in ("documents", "sequences", "tokens") if facts.get(name)]
+    words = ("documents", "sequences", "tokens", "images")
+    pieces = [f"{facts[name]:,} {name}" for name in words if facts.get(name)]
     if not pieces:
-        pieces = [f"{counts[name]:,} {name}" for name in ("sequences", "tokens") if counts.get(name)]
+        pieces = [f"{counts[name]:,} {name}" for name in words if counts.get(name)]
     return ", ".join(pieces)
 
 

@@ -130,10 +130,10 @@ def _domain(report: Json) -> str:
         return ""
     dense, value = (domain["dense"] or {}).get(metric), (domain[quality["final"]] or {}).get(metric)
     if value is None:
-        return f"On the text of the domain, the result's {metric} is not a finite number."
+        return f"On the data of the domain, the result's {metric} is not a finite number."
     before = "" if dense is None else f"from {dense:.4g} "
     return (
-        f"On the text of the domain, which is judged apart, {metric.replace('_', ' ')} went {before}to "
+        f"On the data of the domain, which is judged apart, {metric.replace('_', ' ')} went {before}to "
         f"{value:.4g}."
     )
 
@@ -141,20 +141,22 @@ def _domain(report: Json) -> str:
 def _evaluation(report: Json) -> list[str]:
     found = []
     for use, name in (("evaluation", "evaluation data"), ("domain_evaluation", "domain's evaluation data")):
-        facts = report["data"].get(use)
-        if facts and facts.get("tokens", 0) < 5000:
-            found.append(f"The {name} is small ({facts['tokens']:,} tokens): small differences mean little.")
+        facts = report["data"].get(use) or {}
+        for unit, least in (("tokens", 5000), ("images", 500)):
+            if facts.get(unit, least) < least:
+                found.append(f"The {name} is small ({facts[unit]:,} {unit}): small differences mean little.")
     return found
 
 
 def _overlap(report: Json) -> list[str]:
     data, found = report["data"], []
+    what = "images" if "images" in (data.get("evaluation") or {}) else "texts"
     for key, name in (("overlap", "Evaluation"), ("domain_overlap", "The domain's evaluation")):
         overlap = {use: count for use, count in (data.get(key) or {}).items() if count}
         if overlap:
             uses = " and ".join(f"{count} with {use.replace('_', ' ')}" for use, count in overlap.items())
             found.append(
-                f"{name} shares texts with other data of this job ({uses}), so its figures flatter the "
+                f"{name} shares {what} with other data of this job ({uses}), so its figures flatter the "
                 "result."
             )
     return found

@@ -1,10 +1,11 @@
-"""Which text a job reads for what, and whether it suits. No torch."""
+"""Which data a job reads for what, and whether it suits. No torch."""
 
 from __future__ import annotations
 
 from compression import options
 from compression.anatomy.budget import default_length
 from compression.loading.dataset_files import DatasetFacts
+from compression.loading.images.classes import check_labels as check_image_labels
 from compression.resolving.draft import Draft
 from compression.specification import JobSpecification
 from compression.suggestions import closest
@@ -16,6 +17,9 @@ METRICS: dict[str, tuple[str, ...]] = {
     "image-classification": ("accuracy",),
 }
 """The quality metrics of each task."""
+
+CLASSIFIERS = ("text-classification", "image-classification")
+"""The tasks whose evaluation needs labels."""
 
 COSTS = ("parameters", "nonzeros", "bytes", "macs", "latency", "memory")
 """What a gate may bound besides quality."""
@@ -45,15 +49,23 @@ def resolve_evaluation(draft: Draft) -> None:
         name = next((item for item in read if item != domain and judges(draft, item)), None)
     shared = name in read
     check_holdout(draft, "/evaluation", name, shared=shared, stated=evaluation.holdout)
-    length = evaluation.sequence_length or (calibration.sequence_length if calibration else None)
-    length = length or default_length(inspection)
-    if evaluation.sequence_length:
-        draft.length("/evaluation/sequence_length", length)
+    length = _evaluation_length(draft)
     metrics = _metrics(draft, name)
     samples = evaluation.samples or (SAMPLES.get(inspection.task, EXAMPLES) if name else None)
     draft.update(
         "evaluation", dataset=name, holdout=shared, sequence_length=length, metrics=metrics, samples=samples
     )
+
+
+def _evaluation_length(draft: Draft) -> int | None:
+    """Tokens of a sequence; None for images."""
+    calibration, given = draft.specification.calibration, draft.specification.evaluation.sequence_length
+    if draft.inspection.image is not None:
+        draft.no_length("/evaluation/sequence_length", given)
+        return None
+    if given:
+        draft.length("/evaluation/sequence_length", given)
+    return given or (calibration.sequence_length if calibration else None) or default_length(draft.inspection)
 
 
 def read_to_learn(specification: JobSpecification) -> list[str]:
@@ -70,7 +82,9 @@ def read_to_learn(specification: JobSpecification) -> list[str]:
 def judges(draft: Draft, name: str) -> bool:
     """Whether a dataset that was given for something else can also judge: a classifier needs labels."""
     facts = draft.datasets.get(name)
-    return facts is not None and (draft.inspection.task != "text-classification" or facts.labels is not None)
+    if facts is None or (facts.kind == "image") != (draft.inspection.image is not None):
+        return False
+    return draft.inspection.task not in CLASSIFIERS or facts.labels is not None
 
 
 def check_holdout(draft: Draft, part: str, name: str | None, *, shared: bool, stated: bool | None) -> None:
@@ -88,7 +102,8 @@ def check_holdout(draft: Draft, part: str, name: str | None, *, shared: bool, st
         draft.refuse(f"{part}/holdout", f"Leave it out: {why}.", "holdout_conflict")
     facts = draft.datasets.get(name) if name else None
     if shared and facts is not None and facts.rows < HELD_OUT_ROWS:
-        documents = f"{facts.rows} document{'s' if facts.rows > 1 else ''}"
+        word = "image" if facts.kind == "image" else "document"
+        documents = f"{facts.rows} {word}{'s' if facts.rows > 1 else ''}"
         draft.refuse(
             f"{part}/dataset",
             f"A fifth of {name} must be held out for the evaluation, but it has only {documents}: give a "
@@ -113,11 +128,11 @@ def _metrics(draft: Draft, name: str | None) -> list[str]:
         if given:
             draft.refuse(
                 "/evaluation/metrics",
-                "Metrics need text: give evaluation.dataset.",
+                f"Metrics need {draft.data_kind}: give evaluation.dataset.",
                 "evaluation_data_missing",
             )
         return []
-    if inspection.task == "text-classification":
+    if inspection.task in CLASSIFIERS:
         check_labels(draft, "/evaluation/dataset", name)
     return list(given if given is not None else known)
 
@@ -128,10 +143,11 @@ def check_labels(draft: Draft, pointer: str, name: str) -> None:
     if facts is None:
         return
     if facts.labels is None:
+        where = "its lines need a 'label' beside 'text'"
+        if facts.kind == "image":
+            where = "images need a column 'label', an array 'labels', or a folder for each class"
         draft.refuse(
-            pointer,
-            f"{name} has no labels, so accuracy cannot be counted: its lines need a 'label' beside 'text'.",
-            "labels_missing",
+            pointer, f"{name} has no labels, so accuracy cannot be counted: {where}.", "labels_missing"
         )
     else:
         _check_labels(draft, pointer, name, facts)
@@ -140,6 +156,12 @@ def check_labels(draft: Draft, pointer: str, name: str) -> None:
 def _check_labels(draft: Draft, pointer: str, name: str, facts: DatasetFacts) -> None:
     """Labels are names of the model's classes, or their numbers."""
     names = draft.inspection.labels or ()
+    if facts.kind == "image":
+        try:
+            check_image_labels(facts.labels, names)
+        except ValueError as error:
+            draft.refuse(pointer, f"{name}: {error}.", "labels_unknown")
+        return
     for label in facts.labels or []:
         if isinstance(label, int) and not isinstance(label, bool):
             if label < len(names):
@@ -218,7 +240,7 @@ def resolve_recovery(draft: Draft) -> None:
     if name is None:
         draft.refuse(
             "/recovery/dataset",
-            f"{recovery.method} learns from text: give recovery.dataset or calibration.dataset.",
+            f"{recovery.method} learns from {draft.data_kind}: give recovery.dataset or calibration.dataset.",
             "recovery_data_missing",
         )
         return
@@ -234,7 +256,7 @@ def _check_task_loss(draft: Draft, name: str, facts: DatasetFacts) -> None:
         draft.refuse(
             pointer, "A model without a head has no task to learn: use 'distillation'.", "option_conflict"
         )
-    elif draft.inspection.task == "text-classification":
+    elif draft.inspection.task in CLASSIFIERS:
         if facts.labels is None:
             draft.refuse(
                 pointer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compression.data_uses import DomainEvaluation
-from compression.resolving.data import check_holdout, check_labels, judges, read_to_learn
+from compression.resolving.data import CLASSIFIERS, check_holdout, check_labels, judges, read_to_learn
 from compression.resolving.draft import Draft
 
 
@@ -61,7 +61,7 @@ def resolve_domain_evaluation(draft: Draft) -> None:
         return
     if domain is not None and domain.dataset:
         draft.dataset("/evaluation/domain/dataset", name)
-    if draft.inspection.task == "text-classification":
+    if draft.inspection.task in CLASSIFIERS:
         check_labels(draft, "/evaluation/domain/dataset", name)
     if not _apart(draft, name):
         return

@@ -37,6 +37,20 @@ class Draft:
         granularity = self.specification.structure.granularity or self.recipe.granularities[0]
         return granularity == "layer"
 
+    @property
+    def data_kind(self) -> str:
+        """What the model takes: images or text."""
+        return "text" if self.inspection.image is None else "images"
+
+    def no_length(self, pointer: str, length: int | None) -> None:
+        """Notes a fault if a length is given for images, which all have the model's own."""
+        if length is not None:
+            self.refuse(
+                pointer,
+                "Leave it out: images are no sequences; their size is the model's.",
+                "option_conflict",
+            )
+
     def refuse(self, pointer: str, message: str, code: str) -> None:
         """Notes a fault."""
         self.faults.append(Fault(pointer, message, code))
@@ -50,19 +64,22 @@ class Draft:
         self.replace(**{part: getattr(self.specification, part).model_copy(update=values)})
 
     def dataset(self, pointer: str, name: str) -> DatasetFacts | None:
-        """The facts of a dataset that the job reads; None, with a fault, if it or the tokenizer is
-        missing."""
+        """The facts of a dataset that the job reads; None, with a fault, if it is missing or of another kind
+        than the model takes. A tokenizer that is missing is a fault too."""
         facts = self.datasets.get(name)
         if facts is None:
             self.refuse(pointer, f"There is no dataset {name[:80]!r}.", "dataset_unknown")
-        elif self.inspection.image is not None:
+        elif (self.inspection.image is not None) != (facts.kind == "image"):
+            wanted, kind = self.data_kind, "images" if facts.kind == "image" else "text"
+            files = ".parquet, .npz, .zip or .tar" if self.inspection.image is not None else ".jsonl or .txt"
             self.refuse(
                 pointer,
-                "Datasets of images cannot be read yet: a model of images is pruned without data, by "
-                "magnitude for instance.",
+                f"{name[:80]} holds {kind}, but this model takes {wanted}: give a dataset of {wanted} "
+                f"({files}).",
                 "dataset_kind_unsupported",
             )
-        elif not self.inspection.has_tokenizer:
+            return None
+        elif self.inspection.image is None and not self.inspection.has_tokenizer:
             self.refuse(
                 pointer,
                 "The model came without tokenizer.json, so no text can be given to it; upload it with its "
@@ -72,8 +89,10 @@ class Draft:
         return facts
 
     def length(self, pointer: str, length: int) -> None:
-        """Notes a fault if sequences of this length do not fit the model."""
-        if length > self.inspection.context:
+        """Notes a fault if sequences of this length do not fit the model; images have none."""
+        if self.inspection.image is not None:
+            self.no_length(pointer, length)
+        elif length > self.inspection.context:
             self.refuse(
                 pointer,
                 f"{length:,} tokens do not fit the model: its context is {self.inspection.context:,}.",

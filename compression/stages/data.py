@@ -7,8 +7,12 @@ from typing import Any
 
 from compression.anatomy.budget import default_length, stated_length
 from compression.loading.data import DataPlan, Sequences, TrainingRows, overlap
+from compression.loading.images.plan import ImagePlan, Images, TrainingImages
+from compression.preprocessing import of_model
 from compression.recovery.registry import load_all
 from compression.stages.job import Data, Loaded
+
+Used = Sequences | TrainingRows | Images | TrainingImages
 
 
 def open_data(loaded: Loaded) -> Data:
@@ -18,14 +22,7 @@ def open_data(loaded: Loaded) -> Data:
     spec = loaded.specification
     if not spec.datasets():
         return Data()
-    judged = [part for part in (spec.evaluation, spec.evaluation.domain) if part is not None]
-    plan = DataPlan(
-        loaded.folder,
-        loaded.admission.config,
-        loaded.admission.task,
-        loaded.request.datasets,
-        held_out=[part.dataset for part in judged if part.dataset is not None and part.holdout],
-    )
+    plan = open_plan(loaded)
     data = Data(plan)
     if spec.evaluation.dataset is not None:
         length = evaluation_length(loaded)
@@ -37,6 +34,18 @@ def open_data(loaded: Loaded) -> Data:
         if data.evaluation is not None:
             _note(loaded, data.domain_overlap, "evaluation", data.evaluation, data.domain_evaluation)
     return data
+
+
+def open_plan(loaded: Loaded) -> DataPlan | ImagePlan:
+    """What reads the job's datasets: text or images."""
+    spec, image = loaded.specification, loaded.inspection.image
+    config, datasets = loaded.admission.config, loaded.request.datasets
+    judged = [part for part in (spec.evaluation, spec.evaluation.domain) if part is not None]
+    held_out = [part.dataset for part in judged if part.dataset is not None and part.holdout]
+    if image is not None:
+        how = spec.preprocessing or of_model(*image[1:])
+        return ImagePlan(config, image[0], how, datasets, held_out=held_out)
+    return DataPlan(loaded.folder, config, loaded.admission.task, datasets, held_out=held_out)
 
 
 def evaluation_length(loaded: Loaded) -> int:
@@ -67,16 +76,17 @@ def calibrate(loaded: Loaded, data: Data) -> None:
         _told(loaded, data, "domain_calibration", data.domain, own.samples, length)
 
 
-def _told(loaded: Loaded, data: Data, use: str, found: Sequences, samples: int, length: int) -> None:
+def _told(loaded: Loaded, data: Data, use: str, found: Sequences | Images, samples: int, length: int) -> None:
     if found.sequences < samples:
+        what = "images" if isinstance(found, Images) else f"sequences of up to {length} tokens"
         loaded.observer.log(
-            f"The {use.replace('_', ' ')} dataset gives {found.sequences} sequences of up to {length} "
-            f"tokens, not the {samples} asked for."
+            f"The {use.replace('_', ' ')} dataset gives {found.sequences} {what}, "
+            f"not the {samples} asked for."
         )
     note_overlap(loaded, data, use, found)
 
 
-def recovery_rows(loaded: Loaded, data: Data) -> TrainingRows:
+def recovery_rows(loaded: Loaded, data: Data) -> TrainingRows | TrainingImages:
     """Samples for the recovery: as many as its budget can use, at most."""
     spec = loaded.specification
     dataset = spec.recovery.dataset or (spec.calibration.dataset if spec.calibration else None)
@@ -90,25 +100,25 @@ def recovery_rows(loaded: Loaded, data: Data) -> TrainingRows:
     return data.recovery
 
 
-def note_overlap(loaded: Loaded, data: Data, use: str, found: Sequences | TrainingRows) -> None:
-    """Count the texts that a use of data shares with the evaluations, and say so when there are any."""
+def note_overlap(loaded: Loaded, data: Data, use: str, found: Used) -> None:
+    """Count the texts or images that a use of data shares with the evaluations, and say so when there are
+    any."""
     if data.evaluation is not None:
         _note(loaded, data.overlap, use, found, data.evaluation)
     if data.domain_evaluation is not None:
         _note(loaded, data.domain_overlap, use, found, data.domain_evaluation)
 
 
-def _note(
-    loaded: Loaded, counts: dict[str, int], use: str, found: Sequences | TrainingRows, judge: Sequences
-) -> None:
+def _note(loaded: Loaded, counts: dict[str, int], use: str, found: Used, judge: Sequences | Images) -> None:
     shared = counts[use] = overlap(found, judge)
+    what = "texts" if loaded.inspection.image is None else "images"
     if shared and use == "evaluation":
         loaded.observer.log(
-            f"{shared} of {len(judge.texts)} evaluation texts of the domain are also general evaluation "
-            "texts: the two qualities are not quite apart."
+            f"{shared} of {len(judge.texts)} evaluation {what} of the domain are also general evaluation "
+            f"{what}: the two qualities are not quite apart."
         )
     elif shared:
         loaded.observer.log(
-            f"{shared} of {len(judge.texts)} evaluation texts are also {use.replace('_', ' ')} texts: "
+            f"{shared} of {len(judge.texts)} evaluation {what} are also {use.replace('_', ' ')} {what}: "
             "the quality measured on them is too good."
         )

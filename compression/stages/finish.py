@@ -214,9 +214,7 @@ def fixed_batches(loaded: Loaded, data: Data) -> list[dict[str, Tensor]]:
         size = (VERIFIED_SEQUENCES, length)
         return [{"input_ids": torch.randint(0, loaded.inspection.vocabulary, size, generator=generator)}]
     first = source.batches[0]
-    cut = {
-        name: value[:VERIFIED_SEQUENCES, :VERIFIED_TOKENS]
-        for name, value in first.items()
-        if name != "labels"
-    }
+    cut = {name: value[:VERIFIED_SEQUENCES] for name, value in first.items() if name != "labels"}
+    if "pixel_values" not in cut:
+        cut = {name: value[:, :VERIFIED_TOKENS] for name, value in cut.items()}
     return [{name: value.contiguous() for name, value in cut.items()}]

@@ -15,6 +15,7 @@ from compression.checkpoint import Store
 from compression.device import DTYPES, compute_dtype
 from compression.loading.admission import Admission
 from compression.loading.data import DataPlan, Sequences, TrainingRows
+from compression.loading.images.plan import ImagePlan, Images, TrainingImages
 from compression.loading.streamed import StreamedModel
 from compression.loading.weights import WeightReader
 from compression.recipes.base import Recipe
@@ -107,12 +108,12 @@ class Data:
     it shares with the evaluation of the domain.
     """
 
-    plan: DataPlan | None = None
-    evaluation: Sequences | None = None
-    calibration: Sequences | None = None
-    recovery: TrainingRows | None = None
-    domain: Sequences | None = None
-    domain_evaluation: Sequences | None = None
+    plan: DataPlan | ImagePlan | None = None
+    evaluation: Sequences | Images | None = None
+    calibration: Sequences | Images | None = None
+    recovery: TrainingRows | TrainingImages | None = None
+    domain: Sequences | Images | None = None
+    domain_evaluation: Sequences | Images | None = None
     overlap: dict[str, int] = field(default_factory=dict)
     domain_overlap: dict[str, int] = field(default_factory=dict)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from compression.loading.data import Sequences
+from compression.loading.images.plan import Images
 from compression.stages import finish, prune
 from compression.stages.finish import Final
 from compression.stages.job import Data, Loaded, Pruned
@@ -66,12 +67,15 @@ class Qualities:
                     if value is not None:
                         self._loaded.observer.metric(f"{name}/{start}{metric}", float(value))
 
-    def _note(self, state: str, step: str, judge: Callable[[Sequences], Quality | None]) -> None:
+    def _note(self, state: str, step: str, judge: Callable[[Sequences | Images], Quality | None]) -> None:
         self.general[state] = self._kept(step, self._data.evaluation, judge)
         self.domain[state] = self._kept(f"domain-{step}", self._data.domain_evaluation, judge)
 
     def _kept(
-        self, step: str, batches: Sequences | None, judge: Callable[[Sequences], Quality | None]
+        self,
+        step: str,
+        batches: Sequences | Images | None,
+        judge: Callable[[Sequences | Images], Quality | None],
     ) -> Quality | None:
         if batches is None:
             return None

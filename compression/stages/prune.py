@@ -19,6 +19,7 @@ from compression.evaluation.types import FEATURES
 from compression.evidence import Curves, curve_key
 from compression.granularity.base import Pattern, parse_granularity
 from compression.loading.data import Sequences
+from compression.loading.images.plan import Images
 from compression.pruning import Listener, MaskFiles, WeightPruner, finished_files
 from compression.recipes import recipes
 from compression.stages.job import Data, Loaded, Pruned, Watched
@@ -92,7 +93,7 @@ def weight_settings(loaded: Loaded, options: dict[str, Any]) -> PruneSettings:
     )
 
 
-def _choose(loaded: Loaded, calibration: Sequences | None) -> LayerChoice:
+def _choose(loaded: Loaded, calibration: Sequences | Images | None) -> LayerChoice:
     """The run of layers to drop, kept as step `layers`."""
     if not loaded.store.has("layers"):
         assert calibration is not None
@@ -143,7 +144,7 @@ def compare(loaded: Loaded, data: Data, name: str) -> dict[str, Any]:
     return dict(loaded.store.data(step))
 
 
-def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequences | None) -> Pruned:
+def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequences | Images | None) -> Pruned:
     if pattern_of(loaded).kind == "layer":
         keep_first, keep_last = _kept_ends(loaded)
         kept = baseline_layers(
@@ -180,7 +181,7 @@ class _Quiet:
 
 
 def judge(
-    loaded: Loaded, batches: Sequences | None, pruned: Pruned, *, reference: bool = True
+    loaded: Loaded, batches: Sequences | Images | None, pruned: Pruned, *, reference: bool = True
 ) -> dict[str, Any] | None:
     """Quality of a pruned model on evaluation batches (None: there are none); with `reference` also how far
     it is from the dense one.

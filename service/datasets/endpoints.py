@@ -25,7 +25,10 @@ from service.uploads.service import completed_files
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 _EXAMPLE = {"name": "calibration text", "upload": "upl_06a1hqk3v2x5w8y9z0abcdefgh"}
-_FORM = file_form("One .jsonl file (rows with text, text and label, or messages) or .txt file.")
+_FORM = file_form(
+    "One file: .jsonl (rows with text, text and label, or messages), .txt, or images as .parquet, "
+    ".npz, .zip or .tar."
+)
 
 
 @router.post(
@@ -39,7 +42,8 @@ _FORM = file_form("One .jsonl file (rows with text, text and label, or messages)
 async def create_dataset(request: Request, call: Creator) -> Response:
     """Calibration, recovery, evaluation data: a form with the file, or JSON that names a completed upload.
 
-    The file is read through once; the first line that cannot be used is named.
+    Text is read through once; the first line that cannot be used is named. Files of images are judged by
+    their headers, footers and tables of contents: images are decoded by jobs alone.
     """
     with in_flight(request).hold(call):
         if boundary_of(request) is not None:

@@ -14,7 +14,10 @@ class DatasetCreate(RequestBody):
     """A dataset from a completed upload of one file."""
 
     name: str = Field(description="1 to 200 printable characters.")
-    upload: str = Field(description="Id of a completed upload that holds one .jsonl or .txt file.")
+    upload: str = Field(
+        description="Id of a completed upload that holds one file: .jsonl or .txt, or images as .parquet, "
+        ".npz, .zip or .tar."
+    )
 
 
 class DatasetRead(Answer):
@@ -23,8 +26,8 @@ class DatasetRead(Answer):
     id: str
     name: str
     format: str
-    kind: Literal["text", "labelled", "messages"]
-    rows: int = Field(description="Documents.")
+    kind: Literal["text", "labelled", "messages", "image"]
+    rows: int = Field(description="Documents or images.")
     bytes: int
     facts: Json
     files: list[FileRead]
@@ -37,7 +40,7 @@ class DatasetSummary(Answer):
     id: str
     name: str
     format: str
-    kind: Literal["text", "labelled", "messages"]
+    kind: Literal["text", "labelled", "messages", "image"]
     rows: int
     bytes: int
     created_at: str

@@ -1,4 +1,4 @@
-"""Datasets: one file each, checked line by line when it comes in."""
+"""Datasets: one file each, checked when it comes in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Candidate:
 
 
 def examine(call: Call, name: str, files: Sequence[FileEntry]) -> Candidate:
-    """Check the file of a dataset by reading it through once.
+    """Check the file of a dataset: text by reading it through once, images by what the file says of itself.
 
     Raises NameInvalid, DatasetRejected (not exactly one file) and compression.errors.DatasetInvalid, which
     names the line.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx2
 import pytest
 
 from tests.api.conftest import TEXT, Submit, create_dataset
 from tests.api.gateway import send_upload
+from tests.pictures import NAMES, folders, pictures, write_npz, write_parquet, write_tar, write_zip
 
 
 class TestCreate:
@@ -26,6 +29,19 @@ class TestCreate:
         plain = client.get(f"/v1/datasets/{made}").json()
         assert (plain["kind"], plain["format"], plain["rows"]) == ("text", "txt", 2)
 
+    def test_images(self, client: httpx2.Client, tmp_path: Path) -> None:
+        images, labels = pictures(6)
+        made = {
+            "a.npz": (write_npz(tmp_path / "a.npz", images, labels, packed=True), [0, 1, 2]),
+            "a.zip": (write_zip(tmp_path / "a.zip", folders(images, labels)), list(NAMES)),
+            "a.tar": (write_tar(tmp_path / "a.tar", folders(images, labels)), list(NAMES)),
+            "a.parquet": (write_parquet(tmp_path / "a.parquet", images, labels, names=NAMES), list(NAMES)),
+        }
+        for name, (path, expected) in made.items():
+            dataset = client.get(f"/v1/datasets/{create_dataset(client, path.read_bytes(), name)}").json()
+            assert (dataset["kind"], dataset["rows"]) == ("image", 6)
+            assert (dataset["format"], dataset["facts"]["labels"]) == (name.partition(".")[2], expected)
+
     def test_from_upload(self, client: httpx2.Client) -> None:
         upload = send_upload(client, {"text.jsonl": TEXT}, part_bytes=100)
         answer = client.post("/v1/datasets", json={"name": "text", "upload": upload})
@@ -38,6 +54,8 @@ class TestCreate:
             ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', "dataset_invalid", "2"),
             ("a.jsonl", b'{"text": "a"}\nnonsense\n', "dataset_invalid", "2"),
             ("a.csv", b"text\na\n", "dataset_format_unknown", ".jsonl"),
+            ("a.zip", b"PK" + bytes(50), "dataset_invalid", "no zip archive"),
+            ("a.parquet", b"PAR1", "dataset_invalid", "no parquet file"),
         ],
     )
     def test_refused(self, client: httpx2.Client, name: str, content: bytes, code: str, says: str) -> None:

@@ -213,5 +213,5 @@ def test_text_is_no_data_for_images(tokenizer: bool, tmp_path: Path) -> None:
         {"recipe": "magnitude", "recovery": {"method": "lora", "dataset": "dst_text"}},
     ):
         write_job(tmp_path, "model", {"dst_text": "text.jsonl"}, {"target": {"sparsity": 0.5}, **part})
-        with pytest.raises(SpecificationInvalid, match="Datasets of images cannot be read yet"):
+        with pytest.raises(SpecificationInvalid, match="holds text, but this model takes images"):
             request(tmp_path, tmp_path / "work")

@@ -91,7 +91,18 @@ def test_empty(name: str, data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["a.parquet", "a.csv", "a.json", "a", "", "jsonl", "a.jsonl.gz", "../../a.bin", "a.jsonl/..", "x" * 500],
+    [
+        "a.tar.gz",
+        "a.csv",
+        "a.json",
+        "a",
+        "",
+        "jsonl",
+        "a.jsonl.gz",
+        "../../a.bin",
+        "a.jsonl/..",
+        "x" * 500,
+    ],
 )
 def test_formats(name: str) -> None:
     refused(DatasetFormatUnknown, lambda: admit(lines(GOOD), name), ".jsonl")
