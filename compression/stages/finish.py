@@ -20,6 +20,7 @@ from compression.export import verify
 from compression.export.artifact import Artifact, ArtifactInputs, weight_bytes, write_artifact
 from compression.export.model import WrittenModel, rewritten_config, write_model
 from compression.loading.data import Sequences
+from compression.loading.images.plan import Images
 from compression.loading.streamed import StreamedModel, trimmed_config
 from compression.loading.weights import WeightReader
 from compression.recovery.registry import recover
@@ -104,7 +105,7 @@ def written_sites(loaded: Loaded, pruned: Pruned) -> list[str]:
 
 
 def quality(
-    loaded: Loaded, batches: Sequences, model: StreamedModel, reference: StreamedModel | None
+    loaded: Loaded, batches: Sequences | Images, model: StreamedModel, reference: StreamedModel | None
 ) -> dict[str, Any]:
     """Quality of a model on evaluation batches."""
     metrics = loaded.specification.evaluation.metrics or []
