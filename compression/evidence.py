@@ -26,7 +26,7 @@ from compression.granularity.base import zeros_first
 from compression.granularity.blocks import block_scores
 from compression.loading.streamed import States, StreamedModel
 from compression.seeds import site_generator
-from compression.statistics import Collector, sample_positions
+from compression.statistics import Collector, Positions, sample_positions
 from compression.token_weights import token_weights
 
 Batch = dict[str, Tensor]
@@ -171,12 +171,14 @@ class ModelEvidence:
             positions = sample_positions(states, 0)
             self._norms = {}
             for index in range(self._model.layers):
+                if self._model.advance(states, index):
+                    positions = sample_positions(states, 0)
                 self._norms |= self._dense_layer(index, states, positions)
                 self.progress(index + 1, self._model.layers)
         return self._norms
 
     def _dense_layer(
-        self, index: int, states: States, positions: Sequence[Tensor]
+        self, index: int, states: States, positions: Positions
     ) -> dict[str, SiteStatistics]:
         block = self._model.load_block(index)
         names = [site.name for site in self.sites if site.layer == index]

@@ -23,7 +23,7 @@ from compression.export.masks import pack, unpack
 from compression.gradients import GradientFiles, logical
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.parameters import configured
-from compression.statistics import Collector, reconstruction_error, sample_positions, weight_error
+from compression.statistics import Collector, Positions, reconstruction_error, sample_positions, weight_error
 from compression.token_weights import token_weights
 from compression.updates.base import Cut
 
@@ -140,7 +140,7 @@ class WeightPruner:
         block: Block,
         states: States,
         sites: Sequence[Site],
-        positions: Sequence[Tensor],
+        positions: Positions,
     ) -> Collector:
         """Run every batch through a block under the collector's hooks; without `sequential`, keep the
         outputs."""
@@ -164,8 +164,10 @@ class WeightPruner:
         model = self._open()
         todo = [index for index in range(model.layers) if not self.store.has(self.step_name(index))]
         states = model.start(self.calibration) if todo and self.calibration is not None else None
-        positions = sample_positions(states) if states is not None else []
+        positions = sample_positions(states) if states is not None else None
         for index in range(model.layers):
+            if states is not None and index <= todo[-1] and model.advance(states, index):
+                positions = sample_positions(states)
             if self.store.has(self.step_name(index)):
                 if states is not None and index < todo[-1]:
                     self._pass_finished(model, states, index)
@@ -188,14 +190,16 @@ class WeightPruner:
         self,
         model: StreamedModel,
         states: States | None,
-        positions: Sequence[Tensor],
+        positions: Positions | None,
         index: int,
         *,
         last: bool,
     ) -> None:
         block = model.load_block(index)
         sites = self.of_layer(index)
-        collector = self._collect(model, block, states, sites, positions) if states is not None else None
+        collector = None
+        if states is not None and positions is not None:
+            collector = self._collect(model, block, states, sites, positions)
         if self._hook is not None:
             self._hook("mid_block")
         tensors: dict[str, Tensor] = {}

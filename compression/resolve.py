@@ -82,10 +82,8 @@ def _granularity(draft: Draft) -> str:
             "granularity_unsupported",
         )
         return recipe.granularities[0]
-    possible = list(draft.inspection.granularities)
-    if "unstructured" in possible and "block" not in possible:
-        # Blocks are of single weights; whether their shape fits is checked with the target.
-        possible.append("block")
+    # Whether the shape of blocks fits is checked with the target.
+    possible = draft.inspection.granularities
     # Of a single layer the target says what is wrong.
     if kind not in possible and not (kind == "layer" and draft.inspection.layers == 1):
         draft.refuse(

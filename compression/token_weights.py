@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from compression.errors import CompressionError
-from compression.loading.hidden import HiddenStates
 from compression.loading.streamed import Block, States, StreamedModel
 
 # The smallest weight relative to the largest, before normalisation (RSQ, section 4: linear scaling to a
@@ -68,15 +67,15 @@ def received_attention(model: StreamedModel, block: Block, states: States, numbe
         for module in block.module.modules()
         if "Attention" in type(module).__name__
     ]
-    before = model.config._attn_implementation
-    model.config._attn_implementation = "eager"
+    before = [config._attn_implementation for config in model.configs]
     try:
+        for config in model.configs:
+            config._attn_implementation = "eager"
         # Every implementation has its own masks (none at all, where a kernel is causal by itself).
-        eager = model.start([states.batches[number]])
-        eager.hidden = HiddenStates([states.hidden[number]])
-        model.run_batch(block, eager, 0)
+        model.run_batch(block, model.alone(states, number), 0)
     finally:
-        model.config._attn_implementation = before
+        for config, implementation in zip(model.configs, before, strict=True):
+            config._attn_implementation = implementation
         for handle in handles:
             handle.remove()
     if not found:

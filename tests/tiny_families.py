@@ -173,6 +173,12 @@ CASES: dict[str, dict[str, Any]] = {
     "DistilBertForSequenceClassification": {**_DISTIL, **_LABELS, "activation": "relu"},
     "T5EncoderModel": _T5,
     "T5EncoderModel-gated": {**_T5, "feed_forward_proj": "gated-gelu", "num_heads": 2},
+    "T5ForConditionalGeneration-tied": {**_T5, "decoder_start_token_id": 0},
+    "T5ForConditionalGeneration-unscaled": {
+        **_T5, "decoder_start_token_id": 0, "num_decoder_layers": 2, "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+    },
+    "MT5ForConditionalGeneration": {**_T5, "num_layers": 2, "num_decoder_layers": 4, "num_heads": 2},
 }  # fmt: skip
 
 _VIT: dict[str, Any] = {
@@ -184,6 +190,8 @@ _VIT: dict[str, Any] = {
     "patch_size": 8,
     "num_channels": 3,
 }
+
+OWN_HEADS = ("T5ForConditionalGeneration-unscaled", "MT5ForConditionalGeneration")
 
 # Models of images, which no batch of tokens suits.
 IMAGES: dict[str, dict[str, Any]] = {
@@ -211,6 +219,9 @@ def tiny_model(case: str, seed: int = 0, **changes: Any) -> Any:
     if settings.get("num_key_value_heads", 1) is None:
         del settings["num_key_value_heads"]
     model = stock(stock.config_class(**settings)).eval()
+    if case in OWN_HEADS:
+        # The classes tie every head; a checkpoint that stores another one unties it again.
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

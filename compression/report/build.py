@@ -16,6 +16,7 @@ from compression.report.types import ReportInputs
 
 HEADLINES = {
     "text-generation": "perplexity",
+    "text2text-generation": "perplexity",
     "text-classification": "accuracy",
     "feature-extraction": "embedding_cosine",
     "image-classification": "accuracy",

@@ -10,6 +10,7 @@ from compression.suggestions import closest
 
 METRICS: dict[str, tuple[str, ...]] = {
     "text-generation": ("perplexity",),
+    "text2text-generation": ("perplexity",),
     "text-classification": ("accuracy",),
     "feature-extraction": ("embedding_cosine",),
     "image-classification": ("accuracy",),
@@ -22,7 +23,7 @@ COSTS = ("parameters", "nonzeros", "bytes", "macs", "latency", "memory")
 MEASURED = ("latency", "memory")
 HELD_OUT_ROWS = 5
 
-SAMPLES = {"text-generation": 512}
+SAMPLES = {"text-generation": 512, "text2text-generation": 512}
 """Sequences that judge a model unless `evaluation.samples` says otherwise: quality costs minutes on a CPU."""
 EXAMPLES = 2048
 """The same for the other tasks, in examples."""

@@ -23,7 +23,7 @@ class DatasetRead(Answer):
     id: str
     name: str
     format: str
-    kind: Literal["text", "labelled", "messages"]
+    kind: Literal["text", "labelled", "pairs", "messages"]
     rows: int = Field(description="Documents.")
     bytes: int
     facts: Json
@@ -37,7 +37,7 @@ class DatasetSummary(Answer):
     id: str
     name: str
     format: str
-    kind: Literal["text", "labelled", "messages"]
+    kind: Literal["text", "labelled", "pairs", "messages"]
     rows: int
     bytes: int
     created_at: str

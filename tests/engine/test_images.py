@@ -63,10 +63,11 @@ def test_tensors_sites_and_parameters(case: str, tmp_path: Path) -> None:
     stored = load_file(folder / "model.safetensors")
     assert found.parameters == inspection.parameters == sum(value.numel() for value in model.parameters())
     assert found.parameters == sum(value.numel() for value in stored.values())
-    blocks = model.get_submodule(ARCHITECTURES[architecture_of(case)].blocks)
-    linears = [module for module in blocks.modules() if isinstance(module, torch.nn.Linear)]
+    lists = [model.get_submodule(name) for name in ARCHITECTURES[architecture_of(case)].lists(model)]
+    modules = [module for blocks in lists for module in blocks.modules()]
+    linears = [module for module in modules if isinstance(module, torch.nn.Linear)]
     assert sorted(site.size for site in inspection.sites) == sorted(item.weight.numel() for item in linears)
-    assert inspection.layer_parameters == sum(value.numel() for value in blocks[0].parameters())
+    assert inspection.layer_parameters == sum(value.numel() for value in lists[0][0].parameters())
     for site in inspection.sites:
         assert site.shape == tuple(stored[site.name].shape)
     reasons = [item["reason"] for item in inspection.not_prunable]
@@ -150,7 +151,7 @@ def test_statistics_of_patches(case: str, tmp_path: Path) -> None:
         for number in range(len(states)):
             collector.batch(number)
             streamed.run_batch(block, states, number)
-    layer = model.get_submodule(ARCHITECTURES[architecture_of(case)].blocks)[1]
+    layer = model.get_submodule(ARCHITECTURES[architecture_of(case)].lists(model)[0])[1]
     layer.mlp.fc2.register_forward_pre_hook(lambda module, args: seen.append(args[0].double()))
     for batch in batches(folder):
         with torch.no_grad():
