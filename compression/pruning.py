@@ -24,7 +24,7 @@ from compression.gradients import GradientFiles, logical
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.parameters import configured
 from compression.statistics import Collector, Positions, reconstruction_error, sample_positions, weight_error
-from compression.token_weights import token_weights
+from compression.token_weights import all_token_weights
 from compression.updates.base import Cut
 
 Batch = dict[str, Tensor]
@@ -148,8 +148,8 @@ class WeightPruner:
         names = [site.name for site in sites]
         with Collector(block, names, states, positions, settings.needs) as collector:
             for number in range(len(states)):
-                weights = token_weights(settings.token_weight, model, block, states, number)
-                collector.batch(number, weights)
+                weights = all_token_weights(settings.token_weight, model, block, states, number)
+                collector.batch(number, *weights)
                 hidden = model.run_batch(block, states, number)
                 if not settings.sequential:
                     states.hidden[number] = hidden

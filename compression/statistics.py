@@ -35,7 +35,9 @@ def sample_positions(states: States, limit: int = SAMPLE_TOKENS) -> Positions:
     taken.
     """
     numbers = range(len(states))
-    found = Positions(_spread([_places(states.real(number), states.places(number)) for number in numbers], limit))
+    found = Positions(
+        _spread([_places(states.real(number), states.places(number)) for number in numbers], limit)
+    )
     if states.memory is not None:
         sizes = [states.memory[number].shape[:-1].numel() for number in numbers]
         places = [_places(states.real_memory(number), size) for number, size in enumerate(sizes)]
@@ -68,7 +70,7 @@ class Collector:
     matrix of their products ("hessian"). `batch(number)` must be called before each batch is run; it takes
     the batch's token weights, float32 [real tokens], where tokens weigh differently. An expert's weights see
     the tokens that are routed to it (`expert_statistics`), and those of a decoder that take the encoder's
-    output see the tokens of the input, which all weigh the same.
+    output see the tokens of the input, which `batch` may be given weights of too.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Collector:
         self._handles: list[Any] = []
         self._number = 0
         self._weights: Tensor | None = None
+        self._memory_weights: Tensor | None = None
         self._last: tuple[Tensor, str] | None = None
 
     def __enter__(self) -> Collector:
@@ -112,10 +115,11 @@ class Collector:
             handle.remove()
         self._last = None
 
-    def batch(self, number: int, weights: Tensor | None = None) -> None:
-        """Say which batch runs next, and what its real tokens weigh."""
+    def batch(self, number: int, weights: Tensor | None = None, memory: Tensor | None = None) -> None:
+        """Say which batch runs next, and what its real tokens and those of the encoder's output weigh."""
         self._number = number
         self._weights = weights
+        self._memory_weights = memory
         self._last = None
 
     def _look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -149,7 +153,7 @@ class Collector:
         real = self._states.real_memory(self._number) if lent else self._states.real(self._number)
         if real is not None:
             flat = flat[real.reshape(-1).to(flat.device)]
-        sums.add(flat, None if lent else self._weights)
+        sums.add(flat, self._memory_weights if lent else self._weights)
 
     def _of(self, site: str) -> Sums:
         if self._experts is not None and site in self._inside:

@@ -100,9 +100,7 @@ ARCHITECTURES: dict[str, Streamed] = {
     "DistilBertForSequenceClassification": _encoder("distilbert", "distilbert.transformer.layer"),
     "ViTForImageClassification": replace(_encoder("vit", "vit.layers"), renames=_VIT_NAMES),
     "DeiTForImageClassification": replace(_encoder("deit", "deit.layers"), renames=_VIT_NAMES),
-    "T5EncoderModel": replace(
-        _encoder("t5", "encoder.block"), answers=3, positions="layer.0.SelfAttention"
-    ),
+    "T5EncoderModel": replace(_encoder("t5", "encoder.block"), answers=3, positions="layer.0.SelfAttention"),
     "T5ForConditionalGeneration": _both("t5"),
     "MT5ForConditionalGeneration": _both("mt5"),
 }

@@ -90,11 +90,13 @@ def target_batch(targets: Sequence[Tensor], pad: int, start: int) -> Batch:
     and are one token behind; `decoder_attention_mask` [b, t]; `labels` [b, t], IGNORED where a target has
     ended.
     """
-    given = [torch.cat([torch.tensor([start]), target[:-1]]) for target in targets]
-    batch = {f"decoder_{name}": value for name, value in collate(given, None, pad).items()}
     wanted = collate(targets, None, pad)
-    batch["labels"] = wanted["input_ids"].masked_fill(wanted["attention_mask"] == 0, IGNORED)
-    return batch
+    tokens, mask = wanted["input_ids"], wanted["attention_mask"]
+    return {
+        "decoder_input_ids": torch.cat([torch.full_like(tokens[:, :1], start), tokens[:, :-1]], 1),
+        "decoder_attention_mask": mask,
+        "labels": tokens.masked_fill(mask == 0, IGNORED),
+    }
 
 
 def joined_rows(documents: Iterable[Document], encoder: TextEncoder, length: int, limit: int | None) -> Rows:

@@ -71,7 +71,9 @@ class Skeleton:
     @property
     def configs(self) -> list[Any]:
         """The configurations that the model and its parts read while they run."""
-        found = {id(module.config): module.config for module in self.model.modules() if hasattr(module, "config")}
+        found = {
+            id(module.config): module.config for module in self.model.modules() if hasattr(module, "config")
+        }
         return list(found.values())
 
     def list_of(self, index: int) -> int:

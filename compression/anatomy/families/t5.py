@@ -136,9 +136,7 @@ def _decoder(architecture: str, reader: ConfigReader, config: Config) -> dict[st
     start = max(0, reader.config.get("pad_token_id") or 0)
     found = {
         "num_decoder_layers": reader.whole("num_decoder_layers", 1, MAXIMUM_LAYERS, config["num_layers"]),
-        "decoder_start_token_id": reader.whole(
-            "decoder_start_token_id", 0, config["vocab_size"] - 1, start
-        ),
+        "decoder_start_token_id": reader.whole("decoder_start_token_id", 0, config["vocab_size"] - 1, start),
         "tie_word_embeddings": tied,
         "use_cache": reader.flag("use_cache", True),
     }
