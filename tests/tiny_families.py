@@ -193,6 +193,16 @@ _VIT: dict[str, Any] = {
 
 OWN_HEADS = ("T5ForConditionalGeneration-unscaled", "MT5ForConditionalGeneration")
 
+_SWIN: dict[str, Any] = {
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "mlp_ratio": 2.0,
+    "image_size": 32,
+    "patch_size": 4,
+}
+
 # Models of images, which no batch of tokens suits.
 IMAGES: dict[str, dict[str, Any]] = {
     "ViTForImageClassification": {**_VIT, **_LABELS},
@@ -201,6 +211,13 @@ IMAGES: dict[str, dict[str, Any]] = {
         "qkv_bias": False, "hidden_act": "gelu_new",
     },
     "DeiTForImageClassification": {**_VIT, **_LABELS},
+    "SwinForImageClassification": {**_SWIN, **_LABELS},
+    "SwinForImageClassification-uneven": {
+        **_SWIN, **_LABELS, "image_size": [27, 46], "patch_size": [2, 4], "depths": [1, 2, 1],
+        "num_heads": [1, 2, 8], "window_size": 3, "num_channels": 1, "qkv_bias": False,
+        "mlp_ratio": 1.75, "hidden_act": "relu",
+    },
+    "SwinForImageClassification-absolute": {**_SWIN, **_LABELS, "use_absolute_embeddings": True},
 }  # fmt: skip
 
 

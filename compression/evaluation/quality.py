@@ -67,7 +67,8 @@ class _Perplexity:
 
 
 def next_token_nll(logits: Tensor, batch: Batch) -> tuple[float, int]:
-    """Sum of negative log-likelihoods (nats) of what ``logits`` [b, s, v] are to predict (``targets``), and their number."""
+    """Sum of negative log-likelihoods (nats) of what ``logits`` [b, s, v] are to predict, and their
+    number."""
     wanted = targets(batch).to(logits.device)
     total = 0.0
     for row in range(

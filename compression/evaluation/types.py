@@ -41,8 +41,8 @@ class EvaluationData(Protocol):
 class Evaluable(Protocol):
     """A model that answers batches in order, one output a batch.
 
-    text-generation, text2text-generation: logits [b, s, vocabulary]; text-classification: logits [b, classes];
-    feature-extraction: last hidden state [b, s, hidden].
+    text-generation, text2text-generation: logits [b, s, vocabulary]; text-classification: logits
+    [b, classes]; feature-extraction: last hidden state [b, s, hidden].
     """
 
     def outputs(self, batches: Sequence[Batch]) -> Iterator[Tensor]: ...

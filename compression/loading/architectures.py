@@ -72,6 +72,16 @@ _VIT_NAMES = (
     (".mlp.fc2.", ".output.dense."),
 )
 
+_SWIN_NAMES = (
+    (".attention.q_proj.", ".attention.self.query."),
+    (".attention.k_proj.", ".attention.self.key."),
+    (".attention.v_proj.", ".attention.self.value."),
+    (".attention.o_proj.", ".attention.output.dense."),
+    (".relative_position_bias.", ".self."),
+    (".mlp.fc1.", ".intermediate.dense."),
+    (".mlp.fc2.", ".output.dense."),
+)
+
 ARCHITECTURES: dict[str, Streamed] = {
     "LlamaForCausalLM": _decoder("llama"),
     "MistralForCausalLM": _decoder("mistral"),
@@ -100,6 +110,9 @@ ARCHITECTURES: dict[str, Streamed] = {
     "DistilBertForSequenceClassification": _encoder("distilbert", "distilbert.transformer.layer"),
     "ViTForImageClassification": replace(_encoder("vit", "vit.layers"), renames=_VIT_NAMES),
     "DeiTForImageClassification": replace(_encoder("deit", "deit.layers"), renames=_VIT_NAMES),
+    "SwinForImageClassification": replace(
+        _encoder("swin", "swin.encoder.layers.*.blocks"), answers=2, renames=_SWIN_NAMES
+    ),
     "T5EncoderModel": replace(_encoder("t5", "encoder.block"), answers=3, positions="layer.0.SelfAttention"),
     "T5ForConditionalGeneration": _both("t5"),
     "MT5ForConditionalGeneration": _both("mt5"),

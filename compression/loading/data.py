@@ -70,8 +70,8 @@ class TrainingRows:
         return len(self.rows.rows)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """input_ids int64 [b, s]; for encoders attention_mask [b, s]; for classifiers labels [b]; for a decoder
-        behind an encoder what `rows.target_batch` gives."""
+        """input_ids int64 [b, s]; for encoders attention_mask [b, s]; for classifiers labels [b]; for
+        a decoder behind an encoder what `rows.target_batch` gives."""
         return self.rows.batch(indices, self.pad, self.start)
 
     def facts(self) -> dict[str, Any]:

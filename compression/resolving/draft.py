@@ -65,8 +65,8 @@ class Draft:
         elif facts.kind == "pairs" and self.inspection.task != "text2text-generation":
             self.refuse(
                 pointer,
-                f"{name[:80]} holds pairs of input and target, which only an encoder with a decoder reads; this "
-                f"model's task is {self.inspection.task}: give it lines with 'text'.",
+                f"{name[:80]} holds pairs of input and target, which only an encoder with a decoder "
+                f"reads; this model's task is {self.inspection.task}: give it lines with 'text'.",
                 "dataset_kind_unsupported",
             )
         elif not self.inspection.has_tokenizer:

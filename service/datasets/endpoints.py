@@ -25,7 +25,9 @@ from service.uploads.service import completed_files
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 _EXAMPLE = {"name": "calibration text", "upload": "upl_06a1hqk3v2x5w8y9z0abcdefgh"}
-_FORM = file_form("One .jsonl file (rows with text, text and label, input and target, or messages) or .txt file.")
+_FORM = file_form(
+    "One .jsonl file (rows with text, text and label, input and target, or messages) or .txt file."
+)
 
 
 @router.post(
