@@ -210,7 +210,7 @@ def _object(line: str, number: int, refuse: Refuse) -> dict[str, Any]:
 def _row(row: dict[str, Any], number: int, refuse: Refuse) -> tuple[Kind, Document]:
     if "messages" in row and "text" not in row:
         return "messages", Document(_conversation(row["messages"], number, refuse))
-    if "input" in row and "target" in row and "text" not in row:
+    if "input" in row and "text" not in row:
         source, target = (_string(row, key, number, refuse) for key in ("input", "target"))
         return "pairs", Document(source, target=target)
     if "text" not in row:
@@ -235,7 +235,7 @@ def _row(row: dict[str, Any], number: int, refuse: Refuse) -> tuple[Kind, Docume
 
 def _string(row: dict[str, Any], key: str, number: int, refuse: Refuse) -> str:
     """A string of a row that is not empty."""
-    value = row[key]
+    value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         refuse(number, f"'{key}' must be a string that is not empty")
     _check_text(value, number, refuse)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from compression import pipeline
 from compression.anatomy import Inspection, Site
+from compression.errors import SpecificationInvalid
 from compression.evaluation import stock
 from compression.evaluation.quality import evaluate
 from compression.evaluation.types import IGNORED, TEXT_TO_TEXT, targets
@@ -63,9 +64,14 @@ def write_pairs(path: Path, rows: int) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_inputs_of_every_weight_are_those_of_the_stock_model(case: str, tmp_path: Path) -> None:
+def test_inputs_of_every_weight_are_those_of_the_stock_model(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Norms over real tokens: of the input for the encoder and for keys and values of the second attention,
     of the target for the rest of the decoder."""
+    if case == CASES[0]:
+        # Hidden states and the encoder's output live on disk.
+        monkeypatch.setattr("compression.loading.hidden.MEMORY_BYTES", 1)
     folder, model, made = tiny_family(tmp_path / "m", case), tiny_model(case).double(), batches()
     sites = sites_of(folder)
     seen: dict[str, torch.Tensor] = {}
@@ -145,6 +151,39 @@ def test_loss_and_perplexity_are_those_of_the_stock_model(case: str, tmp_path: P
     assert found["counts"]["predicted_tokens"] == tokens == found["divergence"]["positions"]
     assert found["counts"]["tokens"] == tokens + sum(int(batch["attention_mask"].sum()) for batch in made)
     assert found["divergence"]["mean_kl"] == 0.0
+
+
+def test_batches_go_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_family(tmp_path / "m", CASES[1])
+    whole = list(StreamedModel(folder).outputs(batches()))
+    monkeypatch.setattr("compression.loading.streamed.GROUP_BYTES", 1)
+    assert all(map(torch.equal, whole, StreamedModel(folder).outputs(batches())))
+
+
+def test_lists_of_blocks_follow_one_another(tmp_path: Path) -> None:
+    model = StreamedModel(tiny_family(tmp_path / "m", CASES[0]))
+    states = model.start(batches())
+    assert not model.advance(states, 1)
+    with pytest.raises(ValueError, match="does not follow"):
+        model.advance(states, 4)
+    assert model.advance(states, 3)
+    assert not model.advance(states, 4)
+
+
+def test_pairs_are_for_decoders_behind_an_encoder(tmp_path: Path) -> None:
+    dense = tiny_family(tmp_path / "model", "T5EncoderModel", vocab_size=264)
+    write_byte_tokenizer(dense, bert=True, context=60)
+    write_pairs(tmp_path / "pairs.jsonl", 20)
+    specification = {"recipe": "wanda", "target": {"sparsity": 0.5}, "calibration": {"dataset": "dst_data"}}
+    write_job(tmp_path, "model", {"dst_data": "pairs.jsonl"}, specification)
+    with pytest.raises(SpecificationInvalid, match="pairs of input and target"):
+        request(tmp_path, tmp_path / "work")
+
+
+def test_layers_are_not_dropped(tmp_path: Path) -> None:
+    job(tmp_path, CASES[0], recipe="layer-drop", target={"layers": 1})
+    with pytest.raises(SpecificationInvalid, match="cannot be cut by 'layer'"):
+        request(tmp_path, tmp_path / "work")
 
 
 def test_targets_are_shifted_as_the_stock_model_does() -> None:
