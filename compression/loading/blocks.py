@@ -114,9 +114,9 @@ class States:
         return (self.memory[number].detach().requires_grad_(),)
 
     def copy(self) -> States:
-        """States of their own that begin where these are."""
+        """States of their own, with room of their own, that begin where these are."""
         calls = [[*known] for known in self.calls]
-        return States([*self.batches], self.hidden.snapshot(), calls, self.group, self.memory)
+        return States([*self.batches], HiddenStates(self.hidden), calls, self.group, self.memory)
 
     def real(self, number: int) -> Tensor | None:
         """Bool [b, s] of batch `number`: True where a token is text; None when nothing is padding."""

@@ -22,8 +22,9 @@ HEADLINES = {
     "image-classification": "accuracy",
 }
 MACS_COUNTER = (
-    "multiply-accumulates of the matrix products of one forward pass over one sequence (linear layers, "
-    "attention scores and values, head); look-ups, norms and activations count nothing; zeros count"
+    "multiply-accumulates of the matrix products of one forward pass over one sequence (for a decoder behind "
+    "an encoder: and one target as long; linear layers, attention scores and values, head); look-ups, norms and "
+    "activations count nothing; zeros count"
 )
 COST_KEYS = (
     "parameters",

@@ -142,7 +142,7 @@ def test_what_is_taken_in() -> None:
     assert admit(lines({"messages": [{"role": "user", "content": "hi"}]})).kind == "messages"
     assert admit(lines({**GOOD, "label": None})).kind == "text"
     pairs = admit(lines({"input": "a", "target": "bc"}, {"input": "d", "target": "e", "id": 3}))
-    assert pairs == DatasetFacts("pairs", 2, 67, 5, None)
+    assert pairs == DatasetFacts("pairs", 2, 70, 5, None)
     assert admit(lines({**GOOD, "input": "x", "target": 3})).kind == "text"
     assert DatasetFacts.from_json(labelled.to_json()) == labelled
 
