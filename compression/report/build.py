@@ -23,8 +23,8 @@ HEADLINES = {
 }
 MACS_COUNTER = (
     "multiply-accumulates of the matrix products of one forward pass over one sequence (for a decoder behind "
-    "an encoder: and one target as long; linear layers, attention scores and values, head); look-ups, norms and "
-    "activations count nothing; zeros count"
+    "an encoder: and one target as long; linear layers, attention scores and values, head); look-ups, "
+    "norms and activations count nothing; zeros count"
 )
 COST_KEYS = (
     "parameters",
