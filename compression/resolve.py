@@ -131,6 +131,13 @@ def _resolve_options(draft: Draft) -> None:
             "leave it out, or use the granularity 'unstructured'.",
             "option_conflict",
         )
+    if draft.inspection.window_macs and filled.get("token_weight", "none") != "none":
+        draft.refuse(
+            "/options/token_weight",
+            "This model attends within windows that change from layer to layer, so tokens have no weights of "
+            "their own: write 'none' or leave it out.",
+            "option_conflict",
+        )
     draft.replace(options=filled)
 
 

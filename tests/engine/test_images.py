@@ -262,3 +262,28 @@ def test_text_is_no_data_for_images(case: str, tokenizer: bool, tmp_path: Path) 
         write_job(tmp_path, "model", {"dst_text": "text.jsonl"}, {"target": {"sparsity": 0.5}, **part})
         with pytest.raises(SpecificationInvalid, match="Datasets of images cannot be read yet"):
             request(tmp_path, tmp_path / "work")
+
+
+def test_patches_in_windows_have_no_weights_of_their_own(tmp_path: Path) -> None:
+    tiny_family(tmp_path / "model", "SwinForImageClassification")
+    specification = {"recipe": "magnitude", "target": {"sparsity": 0.5}, "options": {"token_weight": "norm"}}
+    write_job(tmp_path, "model", {}, specification)
+    with pytest.raises(SpecificationInvalid, match="attends within windows"):
+        request(tmp_path, tmp_path / "work")
+
+
+@pytest.mark.parametrize("case", ["SwinForImageClassification-uneven", "ViTForImageClassification"])
+def test_blocks_without_data(case: str, tmp_path: Path) -> None:
+    dense = tiny_family(tmp_path / "model", case)
+    assert "block" in inspected(dense).granularities
+    specification = {
+        "recipe": "magnitude", "target": {"sparsity": 0.5}, "structure": {"granularity": "4x4"},
+        "evaluation": {"measure": []},
+    }  # fmt: skip
+    write_job(tmp_path, "model", {}, specification)
+    outcome = pipeline.run(request(tmp_path, tmp_path / "work"), Recorder())
+    after = load_file(outcome.artifact / "model.safetensors")
+    for site in inspected(dense).sites:
+        rows, columns = site.shape
+        kept = (after[site.name] != 0).reshape(rows // 4, 4, columns // 4, 4).sum((1, 3))
+        assert set(kept.unique().tolist()) <= {0, 16}
