@@ -8,6 +8,9 @@ batch
 tells every port what the model gives its block (masks, rotary tables, positions), so nothing here knows how a
 family prepares those. Afterwards each block is loaded in turn and applied to the carried hidden states, and
 the skeleton's own forward, with the last hidden states let in at the first port, gives logits or features.
+
+Where a model has several lists of blocks (an encoder and its decoder, stages), this is done list by list: the
+forward with the hidden states of one list let in brings them to the next one, whatever lies between the two.
 """
 
 from __future__ import annotations
