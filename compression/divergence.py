@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from compression.gradients import sequence_loss, single_sequences
-from compression.loading.hidden import HiddenStates
 from compression.loading.streamed import Block, States, StreamedModel
 
 Batch = dict[str, Tensor]
@@ -31,7 +30,7 @@ class Judge:
         self._blocks: dict[int, Block] = {}
         self._held = 0
         self._states = model.start(self._batches)
-        self._before: dict[int, list[Tensor]] = {0: list(self._states.hidden)}
+        self._before: dict[int, States] = {0: self._states.copy()}
         self._dense_last: list[Tensor] | None = None
 
     def divergence(self, changes: Changes) -> float:
@@ -73,8 +72,9 @@ class Judge:
             return self._dense_last
         first = min(changes, default=self._model.layers)
         start = max(layer for layer in self._before if layer <= first)
-        self._states.hidden = HiddenStates(self._before[start])
+        self._states = self._before[start].copy()
         for index in range(start, self._model.layers):
+            self._model.advance(self._states, index)
             if index == first or (not changes and index):
                 self._keep(index, self._states)
             block = self._block(index)
@@ -88,7 +88,7 @@ class Judge:
         """Hold the (dense) states before a layer, if there is room."""
         size = sum(hidden.numel() * hidden.element_size() for hidden in states.hidden)
         if index not in self._before and self._held + size <= HELD_BYTES:
-            self._before[index] = list(states.hidden)
+            self._before[index] = states.copy()
             self._held += size
 
     def _block(self, index: int) -> Block:

@@ -27,8 +27,8 @@ from compression.granularity.base import zeros_first
 from compression.granularity.blocks import block_scores
 from compression.loading.streamed import States, StreamedModel
 from compression.seeds import site_generator
-from compression.statistics import Collector, sample_positions
-from compression.token_weights import token_weights
+from compression.statistics import Collector, Positions, sample_positions
+from compression.token_weights import all_token_weights
 
 Batch = dict[str, Tensor]
 
@@ -172,21 +172,21 @@ class ModelEvidence:
             positions = sample_positions(states, 0)
             self._norms = {}
             for index in range(self._model.layers):
+                if self._model.advance(states, index):
+                    positions = sample_positions(states, 0)
                 self._norms |= self._dense_layer(index, states, positions)
                 self.progress(index + 1, self._model.layers)
         return self._norms
 
-    def _dense_layer(
-        self, index: int, states: States, positions: Sequence[Tensor]
-    ) -> dict[str, SiteStatistics]:
+    def _dense_layer(self, index: int, states: States, positions: Positions) -> dict[str, SiteStatistics]:
         block = self._model.load_block(index)
         names = [site.name for site in self.sites if site.layer == index]
         cosines, tokens = 0.0, 0
         needs = self._settings.needs | {"means"}
         with Collector(block, names, states, positions, needs) as collector:
             for number in range(len(states)):
-                weights = token_weights(self._settings.token_weight, self._model, block, states, number)
-                collector.batch(number, weights)
+                kind = self._settings.token_weight
+                collector.batch(number, *all_token_weights(kind, self._model, block, states, number))
                 before, after = states.hidden[number], self._model.run_batch(block, states, number)
                 total, count = cosine_sum(before, after, states.real(number))
                 cosines, tokens = cosines + total, tokens + count

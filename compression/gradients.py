@@ -20,7 +20,7 @@ from compression.anatomy.inspection import Site
 from compression.checkpoint import Store
 from compression.criteria.base import SiteStatistics
 from compression.errors import CompressionError
-from compression.evaluation.types import rows
+from compression.evaluation.types import IGNORED, rows, targets
 from compression.loading.hidden import HiddenStates
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.seeds import site_generator
@@ -38,7 +38,8 @@ class NoLoss(CompressionError):
 def sequence_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Loss of a batch of one sequence: mean next-token cross entropy of real tokens, or that of the class.
 
-    logits: [1, s, vocabulary] or [1, classes]. A classifier's batch without labels is judged by the class
+    logits: [1, s, vocabulary] or [1, classes]; of an encoder with a decoder that of its targets. A
+    classifier's batch without labels is judged by the class
     that the model itself gives; a sequence of one token, which predicts nothing, has loss 0.
     """
     logits = logits.to(torch.float32)
@@ -46,14 +47,10 @@ def sequence_loss(logits: Tensor, batch: Batch) -> Tensor:
         labels = batch.get("labels")
         target = logits.detach().argmax(-1) if labels is None else labels.to(logits.device).reshape(-1)
         return functional.cross_entropy(logits, target)
-    mask = batch.get("attention_mask")
-    tokens = batch["input_ids"].to(logits.device)
-    target = tokens[:, 1:]
-    if mask is not None:
-        target = target.masked_fill(mask.to(logits.device)[:, 1:] == 0, -100)
-    if not bool((target != -100).any()):
+    target = targets(batch).to(logits.device)
+    if not bool((target != IGNORED).any()):
         return logits.sum() * 0.0
-    return functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), target.reshape(-1))
+    return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), target.reshape(-1))
 
 
 def single_sequences(batches: Sequence[Batch], limit: int) -> list[Batch]:
@@ -68,17 +65,28 @@ def single_sequences(batches: Sequence[Batch], limit: int) -> list[Batch]:
 
 
 def _without_padding(one: Batch) -> Batch:
-    mask = one.get("attention_mask")
+    """The sequence (and, for a decoder, its target) without the padding at its end."""
+    target = {
+        name: value
+        for name, value in one.items()
+        if "decoder_input_ids" in one and (name.startswith("decoder_") or name == "labels")
+    }
+    source = {name: value for name, value in one.items() if name not in target}
+    return {**_cut(source, "attention_mask"), **_cut(target, "decoder_attention_mask")}
+
+
+def _cut(one: Batch, name: str) -> Batch:
+    mask = one.get(name)
     if mask is None:
         return one
     real, width = mask[0].nonzero(), mask.shape[1]
     end = int(real[-1]) + 1 if len(real) else 1
     cut = {
-        name: value[:, :end] if value.dim() == 2 and value.shape[1] == width else value
-        for name, value in one.items()
+        other: value[:, :end] if value.dim() == 2 and value.shape[1] == width else value
+        for other, value in one.items()
     }
-    if bool(cut["attention_mask"].all()):
-        del cut["attention_mask"]
+    if bool(cut[name].all()):
+        del cut[name]
     return cut
 
 
@@ -140,17 +148,56 @@ def exact(
     if not all(done):
         states = model.start(batches)
         inputs: list[HiddenStates] = []
+        ends: dict[int, HiddenStates] = {}
         for index in range(model.layers):
+            if model.begins(index) is not None:
+                ends[index] = states.hidden.snapshot()
+            model.advance(states, index)
             inputs.append(states.hidden.snapshot())
             model.run_block(model.load_block(index), states)
-        slopes = [_head_slope(model, states, number) for number in range(len(states))]
+        slopes = Slopes([_head_slope(model, states, number) for number in range(len(states))])
         for index in reversed(range(model.layers)):
             block = model.load_block(index)
             names = [site for site in sites if site.layer == index]
             tensors = _block_backward(block, names, states, inputs.pop(), slopes, kinds)
             store.save(step_name(index, use), tensors, {"sequences": len(batches)})
+            if index in ends:
+                _cross_back(model, states, index, ends.pop(index), slopes)
             progress(model.layers - index, model.layers)
     return GradientFiles(store, kinds, use)
+
+
+class Slopes(list[Tensor]):
+    """For each sequence, the gradient of the loss with respect to hidden states [1, s, hidden]; `memory` that
+    with respect to the encoder's output, summed over the decoder's blocks that were passed so far."""
+
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        super().__init__(values)
+        self.memory: list[Tensor | None] = [None] * len(values)
+
+    def add(self, number: int, slope: Tensor) -> None:
+        """Add what another block of the decoder makes of the encoder's output."""
+        known = self.memory[number]
+        self.memory[number] = slope if known is None else known + slope
+
+
+def _cross_back(model: StreamedModel, states: States, index: int, ends: HiddenStates, slopes: Slopes) -> None:
+    """Turn slopes of what the list of blocks that `index` begins was given into those of what the list before
+    ended with (`ends`)."""
+    number = model.begins(index)
+    assert number is not None
+    for place, given in enumerate(ends):
+        hidden = given.detach().requires_grad_()
+        with torch.enable_grad():
+            entered = model.crossing(states, place, number, hidden)
+            pairs = [
+                (value, slope)
+                for value, slope in zip(entered, (slopes[place], slopes.memory[place]), strict=False)
+                if value.requires_grad and slope is not None
+            ]
+            # A decoder begins with embeddings of its own, which nothing of the encoder reaches.
+            (slope,) = torch.autograd.grad([value for value, _ in pairs], hidden, [grad for _, grad in pairs])
+        slopes[place], slopes.memory[place] = slope, None
 
 
 def _check_head(model: StreamedModel) -> None:
@@ -175,7 +222,7 @@ def _block_backward(
     sites: Sequence[Site],
     states: States,
     inputs: Sequence[Tensor],
-    slopes: list[Tensor],
+    slopes: Slopes,
     kinds: tuple[str, ...],
 ) -> dict[str, Tensor]:
     """Statistics of the gradients of a block's sites; `slopes` become those of the block's inputs."""
@@ -183,12 +230,15 @@ def _block_backward(
     sums = {site.name: {kind: torch.zeros(site.shape) for kind in kinds} for site in sites}
     for number, given in enumerate(inputs):
         hidden = given.detach().requires_grad_()
-        args, kwargs = states.calls[number][block.index]
+        memory = states.lend(number, block.index)
+        args, kwargs = states.call(number, block.index, *memory)
         with torch.enable_grad():
             output = block.module(hidden, *args, **kwargs)
             output = output[0] if isinstance(output, tuple) else output
-            slope, *found = torch.autograd.grad(output, [hidden, *parameters], slopes[number])
+            slope, *found = torch.autograd.grad(output, [hidden, *memory, *parameters], slopes[number])
         slopes[number] = slope
+        if memory:
+            slopes.add(number, found.pop(0))
         for site, gradient in zip(sites, found, strict=True):
             _add(sums[site.name], logical(gradient, site).to("cpu", torch.float32))
     count = max(1, len(inputs))
@@ -216,6 +266,7 @@ def total_loss(model: StreamedModel, batches: Sequence[Batch], change: Callable[
     """Mean loss over sequences; `change` may alter each block once it is loaded."""
     states = model.start(batches)
     for index in range(model.layers):
+        model.advance(states, index)
         block = model.load_block(index)
         change(block)
         model.run_block(block, states)

@@ -23,8 +23,8 @@ from compression.export.masks import pack, unpack
 from compression.gradients import GradientFiles, Measured, logical
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.parameters import configured
-from compression.statistics import Collector, reconstruction_error, sample_positions, weight_error
-from compression.token_weights import token_weights
+from compression.statistics import Collector, Positions, reconstruction_error, sample_positions, weight_error
+from compression.token_weights import all_token_weights
 from compression.updates.base import Cut
 
 Batch = dict[str, Tensor]
@@ -150,7 +150,7 @@ class WeightPruner:
         block: Block,
         states: States,
         sites: Sequence[Site],
-        positions: Sequence[Tensor],
+        positions: Positions,
     ) -> Collector:
         """Run every batch through a block under the collector's hooks; without `sequential`, keep the
         outputs."""
@@ -158,8 +158,8 @@ class WeightPruner:
         names = [site.name for site in sites]
         with Collector(block, names, states, positions, settings.needs) as collector:
             for number in range(len(states)):
-                weights = token_weights(settings.token_weight, model, block, states, number)
-                collector.batch(number, weights)
+                weights = all_token_weights(settings.token_weight, model, block, states, number)
+                collector.batch(number, *weights)
                 hidden = model.run_batch(block, states, number)
                 if not settings.sequential:
                     states.hidden[number] = hidden
@@ -174,8 +174,10 @@ class WeightPruner:
         model = self._open()
         todo = [index for index in range(model.layers) if not self.store.has(self.step_name(index))]
         states = model.start(self.calibration) if todo and self.calibration is not None else None
-        positions = sample_positions(states) if states is not None else []
+        positions = sample_positions(states) if states is not None else None
         for index in range(model.layers):
+            if states is not None and index <= todo[-1] and model.advance(states, index):
+                positions = sample_positions(states)
             if self.store.has(self.step_name(index)):
                 if states is not None and index < todo[-1]:
                     self._pass_finished(model, states, index)
@@ -198,14 +200,16 @@ class WeightPruner:
         self,
         model: StreamedModel,
         states: States | None,
-        positions: Sequence[Tensor],
+        positions: Positions | None,
         index: int,
         *,
         last: bool,
     ) -> None:
         block = model.load_block(index)
         sites = self.of_layer(index)
-        collector = self._collect(model, block, states, sites, positions) if states is not None else None
+        collector = None
+        if states is not None and positions is not None:
+            collector = self._collect(model, block, states, sites, positions)
         if self._hook is not None:
             self._hook("mid_block")
         tensors: dict[str, Tensor] = {}

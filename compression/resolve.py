@@ -87,10 +87,8 @@ def _granularity(draft: Draft) -> str:
             "granularity_unsupported",
         )
         return recipe.granularities[0]
-    possible = list(draft.inspection.granularities)
-    if "unstructured" in possible and "block" not in possible:
-        # Blocks are of single weights; whether their shape fits is checked with the target.
-        possible.append("block")
+    # Whether the shape of blocks fits is checked with the target.
+    possible = draft.inspection.granularities
     # Of a single layer the target says what is wrong.
     if kind not in possible and not (kind == "layer" and draft.inspection.layers == 1):
         draft.refuse(
@@ -136,6 +134,13 @@ def _resolve_options(draft: Draft) -> None:
             f"n:m removes the same share everywhere, so {filled['allocation']!r} is impossible: write "
             "'uniform' or "
             "leave it out, or use the granularity 'unstructured'.",
+            "option_conflict",
+        )
+    if draft.inspection.window_macs and filled.get("token_weight", "none") != "none":
+        draft.refuse(
+            "/options/token_weight",
+            "This model attends within windows that change from layer to layer, so tokens have no weights of "
+            "their own: write 'none' or leave it out.",
             "option_conflict",
         )
     draft.replace(options=filled)

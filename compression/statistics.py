@@ -21,17 +21,36 @@ from compression.sums import Sums
 SAMPLE_TOKENS = 128
 
 
-def sample_positions(states: States, limit: int = SAMPLE_TOKENS) -> list[Tensor]:
-    """For each batch, the positions (int64, in the flattened [b * s]) of a sample of its real tokens.
+class Positions(list[Tensor]):
+    """For each batch, the positions (int64, in the flattened [b * s]) of a sample of its real tokens;
+    `memory` the same for the encoder's output, in a decoder."""
+
+    memory: Sequence[Tensor] = ()
+
+
+def sample_positions(states: States, limit: int = SAMPLE_TOKENS) -> Positions:
+    """A sample of the real tokens of the list of blocks that the states are in.
 
     At most `limit` positions in all, spread evenly over all real tokens of all batches; padding is never
     taken.
     """
-    places = []
-    for number in range(len(states)):
-        real = states.real(number)
-        size = states.places(number)
-        places.append(torch.arange(size) if real is None else real.reshape(-1).nonzero().flatten())
+    numbers = range(len(states))
+    found = Positions(
+        _spread([_places(states.real(number), states.places(number)) for number in numbers], limit)
+    )
+    if states.memory is not None:
+        sizes = [states.memory[number].shape[:-1].numel() for number in numbers]
+        places = [_places(states.real_memory(number), size) for number, size in enumerate(sizes)]
+        found.memory = _spread(places, limit)
+    return found
+
+
+def _places(real: Tensor | None, size: int) -> Tensor:
+    return torch.arange(size) if real is None else real.reshape(-1).nonzero().flatten()
+
+
+def _spread(places: Sequence[Tensor], limit: int) -> list[Tensor]:
+    """At most `limit` of the places, spread evenly."""
     total = sum(place.numel() for place in places)
     count = min(limit, total)
     picks = torch.arange(count, dtype=torch.int64) * total // max(count, 1)
@@ -50,7 +69,8 @@ class Collector:
     sampled tokens in float32, and by `needs` (of `criteria.base.NEEDS`) their sums ("means") and the float32
     matrix of their products ("hessian"). `batch(number)` must be called before each batch is run; it takes
     the batch's token weights, float32 [real tokens], where tokens weigh differently. An expert's weights see
-    the tokens that are routed to it (`expert_statistics`).
+    the tokens that are routed to it (`expert_statistics`), and those of a decoder that take the encoder's
+    output see the tokens of the input, which `batch` may be given weights of too.
     """
 
     def __init__(
@@ -58,7 +78,7 @@ class Collector:
         block: Block,
         sites: Sequence[str],
         states: States,
-        positions: Sequence[Tensor],
+        positions: Positions,
         needs: frozenset[str] = frozenset(),
     ) -> None:
         linears = block.linears()
@@ -78,6 +98,7 @@ class Collector:
         self._handles: list[Any] = []
         self._number = 0
         self._weights: Tensor | None = None
+        self._memory_weights: Tensor | None = None
         self._last: tuple[Tensor, str] | None = None
 
     def __enter__(self) -> Collector:
@@ -94,10 +115,11 @@ class Collector:
             handle.remove()
         self._last = None
 
-    def batch(self, number: int, weights: Tensor | None = None) -> None:
-        """Say which batch runs next, and what its real tokens weigh."""
+    def batch(self, number: int, weights: Tensor | None = None, memory: Tensor | None = None) -> None:
+        """Say which batch runs next, and what its real tokens and those of the encoder's output weigh."""
         self._number = number
         self._weights = weights
+        self._memory_weights = memory
         self._last = None
 
     def _look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -124,11 +146,14 @@ class Collector:
         if site not in self._sums:
             self._sums[site] = Sums.zeros(flat.shape[-1], flat.device, self._needs)
         sums = self._sums[site]
-        sums.sample.append(flat[self._positions[self._number].to(flat.device)].to(torch.float32))
-        real = self._states.real(self._number)
+        # Keys and values of a decoder's second attention are made of the encoder's output itself.
+        lent = inputs is self._states.lent
+        sampled = (self._positions.memory if lent else self._positions)[self._number]
+        sums.sample.append(flat[sampled.to(flat.device)].to(torch.float32))
+        real = self._states.real_memory(self._number) if lent else self._states.real(self._number)
         if real is not None:
             flat = flat[real.reshape(-1).to(flat.device)]
-        sums.add(flat, self._weights)
+        sums.add(flat, self._memory_weights if lent else self._weights)
 
     def _of(self, site: str) -> Sums:
         if self._experts is not None and site in self._inside:

@@ -79,7 +79,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Uploaded text. `kind` is text, labelled or messages; `rows` counts documents."""
+    """Uploaded text. `kind` is text, labelled, pairs or messages; `rows` counts documents."""
 
     id: str
     name: str

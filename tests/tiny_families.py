@@ -173,6 +173,12 @@ CASES: dict[str, dict[str, Any]] = {
     "DistilBertForSequenceClassification": {**_DISTIL, **_LABELS, "activation": "relu"},
     "T5EncoderModel": _T5,
     "T5EncoderModel-gated": {**_T5, "feed_forward_proj": "gated-gelu", "num_heads": 2},
+    "T5ForConditionalGeneration-tied": {**_T5, "decoder_start_token_id": 0},
+    "T5ForConditionalGeneration-unscaled": {
+        **_T5, "decoder_start_token_id": 0, "num_decoder_layers": 2, "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+    },
+    "MT5ForConditionalGeneration": {**_T5, "num_layers": 2, "num_decoder_layers": 4, "num_heads": 2},
 }  # fmt: skip
 
 _VIT: dict[str, Any] = {
@@ -185,6 +191,18 @@ _VIT: dict[str, Any] = {
     "num_channels": 3,
 }
 
+OWN_HEADS = ("T5ForConditionalGeneration-unscaled", "MT5ForConditionalGeneration")
+
+_SWIN: dict[str, Any] = {
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "mlp_ratio": 2.0,
+    "image_size": 32,
+    "patch_size": 4,
+}
+
 # Models of images, which no batch of tokens suits.
 IMAGES: dict[str, dict[str, Any]] = {
     "ViTForImageClassification": {**_VIT, **_LABELS},
@@ -193,6 +211,13 @@ IMAGES: dict[str, dict[str, Any]] = {
         "qkv_bias": False, "hidden_act": "gelu_new",
     },
     "DeiTForImageClassification": {**_VIT, **_LABELS},
+    "SwinForImageClassification": {**_SWIN, **_LABELS},
+    "SwinForImageClassification-uneven": {
+        **_SWIN, **_LABELS, "image_size": [27, 46], "patch_size": [2, 4], "depths": [1, 2, 1],
+        "num_heads": [1, 2, 8], "window_size": 3, "num_channels": 1, "qkv_bias": False,
+        "mlp_ratio": 1.75, "hidden_act": "relu",
+    },
+    "SwinForImageClassification-absolute": {**_SWIN, **_LABELS, "use_absolute_embeddings": True},
 }  # fmt: skip
 
 
@@ -211,6 +236,9 @@ def tiny_model(case: str, seed: int = 0, **changes: Any) -> Any:
     if settings.get("num_key_value_heads", 1) is None:
         del settings["num_key_value_heads"]
     model = stock(stock.config_class(**settings)).eval()
+    if case in OWN_HEADS:
+        # The classes tie every head; a checkpoint that stores another one unties it again.
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

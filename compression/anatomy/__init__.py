@@ -23,6 +23,7 @@ def inspect(config: Mapping[str, Any], tensors: Iterable[str], *, has_tokenizer:
     anatomy = family_of(config["architectures"][0])
     found = anatomy.inspect(config, list(tensors), has_tokenizer)
     required = anatomy.expected(config, list(tensors)).required
+    first = f"{found.layer_prefix}0."
     dtype = str(config.get("dtype") or "float32")
 
     def stored(name: str) -> int:
@@ -34,6 +35,6 @@ def inspect(config: Mapping[str, Any], tensors: Iterable[str], *, has_tokenizer:
         found,
         parameters=sum(map(elements, required.values())),
         bytes=sum(map(stored, required)),
-        layer_bytes=sum(stored(name) for name in required if layer_of(name) == 0),
+        layer_bytes=sum(stored(name) for name in required if name.startswith(first)),
         dtype=dtype,
     )

@@ -8,15 +8,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Task = Literal["text-generation", "text-classification", "feature-extraction", "image-classification"]
+Task = Literal[
+    "text-generation",
+    "text2text-generation",
+    "text-classification",
+    "feature-extraction",
+    "image-classification",
+]
 
 ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # GPT-2, BLOOM and Falcon call their list of layers `h`, T5 `block` (each of which is a list `layer`).
+# Where a model has several lists, this is the number in one of them.
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block)\.([0-9]{1,5})\.")
 _BUFFER = re.compile(
-    r"(?:^|\.)(?:rotary_emb\.inv_freq|(?:attn|attention)\.(?:masked_)?bias|position_ids|token_type_ids)$"
+    r"(?:^|\.)(?:rotary_emb\.inv_freq|(?:attn|attention)\.(?:masked_)?bias|position_ids|token_type_ids"
+    r"|attention\.self\.relative_position_index|EncDecAttention\.relative_attention_bias\.weight)$"
 )
+TIED = "tied to the embedding table"
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -25,7 +34,8 @@ class Site:
     """A weight matrix that may be pruned. `name` is that of the stored tensor, `shape` is [out, in], `kind`
     is what it does in its layer (such as query, output, gate, up, down; query_key_value and gate_up hold
     several). A `transposed` one is stored as [in, out]. `share` is the share of tokens that multiply with it:
-    below 1 for an expert, of which each token takes a few of many. An expert's weight may be a slice of a
+    below 1 for an expert, of which each token takes a few of many, and for stages with fewer tokens than the
+    first; above 1 where windows are filled up. An expert's weight may be a slice of a
     stored tensor; `anatomy.slices` says how it is named then."""
 
     name: str
@@ -45,6 +55,9 @@ class Site:
 class Inspection:
     """The anatomy of a model. Sizes count elements, `context` counts tokens.
 
+    `layers` are numbered through all lists of layers that a model has (an encoder's before its decoder's, one
+    stage's before the next one's); where there are several, `hidden` to `ffn`, `layer_prefix`,
+    `layer_parameters` and `layer_bytes` are of the first list.
     `layer_prefix` is what the names of a layer's tensors begin with before the layer's number
     ("model.layers.", "bert.encoder.layer."). `parameters` and `bytes` are those of the whole model as
     stored (a tied head once, headers and buffers not), `layer_parameters` and `layer_bytes` those of one
@@ -52,7 +65,9 @@ class Inspection:
     (headers, old buffers, a stored copy of a tied head); `dtype` is the type in which the model is meant
     to be loaded. `token_macs` and `sequence_macs` are the multiply-accumulates outside the layers, for every
     token and once a sequence (of images: once an image); `layer_macs` those of every layer and token that no
-    site makes (routers).
+    site makes (routers). Every layer attends to its own sequence, and `cross_layers` of them to another one
+    too (a decoder's to its encoder); where attention is within windows, `window_macs` are all that it makes
+    for an image.
     A model of images takes them in the shape `image` (channels, height, width), and `context` counts the
     patches of one with the tokens that go before them; `preprocessing` is how images become that (a complete
     `compression.preprocessing.Preprocessing` as JSON), None where the model's file asks for unknown steps.
@@ -82,6 +97,8 @@ class Inspection:
     token_macs: int = 0
     sequence_macs: int = 0
     layer_macs: int = 0
+    cross_layers: int = 0
+    window_macs: int = 0
     image: tuple[int, int, int] | None = None
     preprocessing: Mapping[str, Any] | None = None
     parameters: int = 0
@@ -91,11 +108,11 @@ class Inspection:
     other_bytes: int = 0
 
     @property
-    def tied_pair(self) -> tuple[str, str] | None:
-        """The names of the embedding table and of the head that is tied to it; None if the head is not."""
-        if not self.tied_embeddings:
-            return None
-        return self.not_prunable[0]["name"], self.not_prunable[-1]["name"]
+    def tied(self) -> tuple[str, ...]:
+        """The name of the embedding table and those of what is tied to it (heads, copies); empty if nothing
+        is."""
+        copies = tuple(item["name"] for item in self.not_prunable if item["reason"] == TIED)
+        return (self.not_prunable[0]["name"], *copies) if copies else ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; `from_json` reads it back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from compression.specification import JobSpecification
 
 # Rough speeds, in multiply-accumulates a second, of what a queue usually stands for.
 _SPEED = {"cpu": 2e10, "gpu": 2e13}
+_LOGITS = ("text-generation", "text2text-generation")
 _START = 20.0
 _BATCH = 8
 _EVALUATED = 512
@@ -100,8 +102,11 @@ def _figures(inspection: Inspection, dtype: str, length: int, removed: Removed) 
     size = ITEM_SIZES[dtype]
     stored = weight_bytes(inspection, dtype)
     hidden, ffn, heads = inspection.hidden, inspection.ffn, inspection.heads
-    outputs = length * inspection.vocabulary if inspection.task == "text-generation" else 0
-    activations = length * (4 * hidden + 2 * ffn) + heads * length * length + outputs
+    outputs = length * inspection.vocabulary if inspection.task in _LOGITS else 0
+    squares = 0 if inspection.window_macs else heads * length * length
+    # While a decoder runs, the encoder's output is held.
+    held = length * hidden if inspection.cross_layers else 0
+    activations = length * (4 * hidden + 2 * ffn) + squares + outputs + held
     zeros = sum(removed.values())
     sites = {site.name: site for site in inspection.sites}
     saved = sum(used_macs(sites[name], length, count) for name, count in removed.items())
@@ -145,15 +150,25 @@ def _memory(specification: JobSpecification, inspection: Inspection, length: int
     blocks, the hidden states of the calibration, and for a recovery the whole model with its training
     state."""
     samples = specification.calibration.samples if specification.calibration else 1
-    states = 4 * length * inspection.hidden * samples
-    edges = 4 * (inspection.parameters - inspection.layers * inspection.layer_parameters)
-    memory = _INTERPRETER + edges + 16 * inspection.layer_parameters + states
+    states = 4 * length * inspection.hidden * samples * (2 if inspection.cross_layers else 1)
+    sizes = _layer_sizes(inspection)
+    memory = _INTERPRETER + 4 * (inspection.parameters - sum(sizes)) + 16 * max(sizes) + states
     if specification.recovery.method == "distillation":
         # Weights, gradients, two moments of the optimiser, and the dense teacher.
         memory += 20 * inspection.parameters
     elif specification.recovery.method != "none":
         memory += 8 * inspection.parameters
     return memory
+
+
+def _layer_sizes(inspection: Inspection) -> list[int]:
+    """Parameters of every layer; where there are several lists of layers, of their weight sites."""
+    if all(site.name.startswith(inspection.layer_prefix) for site in inspection.sites):
+        return [inspection.layer_parameters] * inspection.layers
+    sizes: Counter[int] = Counter()
+    for site in inspection.sites:
+        sizes[site.layer] += site.size
+    return list(sizes.values())
 
 
 def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]:

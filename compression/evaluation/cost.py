@@ -104,4 +104,4 @@ def counts(name: str, source: TensorSource, inspection: Inspection) -> bool:
         return False
     if "pooler." in name and not inspection.has_pooler:
         return False
-    return inspection.tied_pair is None or name != inspection.tied_pair[1]
+    return name not in inspection.tied[1:]

@@ -23,7 +23,7 @@ from torch import nn
 from compression.anatomy import inspect
 from compression.errors import CompressionError
 from compression.evaluation import probe, stock
-from compression.evaluation.types import GENERATION, Batch
+from compression.evaluation.types import GENERATION, TEXT_TO_TEXT, Batch
 from compression.loading.config import rewrite_config
 from compression.loading.sources import PathSource
 
@@ -209,20 +209,39 @@ def _full_row(fixed: probe.Fixed, room: int) -> Batch:
     row = {name: value[:1] for name, value in fixed.batches[0].items()}
     if "pixel_values" in row:
         return row
-    mask = row.get("attention_mask")
+    length = min(room, FORWARD_TOKENS.get(fixed.task, ENCODER_TOKENS))
+    target = {name: value for name, value in row.items() if name.startswith("decoder_")}
+    source = {name: value for name, value in row.items() if name not in target}
+    return {**_filled(source, "", length), **_filled(target, "decoder_", length)}
+
+
+def _filled(row: Batch, side: str, length: int) -> Batch:
+    """A row (or the decoder's part of one) without its padding, repeated to a length."""
+    if not row:
+        return row
+    mask = row.get(f"{side}attention_mask")
     if mask is not None:
         row = {name: value[:, : int(mask.sum())] for name, value in row.items()}
-    length = min(room, FORWARD_TOKENS.get(fixed.task, ENCODER_TOKENS))
-    times = -(-length // row["input_ids"].shape[1])
+    times = -(-length // row[f"{side}input_ids"].shape[1])
     return {name: value.repeat(1, times)[:, :length] for name, value in row.items()}
 
 
-def _what(batch: int, length: int, images: torch.Tensor | None) -> str:
+def _what(batch: int, length: int, row: Batch) -> str:
     """What one timed call does, in words."""
-    if images is not None:
-        sides = " x ".join(map(str, images.shape[1:]))
+    if "pixel_values" in row:
+        sides = " x ".join(map(str, row["pixel_values"].shape[1:]))
         return f"{'one image' if batch == 1 else f'{batch} images'} of {sides} at once"
-    return f"{'one sequence' if batch == 1 else f'{batch} sequences'} of {length} tokens at once"
+    target = f", each with a target of {length}," if "decoder_input_ids" in row else ""
+    return f"{'one sequence' if batch == 1 else f'{batch} sequences'} of {length} tokens{target} at once"
+
+
+def _generates(model: nn.Module, task: str, length: int, room: int) -> bool:
+    """Whether text can be generated one token after another."""
+    if task == TEXT_TO_TEXT:
+        # Stock transformers makes as many caches as the encoder has layers, and fails beyond them.
+        config: Any = model.config
+        return bool(config.num_decoder_layers <= config.num_layers)
+    return task == GENERATION and min(length, PROMPT_TOKENS) + NEW_TOKENS <= room
 
 
 def _latency(dense: nn.Module, request: dict[str, Any], fixed: probe.Fixed) -> dict[str, Any]:
@@ -236,9 +255,9 @@ def _latency(dense: nn.Module, request: dict[str, Any], fixed: probe.Fixed) -> d
     for batch in (1, BATCH):
         inputs = {name: value.expand(batch, *value.shape[1:]).contiguous() for name, value in row.items()}
         calls = [_forward(model, inputs, fixed.task, device) for model in (dense, pruned)]
-        what = _what(batch, length, images)
+        what = _what(batch, length, row)
         cases.append(_case("forward" if batch == 1 else "batch", what, (batch, length), calls, request))
-    if fixed.task == GENERATION and min(length, PROMPT_TOKENS) + NEW_TOKENS <= room:
+    if _generates(dense, fixed.task, length, room):
         prompt = {"input_ids": row["input_ids"][:, :PROMPT_TOKENS]}
         prompt["attention_mask"] = torch.ones_like(prompt["input_ids"])
         count = prompt["input_ids"].shape[1]

@@ -19,18 +19,22 @@ from compression.evaluation.types import (
     CLASSIFICATION,
     FEATURES,
     GENERATION,
+    IGNORED,
     IMAGES,
+    TEXT_TO_TEXT,
     Batch,
     Evaluable,
     EvaluationData,
-    real_tokens,
+    read_tokens,
     rows,
+    targets,
 )
 
 Progress = Callable[[int, int], None]
 
 METRICS: dict[str, tuple[str, ...]] = {
     GENERATION: ("perplexity",),
+    TEXT_TO_TEXT: ("perplexity",),
     CLASSIFICATION: ("accuracy",),
     FEATURES: ("embedding_cosine",),
     IMAGES: ("accuracy",),
@@ -64,18 +68,18 @@ class _Perplexity:
 
 
 def next_token_nll(logits: Tensor, batch: Batch) -> tuple[float, int]:
-    """Sum of negative log-likelihoods (nats) of each next token of ``logits`` [b, s, v], and their number."""
-    real = real_tokens(batch)
-    predicted = (real[:, :-1] & real[:, 1:]).to(logits.device)
-    targets = batch["input_ids"][:, 1:].to(logits.device)
+    """Sum of negative log-likelihoods (nats) of what ``logits`` [b, s, v] are to predict, and their
+    number."""
+    wanted = targets(batch).to(logits.device)
     total = 0.0
     for row in range(
         logits.shape[0]
     ):  # one sequence at a time: float32 log-probabilities are vocabulary-sized
-        scores = logits[row, :-1].float()
-        losses = functional.cross_entropy(scores, targets[row], reduction="none")
-        total += float(losses[predicted[row]].double().sum())
-    return total, int(predicted.sum())
+        losses = functional.cross_entropy(
+            logits[row].float(), wanted[row], reduction="none", ignore_index=IGNORED
+        )
+        total += float(losses.double().sum())
+    return total, int((wanted != IGNORED).sum())
 
 
 def evaluate(
@@ -95,10 +99,10 @@ def evaluate(
     Raises UnknownMetric.
     """
     check_metrics(data.task, metrics)
-    perplexity = _Perplexity() if data.task == GENERATION else None
+    perplexity = _Perplexity() if data.task in (GENERATION, TEXT_TO_TEXT) else None
     classes = ClassTally(data.labels or ()) if data.task in (CLASSIFICATION, IMAGES) else None
     cosine = Cosine() if data.task == FEATURES else None
-    divergence = Divergence() if data.task in (GENERATION, CLASSIFICATION, IMAGES) else None
+    divergence = None if data.task == FEATURES else Divergence()
     counted = ("images",) if data.task == IMAGES else ("sequences", "tokens")
     counts = {"batches": len(data.batches), **dict.fromkeys(counted, 0)}
     with torch.inference_mode():
@@ -106,7 +110,7 @@ def evaluate(
         for number, (batch, output) in enumerate(zip(data.batches, model.outputs(data.batches), strict=True)):
             counts["images" if data.task == IMAGES else "sequences"] += rows(batch)
             if data.task != IMAGES:
-                counts["tokens"] += int(real_tokens(batch).sum())
+                counts["tokens"] += read_tokens(batch)
             if perplexity is not None:
                 perplexity.add(output, batch)
             if classes is not None:

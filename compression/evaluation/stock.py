@@ -11,10 +11,19 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from compression.evaluation.types import CLASSIFICATION, FEATURES, GENERATION, IMAGES, Batch, model_inputs
+from compression.evaluation.types import (
+    CLASSIFICATION,
+    FEATURES,
+    GENERATION,
+    IMAGES,
+    TEXT_TO_TEXT,
+    Batch,
+    model_inputs,
+)
 
 _CLASSES = {
     GENERATION: "AutoModelForCausalLM",
+    TEXT_TO_TEXT: "AutoModelForSeq2SeqLM",
     CLASSIFICATION: "AutoModelForSequenceClassification",
     FEATURES: "AutoModel",
     IMAGES: "AutoModelForImageClassification",
@@ -69,7 +78,7 @@ def load_with_info(
 def answer(model: nn.Module, batch: Batch, task: str) -> Tensor:
     """The output that the task is judged by: logits, or the last hidden state of a headless encoder."""
     inputs = model_inputs(batch, next(model.parameters()).device)
-    if task == GENERATION:
+    if task in (GENERATION, TEXT_TO_TEXT):
         inputs["use_cache"] = False  # type: ignore[assignment]
     output = model(**inputs)
     found: Tensor = output.last_hidden_state if task == FEATURES else output.logits

@@ -11,9 +11,15 @@ from torch import Tensor
 Batch = dict[str, Tensor]
 """Model inputs by name, int64: ``input_ids`` [b, s]; ``attention_mask`` [b, s] (absent = all ones);
 ``token_type_ids`` [b, s] (optional); ``labels`` [b] (classification only: class numbers).
-Models of images take ``pixel_values``, float32 [b, channels, height, width], and ``labels`` [b]."""
+Models of images take ``pixel_values``, float32 [b, channels, height, width], and ``labels`` [b].
+An encoder with a decoder also takes ``decoder_input_ids`` [b, t] with ``decoder_attention_mask`` [b, t];
+``labels`` [b, t] are the tokens that follow each of them, ``IGNORED`` where there is none."""
+
+IGNORED = -100
+"""Stands among targets where nothing is to be predicted."""
 
 GENERATION = "text-generation"
+TEXT_TO_TEXT = "text2text-generation"
 CLASSIFICATION = "text-classification"
 FEATURES = "feature-extraction"
 IMAGES = "image-classification"
@@ -35,8 +41,8 @@ class EvaluationData(Protocol):
 class Evaluable(Protocol):
     """A model that answers batches in order, one output a batch.
 
-    text-generation: logits [b, s, vocabulary]; text-classification: logits [b, classes];
-    feature-extraction: last hidden state [b, s, hidden].
+    text-generation, text2text-generation: logits [b, s, vocabulary]; text-classification: logits
+    [b, classes]; feature-extraction: last hidden state [b, s, hidden].
     """
 
     def outputs(self, batches: Sequence[Batch]) -> Iterator[Tensor]: ...
@@ -78,8 +84,29 @@ def rows(batch: Batch) -> int:
 
 
 def real_tokens(batch: Batch) -> Tensor:
-    """Bool [b, s]: True where a token is text, False where it is padding."""
-    mask = batch.get("attention_mask")
+    """Bool [b, s]: True where a token is text, False where it is padding; of the tokens that outputs belong
+    to, which are a decoder's where there is one."""
+    side = "decoder_" if "decoder_input_ids" in batch else ""
+    mask = batch.get(f"{side}attention_mask")
     if mask is None:
-        return torch.ones_like(batch["input_ids"], dtype=torch.bool)
+        return torch.ones_like(batch[f"{side}input_ids"], dtype=torch.bool)
     return mask.bool()
+
+
+def read_tokens(batch: Batch) -> int:
+    """Number of real tokens of a batch, those of the targets too."""
+    if "decoder_input_ids" not in batch:
+        return int(real_tokens(batch).sum())
+    source = {name: value for name, value in batch.items() if not name.startswith("decoder_")}
+    return int(real_tokens(source).sum()) + int(real_tokens(batch).sum())
+
+
+def targets(batch: Batch) -> Tensor:
+    """int64 [b, s]: the token that the logits at each position are to predict, ``IGNORED`` where there is
+    none: the next token, or of an encoder with a decoder what the labels say."""
+    if "decoder_input_ids" in batch:
+        return batch["labels"]
+    real = real_tokens(batch)
+    found = torch.full_like(batch["input_ids"], IGNORED)
+    found[:, :-1] = batch["input_ids"][:, 1:].masked_fill(~(real[:, :-1] & real[:, 1:]), IGNORED)
+    return found

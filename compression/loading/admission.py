@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import product
 from typing import Any, NoReturn
 
-from compression.anatomy import inspect, layer_of
+from compression.anatomy import inspect
 from compression.anatomy.families.base import Expected
-from compression.anatomy.inspection import layers_key
 from compression.errors import ConfigInvalid, SafetensorsInvalid, TensorsMismatch
 from compression.loading.config import Rewritten, rewrite_config
 from compression.loading.file_kinds import check_files
@@ -221,11 +221,10 @@ def _check_tensors(tensors: Mapping[str, TensorHeader], expected: Expected, rewr
     def refuse(what: str, name: str) -> NoReturn:
         raise TensorsMismatch(what, pointer=name)
 
-    key = layers_key(rewritten.config)
-    layers = rewritten.config[key]
-    for name in unknown:
-        layer = layer_of(name)
-        if layer is not None and layer >= layers:
+    for name, (prefix, layers, key) in product(unknown, expected.lists):
+        number = name.removeprefix(prefix).partition(".")[0]
+        inside = name.startswith(prefix) and number.isdecimal() and len(number) <= 5
+        if inside and int(number) >= layers:
             refuse(
                 f"{tensors[name].file} holds {name!r}, but config.json says {key} = {layers} "
                 f"(layers 0 to {layers - 1}).",

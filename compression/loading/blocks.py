@@ -17,13 +17,14 @@ Batch = dict[str, Tensor]
 class Port(nn.Module):
     """Stands where a block was; hands what it is given to `tap(index, hidden, args, kwargs)`.
 
-    `tuples`: the model expects the hidden states as the first item of a tuple; `more` gives the others.
+    `answers`: the model expects a tuple of so many items, of which the hidden states are the first and `more`
+    gives others; 0: the hidden states alone.
     """
 
-    def __init__(self, index: int, template: nn.Module, tuples: bool) -> None:
+    def __init__(self, index: int, template: nn.Module, answers: int) -> None:
         super().__init__()
         self.index = index
-        self.tuples = tuples
+        self.answers = answers
         self.more: Callable[[Tensor, tuple[Any, ...]], tuple[Any, ...]] = lambda hidden, args: ()
         self.tap: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor] | None = None
         # A model's forward may read attributes of its blocks; a list keeps the template out of the module
@@ -39,7 +40,10 @@ class Port(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
         assert self.tap is not None
         output = self.tap(self.index, hidden_states, args, kwargs)
-        return (output, *self.more(hidden_states, args)) if self.tuples else output
+        if not self.answers:
+            return output
+        found = (output, *self.more(hidden_states, args))
+        return found + (None,) * (self.answers - len(found))
 
 
 @dataclass
@@ -76,20 +80,54 @@ class Block:
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
+MEMORY = object()
+"""Stands in a call for the encoder's output, which is kept with the hidden states."""
+
 
 @dataclass
 class States:
     """The batches under way: `hidden[k]` is [b, s, hidden] of batch k; `calls[k][i]` what block i is called
-    with.
+    with, for the lists of blocks up to number `group`, in which they are. In a decoder, `memory[k]` is the
+    encoder's output [b, t, hidden], and `lent` the one that was last given to a block.
     """
 
     batches: Sequence[Batch]
     hidden: HiddenStates
     calls: list[list[Call]]
+    group: int = 0
+    memory: HiddenStates | None = None
+    lent: Tensor | None = None
+
+    def call(self, number: int, index: int, memory: Tensor | None = None) -> Call:
+        """What block `index` is called with for a batch; `memory` in place of the encoder's output."""
+        args, kwargs = self.calls[number][index]
+        if self.memory is not None and any(item is MEMORY for item in args):
+            self.lent = self.memory[number] if memory is None else memory
+            args = tuple(self.lent if item is MEMORY else item for item in args)
+        return args, kwargs
+
+    def lend(self, number: int, index: int) -> tuple[Tensor, ...]:
+        """The encoder's output of a batch as a leaf for gradients, if block `index` takes it."""
+        args, _ = self.calls[number][index]
+        if self.memory is None or not any(item is MEMORY for item in args):
+            return ()
+        return (self.memory[number].detach().requires_grad_(),)
+
+    def copy(self) -> States:
+        """States of their own, with room of their own, that begin where these are."""
+        calls = [[*known] for known in self.calls]
+        return States([*self.batches], HiddenStates(self.hidden), calls, self.group, self.memory)
 
     def real(self, number: int) -> Tensor | None:
         """Bool [b, s] of batch `number`: True where a token is text; None when nothing is padding."""
-        mask = self.batches[number].get("attention_mask")
+        return self._mask(number, "attention_mask" if self.memory is None else "decoder_attention_mask")
+
+    def real_memory(self, number: int) -> Tensor | None:
+        """The same of the encoder's output, in a decoder."""
+        return self._mask(number, "attention_mask")
+
+    def _mask(self, number: int, name: str) -> Tensor | None:
+        mask = self.batches[number].get(name)
         return None if mask is None else mask.bool()
 
     def tokens(self, number: int) -> int:

@@ -4,7 +4,8 @@ unnoticed.
 Language models see documents joined by the end-of-text token and cut into sequences of equal length.
 Encoders see
 one document a row, with their special tokens, padded to the longest row of the batch and with an attention
-mask.
+mask. Encoders with a decoder see pairs of input and target the same way; of other datasets the text that
+follows an input is its target (`rows.prefix_rows`).
 """
 
 from __future__ import annotations
@@ -12,21 +13,19 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
 from compression.errors import DatasetInsufficient, DatasetInvalid
+from compression.evaluation.types import CLASSIFICATION, GENERATION, TEXT_TO_TEXT, Batch
 from compression.loading.dataset_files import Document, iter_documents
+from compression.loading.rows import Rows, document_rows, joined_rows, pair_rows, prefix_rows, text_key
 from compression.loading.text import TextEncoder
 
-Batch = dict[str, Tensor]
-GENERATION = "text-generation"
-CLASSIFICATION = "text-classification"
+__all__ = ["Corpus", "DataPlan", "Sequences", "TrainingRows", "overlap", "text_key"]
 
 # A token of any tokenizer we know stands for fewer characters on average; so many are read per wanted token.
 CHARACTERS_PER_TOKEN = 12
@@ -62,49 +61,27 @@ class Sequences:
 class TrainingRows:
     """Samples to learn from, addressed by number: `batch(indices)` depends on nothing but its indices."""
 
-    rows: tuple[Tensor, ...]
-    labels: tuple[int, ...] | None
+    rows: Rows
     pad: int | None
-    documents: int
+    start: int
     texts: frozenset[bytes] = field(repr=False, default=frozenset())
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows.rows)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """input_ids int64 [b, s]; for encoders attention_mask [b, s]; for classifiers labels [b]."""
-        labels = None if self.labels is None else [self.labels[index] for index in indices]
-        return collate([self.rows[index] for index in indices], labels, self.pad)
+        """input_ids int64 [b, s]; for encoders attention_mask [b, s]; for classifiers labels [b]; for
+        a decoder behind an encoder what `rows.target_batch` gives."""
+        return self.rows.batch(indices, self.pad, self.start)
 
     def facts(self) -> dict[str, Any]:
         """What the report says of it."""
         return {
-            "documents": self.documents,
-            "sequences": len(self.rows),
-            "tokens": sum(row.numel() for row in self.rows),
-            "sha256": _digest(self.rows, self.labels),
+            "documents": self.rows.documents,
+            "sequences": len(self),
+            "tokens": self.rows.tokens,
+            "sha256": self.rows.digest(),
         }
-
-
-def text_key(text: str) -> bytes:
-    """Identity of a text whatever its white space: the first 16 bytes of its sha256."""
-    return hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).digest()[:16]
-
-
-def collate(rows: Sequence[Tensor], labels: Sequence[int] | None, pad: int | None) -> Batch:
-    """Rows of token ids as one batch, padded on the right with `pad` and masked when `pad` is not None."""
-    width = max(row.numel() for row in rows)
-    ids = torch.full((len(rows), width), pad or 0, dtype=torch.int64)
-    mask = torch.zeros((len(rows), width), dtype=torch.int64)
-    for number, row in enumerate(rows):
-        ids[number, : row.numel()] = row
-        mask[number, : row.numel()] = 1
-    batch = {"input_ids": ids}
-    if pad is not None:
-        batch["attention_mask"] = mask
-    if labels is not None:
-        batch["labels"] = torch.tensor(list(labels), dtype=torch.int64)
-    return batch
 
 
 class Corpus:
@@ -123,6 +100,10 @@ class Corpus:
         for document in iter_documents(self.path):
             if (text_key(document.text) <= threshold) == (part == "held-out"):
                 yield document
+
+    def paired(self) -> bool:
+        """Whether its documents are pairs of input and target: all are, or none."""
+        return any(document.target is not None for document in islice(self.documents(), 1))
 
     def threshold(self) -> bytes:
         """Largest text key of the held-out fifth; DatasetInvalid when there is nothing to divide."""
@@ -154,64 +135,6 @@ class Corpus:
         return [document for _, _, document in sorted(heap, key=lambda item: (-item[0], -item[1]))]
 
 
-def joined_rows(documents: Iterable[Document], encoder: TextEncoder, length: int, limit: int | None) -> Rows:
-    """Rows of `length` tokens from documents joined by end-of-text; at most `limit` rows.
-
-    The last, shorter row is kept (from two tokens on) when the documents end before the limit.
-    """
-    rows: list[Tensor] = []
-    buffer: list[int] = []
-    keys: set[bytes] = set()
-    count = 0
-    for document, ids in encoder.stream(documents, special=False):
-        count += 1
-        keys.add(text_key(document.text))
-        if buffer or rows:
-            buffer.append(encoder.end)
-        buffer.extend(ids)
-        while len(buffer) >= length:
-            rows.append(torch.tensor(buffer[:length], dtype=torch.int64))
-            del buffer[:length]
-            if limit is not None and len(rows) == limit:
-                return Rows(rows, None, count, keys)
-    if len(buffer) >= 2:
-        rows.append(torch.tensor(buffer, dtype=torch.int64))
-    return Rows(rows, None, count, keys)
-
-
-def document_rows(
-    documents: Iterable[Document],
-    encoder: TextEncoder,
-    length: int,
-    limit: int | None,
-    label: Callable[[Any], int] | None,
-) -> Rows:
-    """One row a document, cut to `length` tokens; with `label` also its class number."""
-    rows: list[Tensor] = []
-    labels: list[int] = []
-    keys: set[bytes] = set()
-    for document, ids in encoder.stream(documents, special=True, length=length):
-        if not ids:
-            continue
-        rows.append(torch.tensor(ids, dtype=torch.int64))
-        keys.add(text_key(document.text))
-        if label is not None:
-            labels.append(label(document.label))
-        if limit is not None and len(rows) == limit:
-            break
-    return Rows(rows, labels if label is not None else None, len(rows), keys)
-
-
-@dataclass
-class Rows:
-    """Token rows, their class numbers, how many documents they come from and the keys of those texts."""
-
-    rows: list[Tensor]
-    labels: list[int] | None
-    documents: int
-    keys: set[bytes]
-
-
 class DataPlan:
     """Reads the datasets of a job for one model and gives them as batches.
 
@@ -234,6 +157,9 @@ class DataPlan:
         self.encoder = TextEncoder(folder, config)
         self._corpora = {name: Corpus(path) for name, path in datasets.items()}
         self._held_out = frozenset(held_out)
+        # Texts that are joined and cut have one length, all others are padded.
+        self._pad = None if task == GENERATION else self.encoder.pad
+        self._start = int(config.get("decoder_start_token_id") or 0)
 
     def _corpus(self, dataset: str) -> Corpus:
         if dataset not in self._corpora:
@@ -246,26 +172,31 @@ class DataPlan:
         A dataset that is too small gives fewer rows; the facts say how many. Raises DatasetInvalid for none.
         """
         rows = self._sampled(dataset, samples, length, seed)
-        if self.task == GENERATION and len(rows.rows) > 1 and rows.rows[-1].numel() < length:
-            rows.rows.pop()
         return self._sequences(rows, batch_size, dataset, "calibration")
 
     def _sampled(self, dataset: str, samples: int, length: int, seed: int) -> Rows:
         part = "rest" if dataset in self._held_out else "all"
         corpus = self._corpus(dataset)
-        if self.task == GENERATION:
-            wanted = samples * length * CHARACTERS_PER_TOKEN
-            return joined_rows(corpus.sample(part, seed, characters=wanted), self.encoder, length, samples)
+        cut = {GENERATION: joined_rows, TEXT_TO_TEXT: prefix_rows}.get(self.task)
+        if cut is not None and not corpus.paired():
+            wanted = samples * length * CHARACTERS_PER_TOKEN * (2 if self.task == TEXT_TO_TEXT else 1)
+            rows = cut(corpus.sample(part, seed, characters=wanted), self.encoder, length, samples)
+            return rows.whole(length)
         documents = corpus.sample(part, seed, documents=samples)
+        if self.task == TEXT_TO_TEXT:
+            return pair_rows(documents, self.encoder, length, samples)
         labelled = self.task == CLASSIFICATION and all(document.label is not None for document in documents)
         return document_rows(documents, self.encoder, length, samples, self._label if labelled else None)
 
     def evaluation(self, dataset: str, samples: int | None, length: int, batch_size: int = 8) -> Sequences:
         """The first `samples` rows (None: all) of the dataset, or of its held-out fifth, in file order."""
         part = "held-out" if dataset in self._held_out else "all"
-        documents = self._corpus(dataset).documents(part)
-        if self.task == GENERATION:
-            rows = joined_rows(documents, self.encoder, length, samples)
+        corpus = self._corpus(dataset)
+        documents = corpus.documents(part)
+        if self.task in (GENERATION, TEXT_TO_TEXT):
+            follows = pair_rows if corpus.paired() else prefix_rows
+            cut = joined_rows if self.task == GENERATION else follows
+            rows = cut(documents, self.encoder, length, samples)
             one = length * int(self.config.get("vocab_size", 1)) * 4
             batch_size = max(1, min(batch_size, LOGITS_BYTES // one))
         else:
@@ -278,28 +209,19 @@ class DataPlan:
         one.
         """
         sampled = self._sampled(dataset, rows, length, seed)
-        if self.task == GENERATION and len(sampled.rows) > 1 and sampled.rows[-1].numel() < length:
-            sampled.rows.pop()
         if not sampled.rows:
             raise DatasetInsufficient(f"dataset {dataset!r} has no text to recover on")
         order = list(range(len(sampled.rows)))
         random.Random(seed).shuffle(order)
-        labels = sampled.labels
-        return TrainingRows(
-            rows=tuple(sampled.rows[index] for index in order),
-            labels=None if labels is None else tuple(labels[index] for index in order),
-            pad=None if self.task == GENERATION else self.encoder.pad,
-            documents=sampled.documents,
-            texts=frozenset(sampled.keys),
-        )
+        return TrainingRows(sampled.ordered(order), self._pad, self._start, frozenset(sampled.keys))
 
     def _sequences(self, rows: Rows, batch_size: int, dataset: str, use: str) -> Sequences:
         if not rows.rows:
             raise DatasetInsufficient(f"dataset {dataset!r} has no text that could be used for {use}")
-        pad = None if self.task == GENERATION else self.encoder.pad
+        sizes = [row.numel() for row in rows.rows]
         batches = [
-            collate(rows.rows[start:stop], rows.labels[start:stop] if rows.labels is not None else None, pad)
-            for start, stop in _spans([row.numel() for row in rows.rows], batch_size, pad is None)
+            rows.batch(range(start, stop), self._pad, self._start)
+            for start, stop in _spans(sizes, batch_size, self._pad is None)
         ]
         return Sequences(
             task=self.task,
@@ -307,8 +229,8 @@ class DataPlan:
             labels=self.class_names() if self.task == CLASSIFICATION else None,
             documents=rows.documents,
             sequences=len(rows.rows),
-            tokens=sum(row.numel() for row in rows.rows),
-            digest=_digest(rows.rows, rows.labels),
+            tokens=rows.tokens,
+            digest=rows.digest(),
             texts=frozenset(rows.keys),
         )
 
@@ -346,16 +268,6 @@ def _spans(sizes: Sequence[int], batch_size: int, equal: bool) -> Iterator[tuple
         if stop == len(sizes) or full or (equal and sizes[stop] != sizes[start]):
             yield start, stop
             start = stop
-
-
-def _digest(rows: Sequence[Tensor], labels: Sequence[int] | None) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(row.numel().to_bytes(8, "little"))
-        digest.update(row.numpy().tobytes())
-    if labels is not None:
-        digest.update(torch.tensor(list(labels), dtype=torch.int64).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class Keyed(Protocol):

@@ -2,8 +2,8 @@
 
 - `.jsonl`: one JSON object a line, all of the same kind: `{"text"}`, `{"text", "label"}` (label: a string
 or a whole
-  number, the same for all), or `{"messages": [{"role", "content"}, ...]}`. Other keys are ignored, blank
-  lines too.
+  number, the same for all), `{"input", "target"}`, or `{"messages": [{"role", "content"}, ...]}`. Other keys
+  are ignored, blank lines too.
 - `.txt`: documents separated by blank lines; the lines of a document stay as they are.
 - `.parquet`, `.npz`, `.zip`, `.tar`: images, see `compression.loading.images`.
 """
@@ -22,7 +22,7 @@ from compression.loading.images.containers import is_image_file, look
 from compression.loading.sources import FileSource, PathSource, chunks
 from compression.suggestions import broken_text, closest
 
-Kind = Literal["text", "labelled", "messages", "image"]
+Kind = Literal["text", "labelled", "pairs", "messages", "image"]
 Label = int | str
 
 FORMATS = (".jsonl", ".txt")
@@ -57,10 +57,11 @@ class DatasetFacts:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One row: its text, and its label if it has one."""
+    """One row: its text, and its label if it has one; of a pair, `text` is the input."""
 
     text: str
     label: Label | None = None
+    target: str | None = None
 
 
 def admit_dataset(name: str, source: FileSource) -> DatasetFacts:
@@ -87,7 +88,7 @@ def admit_dataset(name: str, source: FileSource) -> DatasetFacts:
     for row_kind, document in _rows(name, source):
         kind = row_kind
         rows += 1
-        characters += len(document.text)
+        characters += len(document.text) + len(document.target or "")
         if document.label is not None:
             labels.add(document.label)
     if not rows:
@@ -200,7 +201,7 @@ def _json_lines(lines: Iterator[tuple[int, str]], refuse: Refuse) -> Iterator[tu
 def _shape(kind: Kind, label: type | None) -> str:
     if kind == "labelled":
         return "a string as 'label'" if label is str else "a whole number as 'label'"
-    return "'text' without 'label'" if kind == "text" else "'messages'"
+    return {"text": "'text' without 'label'", "pairs": "'input' and 'target'"}.get(kind, "'messages'")
 
 
 def _object(line: str, number: int, refuse: Refuse) -> dict[str, Any]:
@@ -220,15 +221,15 @@ def _object(line: str, number: int, refuse: Refuse) -> dict[str, Any]:
 def _row(row: dict[str, Any], number: int, refuse: Refuse) -> tuple[Kind, Document]:
     if "messages" in row and "text" not in row:
         return "messages", Document(_conversation(row["messages"], number, refuse))
+    if "input" in row and "text" not in row:
+        source, target = (_string(row, key, number, refuse) for key in ("input", "target"))
+        return "pairs", Document(source, target=target)
     if "text" not in row:
-        valid = ("text", "label", "messages")
+        valid = ("text", "label", "input", "target", "messages")
         near = next((closest(key, valid) for key in row if "did you mean" in closest(key, valid)), "")
         keys = ", ".join(repr(key[:40]) for key in list(row)[:6])
         refuse(number, f"'text' is missing{': ' + near if near else ''} (the line has: {keys or 'nothing'})")
-    text = row["text"]
-    if not isinstance(text, str) or not text.strip():
-        refuse(number, "'text' must be a string that is not empty")
-    _check_text(text, number, refuse)
+    text = _string(row, "text", number, refuse)
     label = row.get("label")
     if label is None:
         return "text", Document(text)
@@ -241,6 +242,15 @@ def _row(row: dict[str, Any], number: int, refuse: Refuse) -> tuple[Kind, Docume
             refuse(number, "'label' must have 1 to 256 characters")
         _check_text(label, number, refuse)
     return "labelled", Document(text, label)
+
+
+def _string(row: dict[str, Any], key: str, number: int, refuse: Refuse) -> str:
+    """A string of a row that is not empty."""
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        refuse(number, f"'{key}' must be a string that is not empty")
+    _check_text(value, number, refuse)
+    return value
 
 
 def _conversation(messages: Any, number: int, refuse: Refuse) -> str:

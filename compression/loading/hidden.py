@@ -62,6 +62,10 @@ class HiddenStates(MutableSequence[Tensor]):
         other."""
         return HiddenStates(self, self._room)
 
+    def beside(self) -> HiddenStates:
+        """An empty list that shares this one's room."""
+        return HiddenStates((), self._room)
+
     def insert(self, index: int, value: Tensor) -> None:
         """As of any list."""
         fits = self._room.take(value.numel() * value.element_size())

@@ -8,13 +8,14 @@ batch
 tells every port what the model gives its block (masks, rotary tables, positions), so nothing here knows how a
 family prepares those. Afterwards each block is loaded in turn and applied to the carried hidden states, and
 the skeleton's own forward, with the last hidden states let in at the first port, gives logits or features.
+
+Where a model has several lists of blocks (an encoder and its decoder, stages), this is done list by list: the
+forward with the hidden states of one list let in brings them to the next one, whatever lies between the two.
 """
 
 from __future__ import annotations
 
-import copy
 import importlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compression.anatomy.inspection import layers_key
-from compression.device import DTYPES, compute_dtype
+from compression.device import compute_dtype
 from compression.errors import CompressionError
 from compression.loading.architectures import ARCHITECTURES
-from compression.loading.blocks import Batch, Block, Call, Port, States
+from compression.loading.blocks import Batch, Block, Call, States
 from compression.loading.experts import ExpertLayer, load_experts, stored_experts
 from compression.loading.hidden import HiddenStates
+from compression.loading.settings import read_config, storage_dtype, trimmed_config
+from compression.loading.skeleton import Skeleton
 from compression.loading.weights import TensorMissing, WeightReader
 
-__all__ = ["Batch", "Block", "Call", "States", "StreamedModel"]
+__all__ = [
+    "Batch", "Block", "Call", "States", "StreamedModel", "read_config", "storage_dtype", "trimmed_config",
+]  # fmt: skip
 
 # Hidden states that an evaluation carries at once; more batches go through the blocks in several rounds.
 GROUP_BYTES = 1 << 30
@@ -41,10 +45,6 @@ class ArchitectureUnsupported(CompressionError):
     """The engine has no streamed form of this architecture."""
 
     code = "architecture_unknown"
-
-
-class _Captured(BaseException):
-    """Ends a forward once the last port has heard what it needs; no error, so nothing may catch it."""
 
 
 class StreamedModel:
@@ -77,31 +77,23 @@ class StreamedModel:
             raise ArchitectureUnsupported(f"architecture {self.architecture!r} cannot be run by the engine")
         self.family = family or str(settings.get("model_type"))
         self.reader = WeightReader(folder, overlay)
-        self.kept = (
-            list(range(int(settings[layers_key(settings)]))) if keep_layers is None else list(keep_layers)
-        )
         known = self._known = ARCHITECTURES[self.architecture]
         model_class = getattr(importlib.import_module(known.module), self.architecture)
-        self.config = model_class.config_class.from_dict(trimmed_config(settings, self.kept))
-        # A headless encoder may come without its pooler, which nothing here looks at.
-        bare = known.pooler and self.reader.stored_name("pooler.dense.weight") is None
-        with torch.device("meta"):
-            self.skeleton: nn.Module = model_class(
-                self.config, **({"add_pooling_layer": False} if bare else {})
-            )
-        self.skeleton.eval()
-        self._templates = list(self.skeleton.get_submodule(known.blocks).children())
-        self._ports = [Port(index, block, known.tuples) for index, block in enumerate(self._templates)]
-        self._replace_blocks()
-        self._materialise()
-        if known.positions is not None:
-            self._share_positions(known.positions)
-        self._shared: dict[tuple[Any, ...], list[Tensor]] = {}
+        self.config = model_class.config_class.from_dict(trimmed_config(settings, keep_layers))
+        self._skeleton = Skeleton(
+            model_class, self.config, known, self.reader, self.device, self.dtype, keep_layers
+        )
+        self.kept = list(range(self.layers)) if keep_layers is None else list(keep_layers)
 
     @property
     def layers(self) -> int:
         """How many blocks the model has."""
-        return len(self._ports)
+        return len(self._skeleton.templates)
+
+    @property
+    def configs(self) -> list[Any]:
+        """The configurations that the model and its parts read while they run."""
+        return self._skeleton.configs
 
     @property
     def predicts(self) -> bool:
@@ -113,71 +105,9 @@ class StreamedModel:
         """Whether blocks answer with a bias of relative positions beside the hidden states."""
         return self._known.positions is not None
 
-    def _replace_blocks(self) -> None:
-        parent, _, name = self._known.blocks.rpartition(".")
-        setattr(self.skeleton.get_submodule(parent), name, nn.ModuleList(self._ports))
-
-    def _share_positions(self, path: str) -> None:
-        """Let ports answer with the bias of relative positions, which the first block makes for all."""
-        attention: Any = self._templates[0].get_submodule(path)
-        name = f"{self._known.blocks}.{self.kept[0]}.{path}.relative_attention_bias.weight"
-        attention.relative_attention_bias._parameters["weight"] = self._parameter(self._outer_name(name))
-
-        def more(hidden: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            given = args[1] if len(args) > 1 else None
-            if given is None:
-                given = attention.compute_bias(hidden.shape[1], hidden.shape[1], device=hidden.device)
-            return given, None
-
-        for port in self._ports:
-            port.more = more
-
-    def _materialise(self) -> None:
-        """Give embeddings, norms, head and computed buffers their values; everything outside the blocks."""
-        loaded: dict[str, nn.Parameter] = {}
-        for owner_name, module in self.skeleton.named_modules():
-            computed = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
-            if computed:
-                # Parameters beside them stay without storage: what initialises those has no effect.
-                for name, buffer in computed.items():
-                    module._buffers[name] = torch.empty_like(buffer, device=self.device)
-                self.skeleton._init_weights(module)  # type: ignore[operator]
-            for name, parameter in list(module._parameters.items()):
-                if parameter is not None:
-                    stored = self._outer_name(f"{owner_name}.{name}" if owner_name else name)
-                    if stored not in loaded:
-                        loaded[stored] = self._parameter(stored)
-                    module._parameters[name] = loaded[stored]
-
-    def _outer_name(self, name: str) -> str:
-        """The stored name of a tensor outside the blocks.
-
-        As in the stock loader, what is tied is read from its partner only where it is not stored itself.
-        """
-        stored = self.reader.stored_name(name)
-        if stored is None and getattr(self.config, "tie_word_embeddings", False):
-            tied = dict(getattr(self.skeleton, "_tied_weights_keys", None) or {})
-            tied |= {source: target for target, source in tied.items()}
-            stored = self.reader.stored_name(tied[name]) if name in tied else None
-        if stored is None:
-            raise TensorMissing(f"the model's files have no tensor {name!r}, which {self.architecture} needs")
-        return stored
-
-    def _parameter(self, stored: str) -> nn.Parameter:
-        # `copy` keeps the file's pages out of what runs: a loaded tensor may be a view of the file.
-        value = self.reader.tensor(stored).to(device=self.device, dtype=self.dtype, copy=True)
-        return nn.Parameter(value, requires_grad=False)
-
-    def _stored_name(self, name: str) -> str | None:
-        """The stored name of a tensor of the module tree, also where files call its place otherwise."""
-        older = name
-        for new, old in self._known.renames:
-            older = older.replace(new, old)
-        return self.reader.stored_name(name) or self.reader.stored_name(older)
-
     def _experts(self, index: int) -> str | None:
         """The path of the experts within a block, None without."""
-        for name, _ in self._templates[index].named_modules():
+        for name, _ in self._skeleton.templates[index].named_modules():
             if self._known.experts is not None and name.endswith(".experts"):
                 return str(name)
         return None
@@ -187,11 +117,11 @@ class StreamedModel:
         left out."""
         names = {}
         experts = self._experts(index)
-        for name, _ in self._templates[index].named_parameters():
+        for name, _ in self._skeleton.templates[index].named_parameters():
             if experts is not None and name.startswith(f"{experts}."):
                 continue
-            full = f"{self._known.blocks}.{self.kept[index]}.{name}"
-            stored = self._stored_name(full)
+            full = f"{self._skeleton.places[index]}.{name}"
+            stored = self._skeleton.stored_name(full)
             if stored is None:
                 raise TensorMissing(
                     f"the model's files have no tensor {full!r}, which {self.architecture} needs"
@@ -202,82 +132,83 @@ class StreamedModel:
     def load_block(self, index: int) -> Block:
         """Load block `index` (of the kept ones) from the files, in evaluation mode, without gradients."""
         names = self.block_names(index)
-        module = copy.deepcopy(self._templates[index], {id(self.config): self.config})
+        module = self._skeleton.block(index)
         for name, stored in names.items():
             owner, _, leaf = name.rpartition(".")
-            module.get_submodule(owner)._parameters[leaf] = self._parameter(stored)
-        return Block(index, self.kept[index], module.eval(), names, self._load_experts(index, module))
+            module.get_submodule(owner)._parameters[leaf] = self._skeleton.parameter(stored)
+        return Block(index, self.kept[index], module, names, self._load_experts(index, module))
 
     def _load_experts(self, index: int, block: nn.Module) -> ExpertLayer | None:
         path, names = self._experts(index), self._known.experts
         if path is None or names is None:
             return None
-        full = f"{self._known.blocks}.{self.kept[index]}.{path}"
+        full = f"{self._skeleton.places[index]}.{path}"
         module = block.get_submodule(path)
         count = module.get_parameter("down_proj").shape[0]
-        experts = stored_experts(self._stored_name, names, full, count)
+        experts = stored_experts(self._skeleton.stored_name, names, full, count)
         return load_experts(self.reader, module, experts, self.device, self.dtype)
-
-    def _forward(self, batch: Batch) -> Any:
-        inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}
-        if self._known.cache:
-            inputs["use_cache"] = False  # type: ignore[assignment]
-        return self.skeleton(**inputs)
-
-    def _share(self, value: Any) -> Any:
-        """The tensor itself, or an equal one that was met before: batches of one shape share their masks."""
-        if isinstance(value, Tensor):
-            known = self._shared.setdefault((tuple(value.shape), value.dtype), [])
-            for other in known[-2:]:
-                if other is value or torch.equal(other, value):
-                    return other
-            known.append(value)
-            return value
-        if isinstance(value, tuple):
-            return tuple(self._share(item) for item in value)
-        return value
 
     @torch.no_grad()
     def start(self, batches: Sequence[Batch]) -> States:
-        """Embed the batches and note what every block will be called with."""
+        """Embed the batches and note what every block of the first list will be called with."""
         states = States(batches, HiddenStates(), [])
-        self._shared = {}
         for batch in states.batches:
-            calls: list[Call] = []
-            first: list[Tensor] = []
-
-            def capture(
-                index: int,
-                hidden: Tensor,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                calls: list[Call] = calls,
-                first: list[Tensor] = first,
-            ) -> Tensor:
-                if index == 0:
-                    first.append(hidden)
-                calls.append((self._share(args), {name: self._share(item) for name, item in kwargs.items()}))
-                if index == self.layers - 1:
-                    raise _Captured
-                return hidden
-
-            self._tap(capture)
-            try:
-                self._forward(batch)
-            except _Captured:
-                states.hidden.append(first[0])
-                states.calls.append(calls)
-        self._shared = {}
+            entry = self._skeleton.enter(batch, 0)
+            states.hidden.append(entry.hidden)
+            states.calls.append(entry.calls)
+        self._skeleton.forget()
         return states
 
-    def _tap(self, tap: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor] | None) -> None:
-        for port in self._ports:
-            port.tap = tap
+    @torch.no_grad()
+    def advance(self, states: States, index: int) -> bool:
+        """Bring the states to block `index`; to be called before it is run. True if it begins another list
+        of blocks: then what is between the lists has run, and the hidden states belong to other tokens.
+        """
+        number = self._skeleton.list_of(index)
+        if number == states.group:
+            return False
+        first = self._skeleton.lists[number][0]
+        if number != states.group + 1 or index != first:
+            raise ValueError(f"block {index} does not follow list {states.group}")
+        memory = states.hidden.beside()
+        for place, batch in enumerate(states.batches):
+            entry = self._skeleton.enter(batch, number, states.hidden[place])
+            states.hidden[place] = entry.hidden
+            states.calls[place][first:] = entry.calls
+            if entry.memory is not None:
+                memory.append(entry.memory)
+        states.memory = memory if len(memory) else None
+        states.group = number
+        self._skeleton.forget()
+        return True
+
+    def crossing(self, states: States, place: int, number: int, hidden: Tensor) -> list[Tensor]:
+        """What batch `place` brings into list `number` if the list before ends with `hidden` [b, s, hidden]:
+        the first hidden states and, for a decoder, the encoder's output. Gradients pass."""
+        entry = self._skeleton.enter(states.batches[place], number, hidden)
+        self._skeleton.forget()
+        return [entry.hidden] if entry.memory is None else [entry.hidden, entry.memory]
+
+    def begins(self, index: int) -> int | None:
+        """The number of the list that a block begins, from 1 on; None if it follows one or is the first."""
+        number = self._skeleton.list_of(index)
+        return number if number and index == self._skeleton.lists[number][0] else None
+
+    @torch.no_grad()
+    def alone(self, states: States, number: int) -> States:
+        """One batch of the states, with what blocks are called with made anew: the kind of attention may be
+        another one by now."""
+        batch, first = states.batches[number], self._skeleton.lists[states.group][0]
+        calls = self._skeleton.enter(batch, states.group).calls
+        self._skeleton.forget()
+        memory = None if states.memory is None else HiddenStates([states.memory[number]])
+        found = [*states.calls[number][:first], *calls]
+        return States([batch], HiddenStates([states.hidden[number]]), [found], states.group, memory)
 
     @torch.no_grad()
     def run_batch(self, block: Block, states: States, number: int) -> Tensor:
         """Output [b, s, hidden] of a block for one batch; the states stay as they are."""
-        args, kwargs = states.calls[number][block.index]
+        args, kwargs = states.call(number, block.index)
         output = block.module(states.hidden[number], *args, **kwargs)
         hidden: Tensor = output[0] if isinstance(output, tuple) else output
         return hidden
@@ -292,12 +223,7 @@ class StreamedModel:
         vocabulary] or [b, classes], or the last hidden state [b, s, hidden] of headless models. Gradients
         pass.
         """
-
-        def inject(index: int, given: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-            return hidden if index == 0 else given
-
-        self._tap(inject)
-        output = self._forward(states.batches[number])
+        output = self._skeleton.head(states.batches[number], hidden)
         logits = getattr(output, "logits", None)
         result: Tensor = output.last_hidden_state if logits is None else logits
         return result
@@ -319,6 +245,7 @@ class StreamedModel:
         for number, group in enumerate(groups):
             states = self.start(group)
             for index in range(self.layers):
+                self.advance(states, index)
                 self.run_block(self.load_block(index), states)
                 if progress is not None:
                     progress(number * self.layers + index + 1, len(groups) * self.layers)
@@ -327,7 +254,7 @@ class StreamedModel:
     def _places(self, batch: Batch) -> int:
         """About how many hidden states a batch has: tokens, or patches of images."""
         if "pixel_values" not in batch:
-            return batch["input_ids"].numel()
+            return sum(batch[name].numel() for name in ("input_ids", "decoder_input_ids") if name in batch)
         patch = self.config.patch_size
         down, across = (patch, patch) if isinstance(patch, int) else patch
         images, _, height, width = batch["pixel_values"].shape
@@ -338,40 +265,12 @@ class StreamedModel:
         # Slices: batches of images are made when they are asked for, and their slices too.
         groups: list[Sequence[Batch]] = []
         start = held = 0
+        # Of stages of several widths, the first has most hidden states.
+        width = int(getattr(self.config, "embed_dim", None) or self.config.hidden_size)
         for number, batch in enumerate(batches):
-            size = self._places(batch) * int(self.config.hidden_size) * self.dtype.itemsize
+            size = self._places(batch) * width * self.dtype.itemsize
             if number > start and held + size > GROUP_BYTES:
                 groups.append(batches[start:number])
                 start, held = number, 0
             held += size
         return [*groups, batches[start:]]
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder; a dtype that it leaves out is that of the first stored tensor."""
-    settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if not settings.get("dtype"):
-        reader = WeightReader(folder)
-        stored = str(reader.dtype(reader.names()[0])).removeprefix("torch.")
-        settings["dtype"] = settings.pop("torch_dtype", None) or stored
-    return settings
-
-
-def trimmed_config(settings: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """The configuration of a model that has only these source layers: their number, and lists per layer
-    cut.
-    """
-    key = layers_key(settings)
-    layers = int(settings[key])
-    result = dict(settings)
-    if list(kept) == list(range(layers)):
-        return result
-    if result.get("layer_types"):
-        result["layer_types"] = [result["layer_types"][index] for index in kept]
-    result[key] = len(kept)
-    return result
-
-
-def storage_dtype(settings: Mapping[str, Any]) -> torch.dtype:
-    """The dtype that the configuration says its weights are stored in."""
-    return DTYPES[str(settings.get("dtype", "float32"))]

@@ -14,7 +14,17 @@ from compression.device import DTYPES
 from compression.errors import CompressionError
 from compression.loading.tensor_file import TensorFile
 
-BASE_PREFIXES = ("model.", "transformer.", "gpt_neox.", "bert.", "roberta.", "distilbert.", "vit.", "deit.")
+BASE_PREFIXES = (
+    "model.",
+    "transformer.",
+    "gpt_neox.",
+    "bert.",
+    "roberta.",
+    "distilbert.",
+    "vit.",
+    "deit.",
+    "swin.",
+)
 # Names that transformers 5 gave to what older checkpoints call otherwise.
 OLD_NAMES = {"lm_head.weight": "embed_out.weight"}
 

@@ -7,7 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compression.evaluation import stock
-from compression.evaluation.types import CLASSIFICATION, FEATURES, GENERATION, IMAGES, Batch, real_tokens
+from compression.evaluation.types import (
+    CLASSIFICATION,
+    FEATURES,
+    GENERATION,
+    IGNORED,
+    IMAGES,
+    TEXT_TO_TEXT,
+    Batch,
+    real_tokens,
+    targets,
+)
 from compression.recovery.training import Loss
 
 
@@ -45,17 +55,16 @@ def _quietly(model: nn.Module, batch: Batch, task: str) -> Tensor:
 
 
 def task_loss(student: nn.Module, task: str) -> Loss:
-    """Cross-entropy of the next token, or of the label."""
+    """Cross-entropy of the next token, of the target's tokens, or of the label."""
 
     def loss(batch: Batch) -> Tensor:
         answer = stock.answer(student, batch, task).float()
         if task in (CLASSIFICATION, IMAGES):
             return functional.cross_entropy(answer, batch["labels"].to(answer.device))
-        real = real_tokens(batch)
-        keep = (real[:, :-1] & real[:, 1:]).to(answer.device)
-        targets = batch["input_ids"].to(answer.device)[:, 1:]
-        return functional.cross_entropy(answer[:, :-1][keep], targets[keep])
+        wanted = targets(batch).to(answer.device)
+        keep = wanted != IGNORED
+        return functional.cross_entropy(answer[keep], wanted[keep])
 
-    if task not in (GENERATION, CLASSIFICATION, IMAGES):
+    if task not in (GENERATION, TEXT_TO_TEXT, CLASSIFICATION, IMAGES):
         raise ValueError(f"{task} has no loss of its own")
     return loss

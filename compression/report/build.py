@@ -16,13 +16,15 @@ from compression.report.types import ReportInputs
 
 HEADLINES = {
     "text-generation": "perplexity",
+    "text2text-generation": "perplexity",
     "text-classification": "accuracy",
     "feature-extraction": "embedding_cosine",
     "image-classification": "accuracy",
 }
 MACS_COUNTER = (
-    "multiply-accumulates of the matrix products of one forward pass over one sequence (linear layers, "
-    "attention scores and values, head); look-ups, norms and activations count nothing; zeros count"
+    "multiply-accumulates of the matrix products of one forward pass over one sequence (for a decoder behind "
+    "an encoder: and one target as long; linear layers, attention scores and values, head); look-ups, "
+    "norms and activations count nothing; zeros count"
 )
 COST_KEYS = (
     "parameters",

@@ -27,7 +27,7 @@ def runtimes(
     faster = "yes" if layers else "no"
     found = [
         _entry("transformers", versions.get("transformers", ""), "yes", faster, note, checked=verified),
-        *(_decoder_runtimes(layers) if task == "text-generation" else _encoder_runtimes(layers)),
+        *_of_task(task, layers),
         _entry(
             "ONNX Runtime",
             "1.x",
@@ -53,6 +53,35 @@ def _entry(
         "checked": checked,
         "note": note,
     }
+
+
+def _of_task(task: str, layers: bool) -> list[dict[str, Any]]:
+    if task == "text-generation":
+        return _decoder_runtimes(layers)
+    if task == "text2text-generation":
+        return _both_runtimes()
+    # No runtime that serves texts takes images.
+    return [] if task == "image-classification" else _encoder_runtimes(layers)
+
+
+def _both_runtimes() -> list[dict[str, Any]]:
+    """Those of encoders with a decoder, of which no whole layer is removed."""
+    return [
+        _entry(
+            "CTranslate2",
+            "4.x",
+            "after conversion",
+            "no",
+            "Convert with ct2-transformers-converter.",
+        ),
+        _entry(
+            "llama.cpp",
+            "current",
+            "after conversion to GGUF",
+            "no",
+            "Convert with its own script; quantisation does not keep count of zeros.",
+        ),
+    ]
 
 
 def _decoder_runtimes(layers: bool) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from compression.suggestions import closest
 
 METRICS: dict[str, tuple[str, ...]] = {
     "text-generation": ("perplexity",),
+    "text2text-generation": ("perplexity",),
     "text-classification": ("accuracy",),
     "feature-extraction": ("embedding_cosine",),
     "image-classification": ("accuracy",),
@@ -30,7 +31,7 @@ DOMAIN = "domain_"
 MEASURED = ("latency", "memory")
 HELD_OUT_ROWS = 5
 
-SAMPLES = {"text-generation": 512}
+SAMPLES = {"text-generation": 512, "text2text-generation": 512}
 """Sequences that judge a model unless `evaluation.samples` says otherwise: quality costs minutes on a CPU."""
 EXAMPLES = 2048
 """The same for the other tasks, in examples."""

@@ -79,6 +79,13 @@ class Draft:
                 "dataset_kind_unsupported",
             )
             return None
+        elif facts.kind == "pairs" and self.inspection.task != "text2text-generation":
+            self.refuse(
+                pointer,
+                f"{name[:80]} holds pairs of input and target, which only an encoder with a decoder "
+                f"reads; this model's task is {self.inspection.task}: give it lines with 'text'.",
+                "dataset_kind_unsupported",
+            )
         elif self.inspection.image is None and not self.inspection.has_tokenizer:
             self.refuse(
                 pointer,

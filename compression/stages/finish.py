@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compression.anatomy import inspect, layer_of
+from compression.anatomy import inspect
 from compression.evaluation import probe
 from compression.evaluation.cost import cost
 from compression.evaluation.measure import measure, with_pruned_memory
 from compression.evaluation.quality import evaluate
+from compression.evaluation.types import TEXT_TO_TEXT
 from compression.export import verify
 from compression.export.artifact import Artifact, ArtifactInputs, weight_bytes, write_artifact
 from compression.export.model import WrittenModel, rewritten_config, write_model
@@ -100,7 +101,7 @@ def finish(loaded: Loaded, data: Data, pruned: Pruned) -> Final:
 
 def written_sites(loaded: Loaded, pruned: Pruned) -> list[str]:
     """Names of the weight sites in the written model."""
-    config = trimmed_config(loaded.admission.config, pruned.kept or range(loaded.inspection.layers))
+    config = trimmed_config(loaded.admission.config, pruned.kept)
     return [site.name for site in inspect(config, WeightReader(loaded.work / "pruned").names()).sites]
 
 
@@ -122,18 +123,20 @@ def costs(loaded: Loaded, pruned: Pruned, final: Final) -> dict[str, Any]:
             sequence_length=evaluation_length(loaded),
             weight_bytes=weight_bytes(loaded.folder),
         ),
-        "pruned": written_cost(loaded, pruned.source(loaded), pruned.kept),
+        "pruned": written_cost(
+            loaded, pruned.source(loaded), pruned.kept, trimmed_config(loaded.admission.config, pruned.kept)
+        ),
     }
     if final.recovery is not None:
-        found["recovered"] = written_cost(loaded, final.source, final.kept)
+        found["recovered"] = written_cost(loaded, final.source, final.kept, final.settings)
     return found
 
 
-def written_cost(loaded: Loaded, source: WeightReader, kept: tuple[int, ...] | None) -> dict[str, Any]:
-    """What a model will cost once it is written."""
+def written_cost(
+    loaded: Loaded, source: WeightReader, kept: tuple[int, ...] | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a model will cost once it is written; `settings` are those of the written one."""
     written = WrittenModel(source, kept, loaded.output_dtype)
-    layers = {layer_of(name) for name in written.names()} - {None}
-    settings = trimmed_config(loaded.admission.config, range(len(layers)))
     return cost(
         written,
         inspect(settings, written.names(), has_tokenizer=loaded.inspection.has_tokenizer),
@@ -213,7 +216,9 @@ def fixed_batches(loaded: Loaded, data: Data) -> list[dict[str, Tensor]]:
             return [{"pixel_values": torch.randn(VERIFIED_SEQUENCES, *image, generator=generator)}]
         length = min(VERIFIED_TOKENS, loaded.inspection.context)
         size = (VERIFIED_SEQUENCES, length)
-        return [{"input_ids": torch.randint(0, loaded.inspection.vocabulary, size, generator=generator)}]
+        names = ["input_ids"] + ["decoder_input_ids"] * (loaded.admission.task == TEXT_TO_TEXT)
+        vocabulary = loaded.inspection.vocabulary
+        return [{name: torch.randint(0, vocabulary, size, generator=generator) for name in names}]
     first = source.batches[0]
     cut = {name: value[:VERIFIED_SEQUENCES] for name, value in first.items() if name != "labels"}
     if "pixel_values" not in cut:

@@ -130,19 +130,19 @@ def check_finite(loaded: Loaded) -> dict[str, int]:
 
 
 def check_tied(loaded: Loaded) -> None:
-    """Refuse a model that calls its head tied but stores another one.
+    """Refuse a model that calls its head (or an embedding table) tied but stores another one.
 
     The stock loader would untie it, and figures that count it once would be wrong. Only the values show it,
     not the headers. Raises TensorsMismatch.
     """
-    reader, tied = WeightReader(loaded.folder), loaded.inspection.tied_pair
-    if tied is None or not all(name in reader for name in tied):
-        return
-    for (start, embeddings), (_, head) in zip(*(reader.rows(name) for name in tied), strict=True):
-        if not torch.equal(embeddings, head):
-            row = start + int((embeddings != head).any(dim=1).nonzero()[0])
-            raise TensorsMismatch(
-                f"config.json says tie_word_embeddings, but row {row} of {tied[1]} differs from {tied[0]}: "
-                f"set tie_word_embeddings to false, or leave {tied[1]} out of the file.",
-                pointer=tied[1],
-            )
+    reader = WeightReader(loaded.folder)
+    table, *copies = loaded.inspection.tied or ("",)
+    for copy in (name for name in copies if name in reader and table in reader):
+        for (start, embeddings), (_, head) in zip(reader.rows(table), reader.rows(copy), strict=True):
+            if not torch.equal(embeddings, head):
+                row = start + int((embeddings != head).any(dim=1).nonzero()[0])
+                raise TensorsMismatch(
+                    f"config.json says tie_word_embeddings, but row {row} of {copy} differs from {table}: "
+                    f"set tie_word_embeddings to false, or leave {copy} out of the file.",
+                    pointer=copy,
+                )

@@ -26,8 +26,8 @@ router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 _EXAMPLE = {"name": "calibration text", "upload": "upl_06a1hqk3v2x5w8y9z0abcdefgh"}
 _FORM = file_form(
-    "One file: .jsonl (rows with text, text and label, or messages), .txt, or images as .parquet, "
-    ".npz, .zip or .tar."
+    "One file: .jsonl (rows with text, text and label, input and target, or messages), .txt, or images as "
+    ".parquet, .npz, .zip or .tar."
 )
 
 

@@ -26,7 +26,7 @@ class DatasetRead(Answer):
     id: str
     name: str
     format: str
-    kind: Literal["text", "labelled", "messages", "image"]
+    kind: Literal["text", "labelled", "pairs", "messages", "image"]
     rows: int = Field(description="Documents or images.")
     bytes: int
     facts: Json
@@ -40,7 +40,7 @@ class DatasetSummary(Answer):
     id: str
     name: str
     format: str
-    kind: Literal["text", "labelled", "messages", "image"]
+    kind: Literal["text", "labelled", "pairs", "messages", "image"]
     rows: int
     bytes: int
     created_at: str

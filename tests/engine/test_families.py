@@ -18,6 +18,7 @@ from compression.anatomy.inspection import is_buffer
 from compression.evaluation import stock
 from compression.evaluation.cost import cost
 from compression.evaluation.macs import counted_macs
+from compression.evaluation.types import TEXT_TO_TEXT
 from compression.export.model import write_model
 from compression.export.verify import key_faults
 from compression.loading.admission import Admission, admit_model, folder_sources
@@ -48,16 +49,18 @@ def rewritten(folder: Path, target: Path) -> Path:
     return target
 
 
-def batches(padded: bool) -> list[dict[str, torch.Tensor]]:
+def batches(padded: bool, targets: bool = False) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
-    made = []
-    for size in ((3, 40), (2, 17)):
-        ids = torch.randint(3, 131, size, generator=generator)
-        made.append({"input_ids": ids})
-        if padded:
-            mask = torch.ones_like(ids)
-            mask[0, 9:] = 0
-            made[-1] |= {"attention_mask": mask}
+    made: list[dict[str, torch.Tensor]] = []
+    for rows, length in ((3, 40), (2, 17)):
+        made.append({})
+        for side, tokens in (("", length), ("decoder_", length - 7))[: 1 + targets]:
+            ids = torch.randint(3, 131, (rows, tokens), generator=generator)
+            made[-1][f"{side}input_ids"] = ids
+            if padded:
+                mask = torch.ones_like(ids)
+                mask[0, 9:] = 0
+                made[-1][f"{side}attention_mask"] = mask
     return made
 
 
@@ -80,8 +83,9 @@ def assert_like_stock(folder: Path, task: str, padded: bool = False) -> None:
     model, info = stock.load_with_info(folder, task)
     assert not info["missing_keys"], info
     assert not info["mismatched_keys"], info
-    found = list(StreamedModel(folder).outputs(batches(padded)))
-    for batch, output in zip(batches(padded), found, strict=True):
+    made = batches(padded, targets=task == TEXT_TO_TEXT)
+    found = list(StreamedModel(folder).outputs(made))
+    for batch, output in zip(made, found, strict=True):
         with torch.no_grad():
             wanted = stock.answer(model, batch, task)
         assert (output - wanted).abs().max() <= 1e-5
@@ -103,11 +107,13 @@ def test_tensors_are_those_of_the_file(case: str, folders: dict[str, Path]) -> N
     assert {name: tuple(value.shape) for name, value in stored.items()} == expected.required
     assert not any(map(is_buffer, stored))
     assert all(is_buffer(name) or "pooler" in name for name in expected.buffers)
+    assert sum(count for _, count, _ in expected.lists) == found.inspection["layers"]
     sites = Inspection.from_json(json.loads(json.dumps(found.inspection))).sites
     for site in sites:
         shape = tuple(stored[site.name].shape)
         assert site.shape == (shape[::-1] if site.transposed else shape)
-        assert layer_of(site.name) == site.layer
+        before = found.config["num_layers"] if site.name.startswith("decoder.block") else 0
+        assert layer_of(site.name) == site.layer - before
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -116,14 +122,16 @@ def test_parameters_and_sites_are_those_of_the_model(case: str, folders: dict[st
     inspection = Inspection.from_json(found.inspection)
     model = tiny_model(case)
     assert found.parameters == inspection.parameters == sum(value.numel() for value in model.parameters())
-    blocks = model.get_submodule(ARCHITECTURES[architecture_of(case)].blocks)
-    linears = [module for module in blocks.modules() if prunable(module)]
+    lists = [model.get_submodule(name) for name in ARCHITECTURES[architecture_of(case)].lists(model)]
+    modules = [module for blocks in lists for module in blocks.modules()]
+    linears = [module for module in modules if prunable(module)]
     weights = [item.weight.numel() for item in linears] + [
-        size for module in blocks.modules() if is_experts(module) for size in expert_weights(module)
+        size for module in modules if is_experts(module) for size in expert_weights(module)
     ]
+    assert inspection.layers == sum(map(len, lists))
     assert sorted(site.size for site in inspection.sites) == sorted(weights)
     assert all(site.transposed == isinstance(linears[0], Conv1D) for site in inspection.sites)
-    assert inspection.layer_parameters == sum(value.numel() for value in blocks[-1].parameters())
+    assert inspection.layer_parameters == sum(value.numel() for value in lists[0][-1].parameters())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -133,7 +141,7 @@ def test_the_rewritten_config_means_the_same_model(
     task = admitted(folders[case]).task
     before = stock.load(folders[case], task)
     after = stock.load(rewritten(folders[case], tmp_path / "a"), task)
-    for batch in batches(padded=False):
+    for batch in batches(padded=False, targets=task == TEXT_TO_TEXT):
         with torch.no_grad():
             assert torch.equal(stock.answer(before, batch, task), stock.answer(after, batch, task))
     kept = after.config.to_dict()
@@ -161,6 +169,12 @@ def test_streamed_outputs_with_padding(case: str, folders: dict[str, Path]) -> N
     assert_like_stock(folders[case], admitted(folders[case]).task, padded=True)
 
 
+def sequence(inspection: Inspection, length: int) -> dict[str, torch.Tensor]:
+    """One sequence, with a target of the same length where there is a decoder."""
+    found = {"input_ids": torch.full((1, length), 5)}
+    return {**found, "decoder_input_ids": found["input_ids"]} if inspection.cross_layers else found
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_macs(case: str, folders: dict[str, Path]) -> None:
     """The products of all linear layers, seen by hooks, and those of the attention by hand."""
@@ -180,8 +194,9 @@ def test_macs(case: str, folders: dict[str, Path]) -> None:
         elif is_experts(module):
             module.register_forward_hook(routed)
     with torch.no_grad():
-        model(input_ids=torch.full((1, 11), 5))
-    attention = 2 * 3 * inspection.heads * inspection.head_dim * 11 * 11
+        model(**sequence(inspection, 11))
+    squares = inspection.layers + inspection.cross_layers
+    attention = 2 * squares * inspection.heads * inspection.head_dim * 11 * 11
     assert count_macs(inspection, 11).total == sum(seen) + attention
 
 
@@ -197,8 +212,9 @@ def test_macs_as_torch_dispatches_them(case: str, folders: dict[str, Path]) -> N
             whole = module.forward
             # The angles are the product of positions and frequencies, which the count leaves out.
             module.forward = _uncounted(whole)
-    counted = counted_macs(model, {"input_ids": torch.full((1, 13), 5)}, found.task)
-    assert count_macs(Inspection.from_json(found.inspection), 13).total == counted
+    inspection = Inspection.from_json(found.inspection)
+    counted = counted_macs(model, sequence(inspection, 13), found.task)
+    assert count_macs(inspection, 13).total == counted
 
 
 def _uncounted(forward: Any) -> Any:
@@ -215,7 +231,7 @@ def _uncounted(forward: Any) -> Any:
 def test_a_model_without_a_layer(case: str, folders: dict[str, Path], tmp_path: Path) -> None:
     found = admitted(folders[case])
     if "layer" not in found.inspection["granularities"]:
-        assert case == "GPT2LMHeadModel-inverse" or case.startswith("T5")
+        assert case == "GPT2LMHeadModel-inverse" or "T5" in case
         return
     kept = [0, 2]
     write_model(tmp_path / "a", WeightReader(folders[case]), found.config, folders[case], kept=kept)
@@ -301,7 +317,8 @@ def test_the_copy_of_the_table_of_t5(which: str, folders: dict[str, Path], tmp_p
     found = admitted(tmp_path)
     assert found.parameters == admitted(folders["T5EncoderModel"]).parameters
     inspection = Inspection.from_json(found.inspection)
-    assert inspection.tied_pair is not None
+    assert inspection.tied == ("encoder.embed_tokens.weight" if which == "copy" else "shared.weight", *{
+        "copy": ["shared.weight"], "both": ["encoder.embed_tokens.weight"]}[which])  # fmt: skip
     counted = cost(WeightReader(tmp_path), inspection, sequence_length=8, weight_bytes=1)
     assert counted["parameters"] == found.parameters
     assert_like_stock(tmp_path, found.task)
@@ -341,10 +358,10 @@ def test_the_old_name_of_a_head(folders: dict[str, Path], tmp_path: Path) -> Non
 )
 def test_a_tied_head_is_counted_once(case: str, folders: dict[str, Path], tmp_path: Path) -> None:
     found = admitted(folders[case])
-    pair = Inspection.from_json(found.inspection).tied_pair
-    assert pair is not None
+    table, *copies = Inspection.from_json(found.inspection).tied
+    assert copies
     tensors = load_file(folders[case] / "model.safetensors")
-    tensors[pair[1]] = tensors[pair[0]].clone()
+    tensors |= {copy: tensors[table].clone() for copy in copies}
     (tmp_path / "config.json").write_text((folders[case] / "config.json").read_text())
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     again = admitted(tmp_path)

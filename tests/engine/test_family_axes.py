@@ -13,6 +13,7 @@ from compression.checkpoint import Store
 from compression.gradients import exact, single_sequences
 from compression.loading.admission import admit_model, folder_sources
 from compression.loading.architectures import ARCHITECTURES
+from compression.loading.rows import target_batch
 from compression.loading.streamed import StreamedModel
 from compression.token_weights import received_attention
 from tests.tiny_families import CASES, architecture_of, tiny_family
@@ -22,11 +23,17 @@ DENSE = [case for case in CASES if "Moe" not in case and "Mixtral" not in case]
 HEADED = [case for case in DENSE if "For" in case or "LMHead" in case]
 
 
-def _batch() -> dict[str, torch.Tensor]:
-    tokens = torch.randint(3, 131, (3, 12), generator=torch.Generator().manual_seed(1))
+def _batch(case: str) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(3, 131, (3, 12), generator=generator)
     mask = torch.ones(3, 12, dtype=torch.int64)
     mask[1, 7:] = 0
-    return {"input_ids": tokens.masked_fill(mask == 0, 1), "attention_mask": mask}
+    batch = {"input_ids": tokens.masked_fill(mask == 0, 1), "attention_mask": mask}
+    if "ForConditional" in case:
+        lengths = (9, 5, 12)
+        targets = [torch.randint(3, 131, (length,), generator=generator) for length in lengths]
+        batch |= target_batch(targets, 0, 0)
+    return batch
 
 
 def _stock(folder, case: str, attention: str | None = None):
@@ -35,7 +42,11 @@ def _stock(folder, case: str, attention: str | None = None):
     return stock.from_pretrained(folder, dtype=torch.float64, attn_implementation=attention).eval()
 
 
-def _loss(stock, tokens: torch.Tensor) -> torch.Tensor:
+def _loss(stock, one: dict[str, torch.Tensor]) -> torch.Tensor:
+    tokens = one["input_ids"]
+    if "decoder_input_ids" in one:
+        # The stock model shifts the labels itself.
+        return stock(input_ids=tokens, labels=one["labels"]).loss
     logits = stock(input_ids=tokens).logits
     if logits.dim() == 2:
         return functional.cross_entropy(logits, logits.detach().argmax(-1))
@@ -46,7 +57,7 @@ def _loss(stock, tokens: torch.Tensor) -> torch.Tensor:
 def test_gradients_are_those_of_the_whole_model(tmp_path, case):
     folder = tiny_family(tmp_path / "m", case)
     sites = Inspection.from_json(admit_model(folder_sources(folder)).inspection).sites
-    singles = single_sequences([_batch()], 3)
+    singles = single_sequences([_batch(case)], 3)
     files = exact(
         lambda: StreamedModel(folder),
         sites,
@@ -60,8 +71,7 @@ def test_gradients_are_those_of_the_whole_model(tmp_path, case):
     start = f"{stock.base_model_prefix}."
     own = [site.name if site.name in parameters else start + site.name for site in sites]
     gradients = [
-        torch.autograd.grad(_loss(stock, one["input_ids"]), [parameters[name] for name in own])
-        for one in singles
+        torch.autograd.grad(_loss(stock, one), [parameters[name] for name in own]) for one in singles
     ]
     for place, site in enumerate(sites):
         found = files.of(site)
@@ -76,16 +86,26 @@ def test_gradients_are_those_of_the_whole_model(tmp_path, case):
 @pytest.mark.parametrize("case", DENSE)
 def test_attention_is_what_the_stock_model_gives_each_token(tmp_path, case):
     folder = tiny_family(tmp_path / "m", case)
-    model, batch = StreamedModel(folder), _batch()
+    model, batch = StreamedModel(folder), _batch(case)
     states = model.start([batch])
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
     with torch.no_grad():
-        attentions = _stock(folder, case, "eager")(**batch, output_attentions=True).attentions
+        output = _stock(folder, case, "eager")(**inputs, output_attentions=True)
+    both = "decoder_input_ids" in batch
+    attentions = output.encoder_attentions + output.decoder_attentions if both else output.attentions
     # Of Falcon with ALiBi, the stock implementations differ from each other by a hundredth.
     layers = 1 if case == "FalconForCausalLM-alibi" else model.layers
     for index in range(layers):
         block = model.load_block(index)
-        real = batch["attention_mask"].bool()[:, None, :, None]
+        model.advance(states, index)
+        side = "decoder_" if both and index >= len(output.encoder_attentions) else ""
+        real = batch[f"{side}attention_mask"].bool()[:, None, :, None]
         expected = attentions[index].masked_fill(~real, 0.0).sum((1, 2))
         found = received_attention(model, block, states, 0)
         torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
+        if side:
+            crossed = output.cross_attentions[index - len(output.encoder_attentions)]
+            expected = crossed.masked_fill(~real, 0.0).sum((1, 2))
+            found = received_attention(model, block, states, 0, memory=True)
+            torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
         model.run_block(block, states)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from compression import pipeline
 from compression.anatomy import Inspection, count_macs
+from compression.checkpoint import Store
 from compression.errors import SpecificationInvalid
 from compression.evaluation import stock
 from compression.evaluation.cost import cost
@@ -21,6 +22,7 @@ from compression.evaluation.macs import counted_macs
 from compression.evaluation.types import IMAGES as TASK
 from compression.export.model import write_model
 from compression.export.verify import key_faults
+from compression.gradients import exact
 from compression.loading.admission import Admission, admit_model, folder_sources
 from compression.loading.architectures import ARCHITECTURES
 from compression.loading.streamed import StreamedModel
@@ -63,10 +65,11 @@ def test_tensors_sites_and_parameters(case: str, tmp_path: Path) -> None:
     stored = load_file(folder / "model.safetensors")
     assert found.parameters == inspection.parameters == sum(value.numel() for value in model.parameters())
     assert found.parameters == sum(value.numel() for value in stored.values())
-    blocks = model.get_submodule(ARCHITECTURES[architecture_of(case)].blocks)
-    linears = [module for module in blocks.modules() if isinstance(module, torch.nn.Linear)]
+    lists = [model.get_submodule(name) for name in ARCHITECTURES[architecture_of(case)].lists(model)]
+    modules = [module for blocks in lists for module in blocks.modules()]
+    linears = [module for module in modules if isinstance(module, torch.nn.Linear)]
     assert sorted(site.size for site in inspection.sites) == sorted(item.weight.numel() for item in linears)
-    assert inspection.layer_parameters == sum(value.numel() for value in blocks[0].parameters())
+    assert inspection.layer_parameters == sum(value.numel() for value in lists[0][0].parameters())
     for site in inspection.sites:
         assert site.shape == tuple(stored[site.name].shape)
     reasons = [item["reason"] for item in inspection.not_prunable]
@@ -115,6 +118,9 @@ def test_macs(case: str, tmp_path: Path) -> None:
 def test_a_model_without_a_layer(case: str, tmp_path: Path) -> None:
     folder = tiny_family(tmp_path / "m", case)
     found = admitted(folder)
+    if "layer" not in found.inspection["granularities"]:
+        assert found.family == "swin"
+        return
     write_model(tmp_path / "a", WeightReader(folder), found.config, folder, kept=[0, 2])
     shorter = admitted(tmp_path / "a")
     assert shorter.parameters == found.parameters - found.inspection["layer_parameters"]
@@ -143,26 +149,34 @@ def test_statistics_of_patches(case: str, tmp_path: Path) -> None:
     folder, model = tiny_family(tmp_path / "m", case), tiny_model(case)
     streamed = StreamedModel(folder)
     states = streamed.start(batches(folder))
-    streamed.run_block(streamed.load_block(0), states)
-    sites = [site for site in inspected(folder).sites if site.layer == 1]
-    block, seen = streamed.load_block(1), []
+    for index in range(streamed.layers - 1):
+        streamed.advance(states, index)
+        streamed.run_block(streamed.load_block(index), states)
+    streamed.advance(states, streamed.layers - 1)
+    block, seen = streamed.load_block(streamed.layers - 1), []
+    sites = [site for site in inspected(folder).sites if site.layer == block.index]
     with Collector(block, [site.name for site in sites], states, sample_positions(states)) as collector:
         for number in range(len(states)):
             collector.batch(number)
             streamed.run_batch(block, states, number)
-    layer = model.get_submodule(ARCHITECTURES[architecture_of(case)].blocks)[1]
+    layer = model.get_submodule(ARCHITECTURES[architecture_of(case)].lists(model)[-1])[-1]
     layer.mlp.fc2.register_forward_pre_hook(lambda module, args: seen.append(args[0].double()))
     for batch in batches(folder):
         with torch.no_grad():
             model(**batch)
     wanted = torch.cat([value.flatten(0, 1) for value in seen]).square().sum(0).sqrt()
     found = collector.statistics(sites[-1].name)
-    assert found.tokens == 5 * inspected(folder).context
+    assert found.tokens == sum(value[..., 0].numel() for value in seen)
+    if inspected(folder).family == "vit":
+        assert found.tokens == 5 * inspected(folder).context
     assert (found.column_norms - wanted).abs().max() <= 1e-4 * wanted.max()
 
 
 @pytest.mark.parametrize("recipe", ["magnitude", "lamp", "global-magnitude", "random"])
-@pytest.mark.parametrize("case", ["ViTForImageClassification-oblong", "DeiTForImageClassification"])
+@pytest.mark.parametrize(
+    "case",
+    ["ViTForImageClassification-oblong", "DeiTForImageClassification", "SwinForImageClassification-uneven"],
+)
 def test_whole_jobs_without_data(case: str, recipe: str, tmp_path: Path) -> None:
     dense = tiny_family(tmp_path / "model", case)
     (dense / "preprocessor_config.json").write_text(json.dumps({"size": 24, "do_normalize": True}))
@@ -188,6 +202,32 @@ def test_whole_jobs_without_data(case: str, recipe: str, tmp_path: Path) -> None
         assert bool(torch.isfinite(model(**batches(dense)[0]).logits).all())
 
 
+def test_gradients_flow_back_through_the_stages(tmp_path: Path) -> None:
+    """Exact gradients of a loss, block by block and through the merging of patches, against the stock
+    model in float64."""
+    case = "SwinForImageClassification-uneven"
+    folder, model = tiny_family(tmp_path / "m", case), tiny_model(case).double()
+    sites, singles = inspected(folder).sites, batches(folder, (1, 1))
+    files = exact(
+        lambda: StreamedModel(folder), sites, singles, Store(tmp_path, "k"), ("mean",), lambda *_: None
+    )
+    parameters = dict(model.named_parameters())
+    own = [StreamedModel(folder).block_names(site.layer) for site in sites]
+    paths = ARCHITECTURES[architecture_of(case)].lists(model)
+    places = [f"{path}.{layer}" for path in paths for layer in range(len(model.get_submodule(path)))]
+    total: list[torch.Tensor] = [torch.zeros(()) for _ in sites]
+    for one in singles:
+        logits = model(pixel_values=one["pixel_values"].double()).logits
+        loss = torch.nn.functional.cross_entropy(logits, logits.detach().argmax(-1))
+        for place, (site, names) in enumerate(zip(sites, own, strict=True)):
+            (inside,) = (name for name, stored in names.items() if stored == site.name)
+            parameter = parameters[f"{places[site.layer]}.{inside}"]
+            total[place] = total[place] + torch.autograd.grad(loss, parameter, retain_graph=True)[0] / 2
+    for site, wanted in zip(sites, total, strict=True):
+        edge = float(wanted.abs().max())
+        torch.testing.assert_close(files.of(site)["mean"].double(), wanted, rtol=1e-3, atol=1e-4 * edge)
+
+
 def test_two_of_four_without_data(tmp_path: Path) -> None:
     dense = tiny_family(tmp_path / "model", "ViTForImageClassification")
     specification = {
@@ -201,9 +241,16 @@ def test_two_of_four_without_data(tmp_path: Path) -> None:
         assert int((after[site.name] != 0).reshape(site.shape[0], -1, 4).sum(-1).max()) == 2
 
 
-@pytest.mark.parametrize("tokenizer", [True, False])
-def test_text_is_no_data_for_images(tokenizer: bool, tmp_path: Path) -> None:
-    dense = tiny_family(tmp_path / "model", "ViTForImageClassification")
+@pytest.mark.parametrize(
+    ("case", "tokenizer"),
+    [
+        ("ViTForImageClassification", True),
+        ("ViTForImageClassification", False),
+        ("SwinForImageClassification", False),
+    ],
+)
+def test_text_is_no_data_for_images(case: str, tokenizer: bool, tmp_path: Path) -> None:
+    dense = tiny_family(tmp_path / "model", case)
     if tokenizer:
         write_byte_tokenizer(dense, bert=True, context=60)
     write_texts(tmp_path / "text.jsonl", 60, ("no", "perhaps", "yes"))
@@ -215,3 +262,28 @@ def test_text_is_no_data_for_images(tokenizer: bool, tmp_path: Path) -> None:
         write_job(tmp_path, "model", {"dst_text": "text.jsonl"}, {"target": {"sparsity": 0.5}, **part})
         with pytest.raises(SpecificationInvalid, match="holds text, but this model takes images"):
             request(tmp_path, tmp_path / "work")
+
+
+def test_patches_in_windows_have_no_weights_of_their_own(tmp_path: Path) -> None:
+    tiny_family(tmp_path / "model", "SwinForImageClassification")
+    specification = {"recipe": "magnitude", "target": {"sparsity": 0.5}, "options": {"token_weight": "norm"}}
+    write_job(tmp_path, "model", {}, specification)
+    with pytest.raises(SpecificationInvalid, match="attends within windows"):
+        request(tmp_path, tmp_path / "work")
+
+
+@pytest.mark.parametrize("case", ["SwinForImageClassification-uneven", "ViTForImageClassification"])
+def test_blocks_without_data(case: str, tmp_path: Path) -> None:
+    dense = tiny_family(tmp_path / "model", case)
+    assert "block" in inspected(dense).granularities
+    specification = {
+        "recipe": "magnitude", "target": {"sparsity": 0.5}, "structure": {"granularity": "4x4"},
+        "evaluation": {"measure": []},
+    }  # fmt: skip
+    write_job(tmp_path, "model", {}, specification)
+    outcome = pipeline.run(request(tmp_path, tmp_path / "work"), Recorder())
+    after = load_file(outcome.artifact / "model.safetensors")
+    for site in inspected(dense).sites:
+        rows, columns = site.shape
+        kept = (after[site.name] != 0).reshape(rows // 4, 4, columns // 4, 4).sum((1, 3))
+        assert set(kept.unique().tolist()) <= {0, 16}

@@ -63,6 +63,11 @@ BAD_LINES: list[tuple[str, object, str]] = [
     ("label is huge", {"text": "a", "label": 10**20}, "from 0 on"),
     ("label is empty", {"text": "a", "label": ""}, "1 to 256"),
     ("label is long", {"text": "a", "label": "x" * 300}, "1 to 256"),
+    ("pairs appear", {"input": "a", "target": "b"}, "'input' and 'target', but earlier lines"),
+    ("input without target", {"input": "a"}, "'target' must be a string"),
+    ("empty target", {"input": "a", "target": " "}, "'target' must be a string that is not empty"),
+    ("input is a list", {"input": ["a"], "target": "b"}, "'input' must be a string"),
+    ("half a surrogate as target", b'{"input": "a", "target": "\\ud800"}', "surrogate"),
     ("messages is text", {"messages": "a"}, "must be a list"),
     ("messages is empty", {"messages": []}, "must be a list"),
     ("message is text", {"messages": ["a"]}, "item 0"),
@@ -147,6 +152,9 @@ def test_what_is_taken_in() -> None:
     assert admit(lines({"text": "a", "label": 10}, {"text": "b", "label": 9})).labels == [9, 10]
     assert admit(lines({"messages": [{"role": "user", "content": "hi"}]})).kind == "messages"
     assert admit(lines({**GOOD, "label": None})).kind == "text"
+    pairs = admit(lines({"input": "a", "target": "bc"}, {"input": "d", "target": "e", "id": 3}))
+    assert pairs == DatasetFacts("pairs", 2, 70, 5, None)
+    assert admit(lines({**GOOD, "input": "x", "target": 3})).kind == "text"
     assert DatasetFacts.from_json(labelled.to_json()) == labelled
 
 

@@ -108,6 +108,27 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("T5EncoderModel", {"relative_attention_max_distance": 2}, "a quarter of it below"),
     ("T5EncoderModel", {"d_kv": 0}, "must be a whole number"),
     ("T5EncoderModel", {"hidden_size": 64}, "which means the same"),
+    ("T5ForConditionalGeneration-tied", {"is_decoder": True}, "with their decoder"),
+    ("T5ForConditionalGeneration-tied", {"is_encoder_decoder": False}, "has a decoder"),
+    ("T5ForConditionalGeneration-tied", {"num_decoder_layers": 0}, "must be a whole number"),
+    ("T5ForConditionalGeneration-tied", {"decoder_start_token_id": 131}, "from 0 to 130"),
+    ("T5ForConditionalGeneration-tied", {"decoder_start_token_id": -1}, "from 0 to 130"),
+    ("T5ForConditionalGeneration-tied", {"relative_attention_max_distance": 4}, "half of it below"),
+    ("T5ForConditionalGeneration-tied", {"scale_decoder_outputs": 1}, "true or false"),
+    ("MT5ForConditionalGeneration", {"tie_word_embeddings": "no"}, "true or false"),
+    ("MT5ForConditionalGeneration", {"model_type": "t5"}, "'mt5'"),
+    ("SwinForImageClassification", {"depths": []}, "one for each stage"),
+    ("SwinForImageClassification", {"depths": [1, 2.5]}, "one for each stage"),
+    ("SwinForImageClassification", {"depths": [1, 0]}, "each must be a whole number"),
+    ("SwinForImageClassification", {"depths": [1, 2, 3]}, "one number for each of the 3 stages"),
+    ("SwinForImageClassification", {"num_heads": [2, 5]}, "is no multiple"),
+    ("SwinForImageClassification", {"num_heads": 2}, "one for each stage"),
+    ("SwinForImageClassification", {"window_size": 5}, "cannot run"),
+    ("SwinForImageClassification", {"hidden_size": 33}, "the stages make it 32"),
+    ("SwinForImageClassification", {"num_layers": 3}, "the stages make it 2"),
+    ("SwinForImageClassification", {"mlp_ratio": 0.01}, "leaves no neuron"),
+    ("SwinForImageClassification", {"mlp_ratio": "4"}, "must be a number"),
+    ("SwinForImageClassification-absolute", {"image_size": 33}, "multiple of patch_size"),
     ("ViTForImageClassification", {"image_size": 0}, "must be a whole number"),
     ("ViTForImageClassification", {"image_size": [24]}, "height and width"),
     ("ViTForImageClassification", {"image_size": [24, 1 << 20]}, "height and width"),
@@ -152,7 +173,10 @@ def test_sizes_beyond_reason(case: str, value: Any, configs: dict[str, dict[str,
         "vocab_size", "hidden_size", "n_embd", "dim", "intermediate_size", "ffn_dim", "n_inner", "hidden_dim",
         "num_hidden_layers", "n_layer", "n_layers", "num_attention_heads", "n_head", "n_heads",
         "max_position_embeddings", "n_positions", "d_model", "d_kv", "d_ff", "num_layers", "num_heads",
+        "num_decoder_layers", "embed_dim", "window_size",
     } - ({"intermediate_size", "max_position_embeddings"} if case.startswith("Bloom") else set())  # fmt: skip
+    names -= {"num_heads"} if case.startswith("Swin") else set()
+    names -= {"num_decoder_layers"} if case.startswith("T5EncoderModel") else set()
     for key in names & config.keys():
         with pytest.raises(ConfigInvalid, match="must be a whole number from"):
             rewrite_config(source({**config, key: value}))
@@ -181,6 +205,7 @@ VALUES = (
     | st.booleans()
     | st.sampled_from([0, 1, 2, 3, 4, 5, 7, 8, 16, 24, 64, 130, 131])
     | st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0, 1e-3, 20.0])
+    | st.sampled_from([[2], [1, 2], [2, 4], [1, 1, 1], [2, "x"], [0, 1]])
     | st.sampled_from(["silu", "gelu", "relu", "full_attention", "../x", ""])
     | st.sampled_from([
         {}, [], {"rope_type": "default"}, {"rope_type": "linear", "factor": 2.0},
@@ -192,6 +217,8 @@ VALUES = (
     ])
 )  # fmt: skip
 EXTRA = [
+    "depths", "num_heads", "window_size", "embed_dim", "mlp_ratio", "use_absolute_embeddings",
+    "num_decoder_layers", "decoder_start_token_id", "is_encoder_decoder", "tie_word_embeddings",
     "image_size", "patch_size", "num_channels", "num_experts", "num_local_experts", "num_experts_per_tok",
     "mlp_only_layers", "decoder_sparse_step",
     "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base", "partial_rotary_factor", "n_embed",

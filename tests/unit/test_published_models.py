@@ -236,6 +236,42 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         },
         35_330_816,
     ),
+    "t5-small": (
+        {
+            "architectures": ["T5ForConditionalGeneration"], "d_ff": 2048, "d_kv": 64, "d_model": 512,
+            "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1, "initializer_factor": 1.0,
+            "is_encoder_decoder": True, "layer_norm_epsilon": 1e-06, "model_type": "t5", "n_positions": 512,
+            "num_heads": 8, "num_layers": 6, "output_past": True, "pad_token_id": 0,
+            "relative_attention_num_buckets": 32, "task_specific_params": {"summarization": {"num_beams": 4}},
+            "vocab_size": 32128,
+        },
+        60_506_624,
+    ),
+    "flan-t5-base": (
+        {
+            "architectures": ["T5ForConditionalGeneration"], "d_ff": 2048, "d_kv": 64, "d_model": 768,
+            "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1,
+            "feed_forward_proj": "gated-gelu", "initializer_factor": 1.0, "is_encoder_decoder": True,
+            "layer_norm_epsilon": 1e-06, "model_type": "t5", "n_positions": 512, "num_decoder_layers": 12,
+            "num_heads": 12, "num_layers": 12, "output_past": True, "pad_token_id": 0,
+            "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32,
+            "tie_word_embeddings": False, "use_cache": True, "vocab_size": 32128,
+        },
+        247_577_856 - 32128 * 768,  # its files hold a head
+    ),
+    "swin-tiny-patch4-window7-224": (
+        {
+            "architectures": ["SwinForImageClassification"], "attention_probs_dropout_prob": 0.0,
+            "depths": [2, 2, 6, 2], "drop_path_rate": 0.1, "embed_dim": 96, "encoder_stride": 32,
+            "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "hidden_size": 768,
+            "id2label": {str(index): f"class {index}" for index in range(1000)}, "image_size": 224,
+            "initializer_range": 0.02, "layer_norm_eps": 1e-05, "mlp_ratio": 4.0, "model_type": "swin",
+            "num_channels": 3, "num_heads": [3, 6, 12, 24], "num_layers": 4, "patch_size": 4,
+            "path_norm": True, "qkv_bias": True, "torch_dtype": "float32",
+            "use_absolute_embeddings": False, "window_size": 7,
+        },
+        28_288_354,
+    ),
     "t5-v1_1-xxl, its encoder": (
         {
             "architectures": ["T5EncoderModel"], "d_ff": 10240, "d_kv": 64, "d_model": 4096,
@@ -323,6 +359,22 @@ def test_images_have_their_own_context() -> None:
     assert (inspection.context, inspection.image) == (197, (3, 224, 224))
     # 17.6 billion multiply-accumulates, as papers count them for this model.
     assert abs(count_macs(inspection, 197).total - 17.58e9) < 0.02e9
+
+
+def test_windows_and_stages() -> None:
+    """4.5 billion multiply-accumulates, as the paper counts them (Liu et al. 2021, table 1)."""
+    found = rewrite_config(BytesSource(json.dumps(PUBLISHED["swin-tiny-patch4-window7-224"][0]).encode()))
+    inspection = inspect(found.config, [])
+    assert (inspection.layers, inspection.context) == (12, 56 * 56)
+    assert abs(count_macs(inspection, inspection.context).total - 4.5e9) < 0.02e9
+
+
+def test_a_head_of_its_own_counts() -> None:
+    config = rewrite_config(BytesSource(json.dumps(PUBLISHED["flan-t5-base"][0]).encode())).config
+    inspection = inspect(config, ["lm_head.weight"])
+    assert (inspection.parameters, inspection.tied_embeddings) == (247_577_856, False)
+    assert (config["scale_decoder_outputs"], config["tie_word_embeddings"]) == (False, False)
+    assert inspection.layers == 24
 
 
 def test_positions_of_roberta_begin_after_the_padding() -> None:

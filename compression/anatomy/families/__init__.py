@@ -15,13 +15,14 @@ from compression.anatomy.families.moe import FAMILY as MOE
 from compression.anatomy.families.opt import FAMILY as OPT
 from compression.anatomy.families.phi import FAMILY as PHI
 from compression.anatomy.families.roberta import FAMILY as ROBERTA
+from compression.anatomy.families.swin import FAMILY as SWIN
 from compression.anatomy.families.t5 import FAMILY as T5
 from compression.anatomy.families.vit import FAMILY as VIT
 from compression.errors import ArchitectureUnknown
 from compression.suggestions import closest
 
 _DECODERS: tuple[Family, ...] = (LLAMA, GEMMA, PHI, OPT, GPT2, GPT_NEOX, FALCON, BLOOM, MOE)
-_ENCODERS: tuple[Family, ...] = (BERT, ROBERTA, DISTILBERT, T5, VIT)
+_ENCODERS: tuple[Family, ...] = (BERT, ROBERTA, DISTILBERT, T5, VIT, SWIN)
 FAMILIES = _DECODERS + _ENCODERS
 
 # Names, for recipes that suit every family of a kind.

@@ -8,13 +8,13 @@ are kept (`rewrite`), and which tensors a model has (`parts`). The rest follows 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 from compression.anatomy.families.reader import ConfigReader
-from compression.anatomy.inspection import Inspection, Site, Task, elements
+from compression.anatomy.inspection import Inspection, Site, Task, elements, layers_key
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -22,6 +22,7 @@ Config = Mapping[str, Any]
 
 MAXIMUM_EXPERTS = 1024
 
+HEAD = "the output head: kept dense, every token depends on it"
 TABLE = "an embedding table: its rows are looked up, not multiplied"
 
 
@@ -36,11 +37,13 @@ class Architecture:
 @dataclass(frozen=True)
 class Expected:
     """The tensors of a model by name: `required` ones, `optional` ones, and `buffers` that old checkpoints
-    carry and no loader reads (of any type; the value is their shape, or None for any)."""
+    carry and no loader reads (of any type; the value is their shape, or None for any). `lists` says of each
+    list of layers what its names begin with, how many layers it has and which key of config.json says so."""
 
     required: Shapes
     optional: Shapes
     buffers: Mapping[str, Shape | None]
+    lists: tuple[tuple[str, int, str], ...]
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,53 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Layers:
+    """A list of layers that are alike: `count` of them, whose names begin with `prefix` and their number.
+
+    `linears` and `others` are those of one layer, by module name (`mlp.up_proj`) and by tensor name
+    (`input_layernorm.weight`). `slices` are weights of a layer inside stored tensors that `others` names, by
+    the name of the slice; `buffers` what old checkpoints carry in every layer. `key` of config.json says how
+    many layers there are.
+    """
+
+    prefix: str
+    count: int
+    linears: Mapping[str, Linear]
+    others: Shapes
+    slices: Mapping[str, Linear] = field(default_factory=dict)
+    buffers: tuple[str, ...] = ()
+    key: str = ""
+
+    def layer(self) -> dict[str, Shape]:
+        """The tensors of one layer by their name inside it."""
+        tensors: dict[str, Shape] = {}
+        for name, linear in self.linears.items():
+            tensors[f"{name}.weight"] = linear.stored
+            if linear.bias:
+                tensors[f"{name}.bias"] = (linear.rows,)
+        return {**tensors, **self.others}
+
+    def sites(self, first: int) -> Iterator[Site]:
+        """The weight matrices of the layers, in order; the first layer has the number `first`."""
+        weights = {**{f"{name}.weight": linear for name, linear in self.linears.items()}, **self.slices}
+        for layer in range(self.count):
+            for name, linear in weights.items():
+                shape = (linear.rows, linear.columns)
+                yield Site(f"{self.prefix}{layer}.{name}", first + layer, shape, linear.kind,
+                           linear.transposed, linear.share)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Parts:
     """The tensors of one model.
 
-    `linears` and `others` are those of one layer, by module name (`mlp.up_proj`) and by tensor name
-    (`input_layernorm.weight`); all layers are alike. `before` and `after` are what the model has outside its
-    layers, by whole name; `optional` and `buffers` too. `layer_buffers` are buffers of every layer. `kept`
+    Its first list of layers is said by `layer_prefix`, `linears`, `others`, `slices` and `layer_buffers` (see
+    `Layers`), with as many layers as `sizes` says; most models have no other. `further` lists follow it, and
+    layers are numbered through all of them. `before` and `after` are what the model has outside its
+    layers, by whole name; `optional` and `buffers` too. `kept`
     says of a weight why it is not pruned. `token_macs` and `sequence_macs` count the products outside the
-    layers, `layer_macs` those for a token in one layer that no site makes. `slices` are weights of a layer
-    inside stored tensors that `others` names, by the name of the slice. `image` is the shape of the images
+    layers, `layer_macs` those for a token in one layer that no site makes; `cross_layers` and `window_macs`
+    are as in `Inspection`. `image` is the shape of the images
     that a model of images takes: channels, height, width.
     """
 
@@ -107,25 +148,27 @@ class Parts:
     slices: Mapping[str, Linear] = field(default_factory=dict)
     image: tuple[int, int, int] | None = None
     droppable: bool = True
+    further: tuple[Layers, ...] = ()
+    cross_layers: int = 0
+    window_macs: int = 0
+    layers_key: str = ""
 
-    def layer(self) -> dict[str, Shape]:
-        """The tensors of one layer by their name inside it."""
-        tensors: dict[str, Shape] = {}
-        for name, linear in self.linears.items():
-            tensors[f"{name}.weight"] = linear.stored
-            if linear.bias:
-                tensors[f"{name}.bias"] = (linear.rows,)
-        return {**tensors, **self.others}
+    def lists(self) -> tuple[Layers, ...]:
+        """The lists of layers, in the order in which a model runs them."""
+        first = Layers(
+            self.layer_prefix, self.sizes.layers, self.linears, self.others, self.slices, self.layer_buffers,
+            self.layers_key,
+        )  # fmt: skip
+        return (first, *self.further)
 
     def sites(self) -> tuple[Site, ...]:
         """The weight matrices of all layers, in order."""
-        weights = {**{f"{name}.weight": linear for name, linear in self.linears.items()}, **self.slices}
-        return tuple(
-            Site(f"{self.layer_prefix}{layer}.{name}", layer, (linear.rows, linear.columns), linear.kind,
-                 linear.transposed, linear.share)
-            for layer in range(self.sizes.layers)
-            for name, linear in weights.items()
-        )  # fmt: skip
+        found: list[Site] = []
+        number = 0
+        for layers in self.lists():
+            found += layers.sites(number)
+            number += layers.count
+        return tuple(found)
 
 
 class Family(ABC):
@@ -151,47 +194,53 @@ class Family(ABC):
         parts = self.parts(config, names)
         required: dict[str, Shape] = dict(parts.before)
         buffers: dict[str, Shape | None] = dict.fromkeys(parts.buffers)
-        layer = parts.layer()
-        for index in range(parts.sizes.layers):
-            prefix = f"{parts.layer_prefix}{index}."
-            required |= {prefix + name: shape for name, shape in layer.items()}
-            buffers |= dict.fromkeys(prefix + name for name in parts.layer_buffers)
-        return Expected({**required, **parts.after}, parts.optional, buffers)
+        for layers in parts.lists():
+            layer = layers.layer()
+            for index in range(layers.count):
+                prefix = f"{layers.prefix}{index}."
+                required |= {prefix + name: shape for name, shape in layer.items()}
+                buffers |= dict.fromkeys(prefix + name for name in layers.buffers)
+        lists = tuple((one.prefix, one.count, one.key or layers_key(config)) for one in parts.lists())
+        return Expected({**required, **parts.after}, parts.optional, buffers, lists)
 
     def inspect(self, config: Config, names: Iterable[str], has_tokenizer: bool) -> Inspection:
         """What can be cut."""
         parts = self.parts(config, names)
-        sizes, sites = parts.sizes, parts.sites()
+        sizes, sites, lists = parts.sizes, parts.sites(), parts.lists()
         architecture = config["architectures"][0]
-        whole_layers = parts.droppable and sizes.layers > 1
+        whole_layers = parts.droppable and len(lists) == 1 and sizes.layers > 1
         return Inspection(
             family=self.name,
             architecture=architecture,
             task=self.architectures[architecture].task,
-            **vars(sizes),
+            **{**vars(sizes), "layers": sum(layers.count for layers in lists)},
             tied_embeddings=parts.tied,
             has_tokenizer=has_tokenizer,
             labels=parts.labels,
             has_pooler=parts.has_pooler,
             layer_prefix=parts.layer_prefix,
-            layer_parameters=sum(map(elements, parts.layer().values())),
+            layer_parameters=sum(map(elements, lists[0].layer().values())),
             sites=sites,
             prunable_parameters=sum(site.size for site in sites),
-            granularities=("unstructured", "n:m", *(["layer"] if whole_layers else [])),
+            granularities=("unstructured", "n:m", "block", *(["layer"] if whole_layers else [])),
             not_prunable=tuple({"name": name, "reason": reason} for name, reason in parts.kept.items()),
             token_macs=parts.token_macs,
             sequence_macs=parts.sequence_macs,
             layer_macs=parts.layer_macs,
+            cross_layers=parts.cross_layers,
+            window_macs=parts.window_macs,
             image=parts.image,
         )
 
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates of the matrix products of one forward pass over one sequence of `tokens` tokens.
+    """Multiply-accumulates of the matrix products of one forward pass over one sequence of `tokens` tokens;
+    of an encoder with a decoder: over so many tokens of input and as many of target.
 
     `sites` are the prunable weights (tokens x size each), `attention` the scores and weighted values of all
-    layers (the full square, whatever the mask), `head` what is multiplied outside the sites (heads, routers).
+    layers (the full square, whatever the mask; of windows, their squares), `head` what is multiplied outside
+    the sites (heads, routers).
     Of a mixture of experts only the experts that are used count: each token multiplies with k of n, so the
     weights of one expert count for k / n of the tokens, as if the router spread them evenly (the sum over all
     experts of a layer is exact whatever it does). Embedding look-ups, norms, activations, biases and rotary
@@ -212,10 +261,11 @@ class Macs:
 def count_macs(inspection: Inspection, sequence_length: int) -> Macs:
     """Multiply-accumulates of one forward pass over one sequence of `sequence_length` tokens; see `Macs`."""
     heads = inspection.heads * inspection.head_dim
+    squares = (inspection.layers + inspection.cross_layers) * sequence_length * sequence_length
     return Macs(
         tokens=sequence_length,
         sites=_site_macs(inspection.sites, sequence_length),
-        attention=2 * inspection.layers * heads * sequence_length * sequence_length,
+        attention=inspection.window_macs or 2 * heads * squares,
         head=sequence_length * (inspection.token_macs + inspection.layers * inspection.layer_macs)
         + inspection.sequence_macs,
     )
@@ -226,7 +276,9 @@ def _site_macs(sites: Iterable[Site], tokens: int) -> dict[str, int]:
     found: dict[str, int] = {}
     exact, counted = Fraction(0), 0
     for site in sites:
-        exact += tokens * site.size * Fraction(site.share).limit_denominator(MAXIMUM_EXPERTS)
+        # A share is k of n experts, or the tokens of a stage by those of the sequence.
+        share = Fraction(site.share).limit_denominator(max(MAXIMUM_EXPERTS, tokens))
+        exact += tokens * site.size * share
         found[site.name] = round(exact) - counted
         counted += found[site.name]
     return found

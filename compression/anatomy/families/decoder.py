@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from compression.anatomy.families.base import TABLE, Linear, Parts, Shape, Shapes, Sizes, under
+from compression.anatomy.families.base import HEAD, TABLE, Linear, Parts, Shape, Shapes, Sizes, under
+from compression.anatomy.inspection import TIED
 
-_TIED = "tied to the embedding table"
-_HEAD = "the output head: kept dense, every token depends on it"
 _EDGE = "between the widths of embeddings and layers: kept dense, every token depends on it"
 
 
@@ -70,7 +69,7 @@ class Decoder:
                     for layer in range(self.sizes.layers)
                     for name, reason in self.layer_kept.items()
                 },
-                **dict.fromkeys(head, _TIED if self.tied else _HEAD),
+                **dict.fromkeys(head, TIED if self.tied else HEAD),
             },
             optional=head if self.tied else {},
             buffers=tuple(prefix + name for name in self.buffers),

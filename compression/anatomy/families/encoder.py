@@ -11,7 +11,7 @@ from compression.anatomy.families.reader import ConfigReader, is_whole, shown
 
 MAXIMUM_LABELS = 100_000
 _POOLER = "the pooler: small, read by the head"
-_HEAD = "the output head: kept dense"
+CLASSIFIER = "the output head: kept dense"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Encoder:
             after={**pooler, **self.head},
             kept={
                 **dict.fromkeys((prefix + name for name in self.tables), TABLE),
-                **{name: _POOLER if name in pooler else _HEAD for name in weights},
+                **{name: _POOLER if name in pooler else CLASSIFIER for name in weights},
             },
             buffers=tuple(prefix + name for name in self.buffers),
             labels=self.labels,

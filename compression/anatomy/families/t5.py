@@ -1,5 +1,10 @@
-"""T5 encoders: relative positions, whose table the first layer holds, root mean square norms, a feed-forward
-with or without a gate, no biases. No torch."""
+"""T5 and its encoder alone, mT5: relative positions, whose tables the first layers hold, root mean square
+norms, a feed-forward with or without a gate, no biases. No torch.
+
+A decoder's layers attend to their own sequence and to the encoder's output. In transformers 5 the key
+`tie_word_embeddings` of T5 says only whether the decoder's output is scaled (T5 1.1 and mT5 do not); the head
+is tied if no other one is stored.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +13,27 @@ from typing import Any
 
 from compression.anatomy.families import keys
 from compression.anatomy.families.base import (
+    HEAD,
     TABLE,
     Architecture,
     Config,
     Family,
+    Layers,
     Linear,
     Parts,
     Shape,
     Sizes,
     norms,
 )
-from compression.anatomy.families.reader import MAXIMUM_CONTEXT, ConfigReader, shown
+from compression.anatomy.families.reader import MAXIMUM_CONTEXT, MAXIMUM_LAYERS, ConfigReader, shown
+from compression.anatomy.inspection import TIED
 
-_SHARED, _COPY = "shared.weight", "encoder.embed_tokens.weight"
+_ENCODER, _T5, _MT5 = "T5EncoderModel", "T5ForConditionalGeneration", "MT5ForConditionalGeneration"
+_SHARED, _COPIES = "shared.weight", ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+_HEAD = "lm_head.weight"
 _POSITIONS = "layer.0.SelfAttention.relative_attention_bias.weight"
+# What the first checkpoints hold and no class has.
+_OLD = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 _CONTEXT = 512
 _KEYS: keys.Keys = {
     "vocab_size": keys.VOCABULARY,
@@ -46,65 +58,120 @@ _OTHER_NAMES = {
 
 
 class T5Family(Family):
-    """T5EncoderModel. Its layers are not alike, as the first one holds the table of positions for all, so
-    none can be dropped."""
+    """T5EncoderModel, T5ForConditionalGeneration and MT5ForConditionalGeneration. Layers are not alike, as
+    the first of a list holds the table of positions for all, so none can be dropped."""
 
     name = "t5"
     architectures: Mapping[str, Architecture] = {
-        "T5EncoderModel": Architecture("t5", "feature-extraction"),
+        _ENCODER: Architecture("t5", "feature-extraction"),
+        _T5: Architecture("t5", "text2text-generation"),
+        _MT5: Architecture("mt5", "text2text-generation"),
     }
 
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
         reader = keys.renamed(reader, _OTHER_NAMES)
-        keys.refuse_set(reader, {"is_decoder": "only encoders are supported in this family"})
+        keys.refuse_set(reader, {"is_decoder": "only encoders are supported in this family, alone or with "
+                                 "their decoder"})  # fmt: skip
         config = keys.read(reader, _KEYS)
-        config["feed_forward_proj"] = _feed_forward(reader)
+        config["feed_forward_proj"] = _feed_forward(reader, "gated-gelu" if architecture == _MT5 else "relu")
         buckets, distance = (config[f"relative_attention_{name}"] for name in ("num_buckets", "max_distance"))
-        # Both directions have half of the buckets, of which half are for single steps.
-        if buckets % 4 or distance <= buckets // 4:
+        # Half of the buckets that a direction has are for single steps; an encoder has two directions.
+        part, word = (4, "a quarter") if architecture == _ENCODER else (2, "half")
+        if buckets % 4 or distance <= buckets // part:
             reader.refuse(
                 "relative_attention_num_buckets",
-                f"is {buckets}; it must be a multiple of 4, and a quarter of it below "
+                f"is {buckets}; it must be a multiple of 4, and {word} of it below "
                 f"relative_attention_max_distance ({distance})",
             )
-        return {**config, **reader.special_tokens(config["vocab_size"])}
+        config |= reader.special_tokens(config["vocab_size"])
+        return config if architecture == _ENCODER else {**config, **_decoder(architecture, reader, config)}
 
     def parts(self, config: Config, names: Iterable[str]) -> Parts:
-        present = set(names)
-        hidden, ffn, heads = config["d_model"], config["d_ff"], config["num_heads"]
-        vocabulary, inner = config["vocab_size"], heads * config["d_kv"]
-        table, copy = (_COPY, _SHARED) if _SHARED not in present and _COPY in present else (_SHARED, _COPY)
-        positions = f"encoder.block.0.{_POSITIONS}"
-        before: dict[str, Shape] = {
-            table: (vocabulary, hidden),
-            positions: (config["relative_attention_num_buckets"], heads),
+        present, generates = set(names), config["architectures"][0] != _ENCODER
+        hidden, heads, vocabulary = config["d_model"], config["num_heads"], config["vocab_size"]
+        decoders = config["num_decoder_layers"] if generates else 0
+        scaled = config.get("scale_decoder_outputs", False)
+        own = generates and _HEAD in present and not scaled
+        stacks = ("encoder", "decoder")[: 2 if generates else 1]
+        copies = [*_COPIES[: len(stacks)], *([_HEAD] if generates and not own else [])]
+        if _SHARED not in present and _COPIES[0] in present:
+            copies[0], table = _SHARED, _COPIES[0]
+        else:
+            table = _SHARED
+        words = (vocabulary, hidden)
+        positions: dict[str, Shape] = {
+            f"{stack}.block.0.{_POSITIONS}": (config["relative_attention_num_buckets"], heads)
+            for stack in stacks
         }
+        head: dict[str, Shape] = {_HEAD: words} if own else {}
         return Parts(
             sizes=Sizes(
-                config["num_layers"], hidden, heads, heads, config["d_kv"], ffn, vocabulary,
+                config["num_layers"], hidden, heads, heads, config["d_kv"], config["d_ff"], vocabulary,
                 config["n_positions"],
             ),
             layer_prefix="encoder.block.",
-            linears=_linears(hidden, inner, ffn, config["feed_forward_proj"].startswith("gated-")),
+            linears=_linears(config, crosses=False),
             others=norms(hidden, "layer.0.layer_norm", "layer.1.layer_norm", bias=False),
-            before=before,
-            after=norms(hidden, "encoder.final_layer_norm", bias=False),
-            kept={table: TABLE, positions: TABLE, copy: "tied to the embedding table"},
-            optional={copy: (vocabulary, hidden)},
-            tied=True,
+            before={table: words, **positions},
+            after={**norms(hidden, *(f"{stack}.final_layer_norm" for stack in stacks), bias=False), **head},
+            kept={
+                table: TABLE, **dict.fromkeys(positions, TABLE), **dict.fromkeys(head, HEAD),
+                **dict.fromkeys(copies, TIED),
+            },
+            optional=dict.fromkeys(copies, words),
+            buffers=(_OLD,) if generates else (),
+            tied=not own,
             droppable=False,
+            further=(_decoder_layers(config),) if generates else (),
+            cross_layers=decoders,
+            token_macs=vocabulary * hidden if generates else 0,
         )  # fmt: skip
 
 
-def _linears(hidden: int, inner: int, ffn: int, gated: bool) -> dict[str, Linear]:
-    attention, dense = "layer.0.SelfAttention", "layer.1.DenseReluDense"
+def _decoder(architecture: str, reader: ConfigReader, config: Config) -> dict[str, Any]:
+    """The keys about a decoder and its head."""
+    if not reader.flag("is_encoder_decoder", True):
+        reader.refuse("is_encoder_decoder", f"is false, but {architecture} has a decoder")
+    tied = reader.flag("tie_word_embeddings", True)
+    start = max(0, reader.config.get("pad_token_id") or 0)
     found = {
-        f"{attention}.q": Linear("query", inner, hidden),
-        f"{attention}.k": Linear("key", inner, hidden),
-        f"{attention}.v": Linear("value", inner, hidden),
-        f"{attention}.o": Linear("output", hidden, inner),
+        "num_decoder_layers": reader.whole("num_decoder_layers", 1, MAXIMUM_LAYERS, config["num_layers"]),
+        "decoder_start_token_id": reader.whole("decoder_start_token_id", 0, config["vocab_size"] - 1, start),
+        "tie_word_embeddings": tied,
+        "use_cache": reader.flag("use_cache", True),
     }
-    if gated:
+    if architecture == _T5:
+        found["scale_decoder_outputs"] = reader.flag("scale_decoder_outputs", tied)
+    return found
+
+
+def _decoder_layers(config: Config) -> Layers:
+    return Layers(
+        prefix="decoder.block.",
+        count=config["num_decoder_layers"],
+        linears=_linears(config, crosses=True),
+        others=norms(config["d_model"], *(f"layer.{place}.layer_norm" for place in range(3)), bias=False),
+        key="num_decoder_layers",
+    )
+
+
+def _attention(name: str, hidden: int, inner: int, kind: str = "") -> dict[str, Linear]:
+    return {
+        f"{name}.q": Linear(f"{kind}query", inner, hidden),
+        f"{name}.k": Linear(f"{kind}key", inner, hidden),
+        f"{name}.v": Linear(f"{kind}value", inner, hidden),
+        f"{name}.o": Linear(f"{kind}output", hidden, inner),
+    }
+
+
+def _linears(config: Config, crosses: bool) -> dict[str, Linear]:
+    """The weights of a layer; with `crosses`, of one that attends to the encoder's output too."""
+    hidden, ffn, inner = config["d_model"], config["d_ff"], config["num_heads"] * config["d_kv"]
+    found = _attention("layer.0.SelfAttention", hidden, inner)
+    if crosses:
+        found |= _attention("layer.1.EncDecAttention", hidden, inner, "cross_")
+    dense = f"layer.{2 if crosses else 1}.DenseReluDense"
+    if config["feed_forward_proj"].startswith("gated-"):
         found |= {
             f"{dense}.wi_0": Linear("gate", ffn, hidden),
             f"{dense}.wi_1": Linear("up", ffn, hidden),
@@ -114,9 +181,9 @@ def _linears(hidden: int, inner: int, ffn: int, gated: bool) -> dict[str, Linear
     return {**found, f"{dense}.wo": Linear("down", hidden, ffn)}
 
 
-def _feed_forward(reader: ConfigReader) -> str:
+def _feed_forward(reader: ConfigReader, default: str) -> str:
     """The form of the feed-forward: an activation, perhaps gated."""
-    value = reader.config.get("feed_forward_proj", "relu")
+    value = reader.config.get("feed_forward_proj", default)
     if not isinstance(value, str) or value.removeprefix("gated-") not in keys.ACTIVATIONS:
         reader.refuse(
             "feed_forward_proj",

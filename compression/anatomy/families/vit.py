@@ -16,7 +16,7 @@ from compression.anatomy.families.encoder import Encoder, classes, dense, labels
 from compression.anatomy.families.reader import ConfigReader, is_whole, shown
 
 _VIT, _DEIT = "ViTForImageClassification", "DeiTForImageClassification"
-_PATCHES = "the projection of the patches: small, and every patch depends on it"
+PATCHES = "the projection of the patches: small, and every patch depends on it"
 MAXIMUM_SIDE = 1 << 14
 _KEYS: keys.Keys = {
     "hidden_size": keys.WIDTH,
@@ -45,8 +45,8 @@ class VitFamily(Family):
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
         keys.head_size(reader)
         config = keys.read(reader, _KEYS)
-        config["image_size"] = _sides(reader, "image_size", 224)
-        config["patch_size"] = _sides(reader, "patch_size", 16)
+        config["image_size"] = sides(reader, "image_size", 224)
+        config["patch_size"] = sides(reader, "patch_size", 16)
         if 0 in _grid(config):
             reader.refuse("patch_size", f"is {config['patch_size']}, more than image_size")
         # Two classes of ImageNet are called "crane".
@@ -59,7 +59,7 @@ class VitFamily(Family):
         kind, named, (rows, columns) = config["model_type"], classes(config) or (), _grid(config)
         tokens = ["cls_token", "distillation_token"][: 2 if kind == "deit" else 1]
         length = rows * columns + len(tokens)
-        (height, width), channels = _pair(config["patch_size"]), config["num_channels"]
+        (height, width), channels = pair(config["patch_size"]), config["num_channels"]
         projection = (hidden, channels, height, width)
         places = "embeddings.patch_embeddings.projection"
         found = Encoder(
@@ -85,9 +85,9 @@ class VitFamily(Family):
         patches = rows * columns * hidden * channels * height * width
         return replace(
             found,
-            kept={f"{prefix}{places}.weight": _PATCHES, **found.kept},
+            kept={f"{prefix}{places}.weight": PATCHES, **found.kept},
             sequence_macs=found.sequence_macs + patches,
-            image=(channels, *_pair(config["image_size"])),
+            image=(channels, *pair(config["image_size"])),
         )  # fmt: skip
 
 
@@ -102,18 +102,18 @@ def _linears(hidden: int, ffn: int, bias: bool) -> dict[str, Linear]:
     }
 
 
-def _pair(sides: int | list[int]) -> tuple[int, int]:
+def pair(sides: int | list[int]) -> tuple[int, int]:
     """Height and width."""
     return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
 
 
 def _grid(config: Mapping[str, Any]) -> tuple[int, int]:
     """How many patches fit into an image, down and across."""
-    (height, width), (down, across) = _pair(config["image_size"]), _pair(config["patch_size"])
+    (height, width), (down, across) = pair(config["image_size"]), pair(config["patch_size"])
     return height // down, width // across
 
 
-def _sides(reader: ConfigReader, key: str, default: int) -> int | list[int]:
+def sides(reader: ConfigReader, key: str, default: int) -> int | list[int]:
     """One side of a square, or height and width."""
     value = reader.config.get(key)
     if not isinstance(value, list):
