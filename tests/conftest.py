@@ -51,6 +51,7 @@ class Groups(LoadScopeScheduling):
         "tests/faults/test_kill_points.py",
         "tests/acceptance/",
         "tests/engine/test_pipeline.py::test_a_job_killed_anywhere",
+        "tests/engine/test_image_jobs.py",
     )
 
     def _split_scope(self, nodeid: str) -> str:
