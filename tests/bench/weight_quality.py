@@ -109,7 +109,7 @@ class Bench:
                 lambda: StreamedModel(self.folder),
                 self.sites,
                 settings,
-                calibration and calibration.batches,
+                calibration.batches if calibration is not None else None,
                 store,
                 Quiet(),
             )
