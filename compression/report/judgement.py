@@ -89,7 +89,7 @@ def _baselines(report: Json, names: list[str]) -> str:
     return (
         told
         + table(["criterion", *titles], general, "On general text.")
-        + table(["criterion", *titles], domain, "On the text of the domain.")
+        + table(["criterion", *titles], domain, "On the data of the domain.")
     )
 
 
@@ -124,7 +124,7 @@ def damage(report: Json) -> str:
     apart = {state: dict(_flat(domain.get(state) or {})) for state in states}
     names = list(dict.fromkeys(name for values in apart.values() for name in values))
     rows = [[name, *(number(number_text(apart[state].get(name))) for state in states)] for name in names]
-    told = "On the text of the domain."
+    told = "On the data of the domain."
     parts.append(table(["distance from the dense model", *(number(state) for state in states)], rows, told))
     classes = found["classes"]
     if classes is not None:

@@ -271,7 +271,7 @@ def test_quality_on_a_domain_is_told_apart() -> None:
     (gate,) = report["gates"]
     assert (gate["metric"], gate["passed"], gate["value"]) == ("domain_perplexity", True, 45.75 / 41.5)
     told = " ".join(report["notes"])
-    assert "On the text of the domain, which is judged apart, perplexity went from 41.5 to 45.75." in told
+    assert "On the data of the domain, which is judged apart, perplexity went from 41.5 to 45.75." in told
     assert "The domain's evaluation data is small (640 tokens)" in told
     assert "The domain's evaluation shares texts with other data of this job (2 with calibration)" in told
     assert report["reproducibility"]["seeds"]["domain_calibration"] == 3
