@@ -276,7 +276,7 @@ def test_quality_on_a_domain_is_told_apart() -> None:
     assert "The domain's evaluation shares texts with other data of this job (2 with calibration)" in told
     assert report["reproducibility"]["seeds"]["domain_calibration"] == 3
     page = render(report)
-    for words in ("Perplexity, domain", "perplexity, domain", "On the text of the domain.", "163.5"):
+    for words in ("Perplexity, domain", "perplexity, domain", "On the data of the domain.", "163.5"):
         assert words in page, words
     alone = build(samples.language_model())
     assert (alone["quality"]["domain"], alone["summary"]["domain_quality"]) == (None, None)
