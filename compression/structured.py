@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from compression import gradients
@@ -148,6 +149,17 @@ class StructurePruner:
     def facts(self, layers: int) -> list[dict[str, Any]]:
         """What the finished steps say of every group."""
         return [fact for index in range(layers) for fact in self.store.data(self.step_name(index))["groups"]]
+
+    def units(self) -> dict[str, list[list[int]]]:
+        """The units that stay, by kind, layer by layer; kinds of which all stay are left out."""
+        found: dict[str, list[list[int]]] = {}
+        for group in self.groups:
+            with safe_open(
+                self.store.path(self.step_name(group.layer)), framework="pt", device="cpu"
+            ) as stream:
+                kept: list[int] = stream.get_tensor(group.name + KEPT).tolist()
+            found.setdefault(group.kind, []).append(kept)
+        return found
 
     def _of_layer(self, index: int) -> list[Group]:
         return [group for group in self.groups if group.layer == index]

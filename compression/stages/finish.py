@@ -171,6 +171,7 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
             masks=pruned.masks,
             kept=final.kept,
             layers=pruned.kept,
+            units=pruned.units,
             dtype=loaded.output_dtype,
             after_file=after_file,
         )

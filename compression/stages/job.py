@@ -135,7 +135,8 @@ class Pruned:
     """What pruning gives: files laid over the dense weights, or the layers that stay; masks; facts of sites.
 
     `layers` is the choice of layers as JSON (layer dropping only). Where neurons or heads went, `config` is
-    that of the smaller model and `widths` says how many stay, as JSON.
+    that of the smaller model, `widths` says how many stay, as JSON, and `units` which: by kind, layer by
+    layer.
     """
 
     overlay: tuple[Path, ...]
@@ -145,6 +146,7 @@ class Pruned:
     layers: dict[str, Any] | None
     config: Mapping[str, Any] | None = None
     widths: dict[str, Any] | None = None
+    units: Mapping[str, list[list[int]]] = field(default_factory=dict)
 
     def settings(self, loaded: Loaded) -> Mapping[str, Any]:
         """The config of the weights that `source` gives (with all layers of the dense model)."""

@@ -92,6 +92,7 @@ def _pruned(
         None,
         config=family.resized(config, widths),
         widths=_account(loaded, widths),
+        units=pruner.units(),
     )
 
 

@@ -19,6 +19,7 @@ from compression.loading.admission import admit_model, folder_sources
 from compression.report import schema
 from tests.engine.corpora import write_texts
 from tests.engine.jobs import Recorder, hashes, request, run_and_kill, write_job
+from tests.pictures import learnt_model, pictures, write_npz
 from tests.tiny_families import tiny_family
 from tests.tiny_models import tiny_bert, tiny_llama, write_byte_tokenizer
 
@@ -60,6 +61,14 @@ def _came_true(asked: Any, outcome: Any) -> dict[str, Any]:
     assert {kind: one["kept"] for kind, one in promised["cut"]["widths"].items()} == widths
     assert promised["cut"]["sparsity"] == report["widths"]["sparsity"]
     assert "gone" in report["notes"][0]
+    units = json.loads((outcome.artifact / "secateur" / "units.json").read_text())["units"]
+    changed = {
+        one["kind"]: one["kept"] for one in report["widths"]["structures"] if one["kept"] < one["dense"]
+    }
+    assert units.keys() == changed.keys()
+    for kind, layers in units.items():
+        assert len(layers) == inspection.layers
+        assert all(kept == sorted(set(kept)) and len(kept) == changed[kind] for kept in layers)
     return report
 
 
@@ -90,6 +99,21 @@ def test_families_without_head_dim_lose_neurons(case: str, tmp_path: Path) -> No
     assert asked.specification.structure.granularity == "neuron"
     report = _came_true(asked, pipeline.run(asked, Recorder()))
     assert report["target"]["achieved"] == pytest.approx(0.4, abs=0.08)
+
+
+def test_a_model_of_images_loses_neurons(tmp_path: Path) -> None:
+    """VBP on a ViT that has learnt: the biases take up the means, and most answers stay."""
+    learnt_model(tmp_path / "model", "ViTForImageClassification")
+    write_npz(tmp_path / "a.npz", *pictures(96))
+    calibration = {"dataset": "dst_a", "samples": 24}
+    specification = {
+        "recipe": "vbp", "target": {"sparsity": 0.4}, "calibration": calibration,
+        "evaluation": {"measure": []},
+    }  # fmt: skip
+    write_job(tmp_path, "model", {"dst_a": "a.npz"}, specification)
+    asked = request(tmp_path, tmp_path / "work")
+    report = _came_true(asked, pipeline.run(asked, Recorder()))
+    assert report["quality"]["pruned"]["accuracy"] >= 0.6
 
 
 @pytest.mark.parametrize("method", ["lora", "distillation"])
