@@ -10,13 +10,16 @@ from typing import Any
 
 from compression.allocation import allocations
 from compression.criteria import criteria, layer_criteria
+from compression.criteria.structures import structure_criteria
 from compression.granularity import granularities
 from compression.recipes import recipes
 from compression.recipes.base import options_schema
+from compression.recipes.structures import structure_options
 from compression.recipes.weights import data_needs, weight_options
 from compression.recovery.registry import load_all
 from compression.schedules import schedules
 from compression.updates import updates
+from compression.updates.structures import structure_updates
 
 VERSION = 1
 
@@ -28,11 +31,13 @@ def catalogue() -> dict[str, Any]:
         "recipes": [recipe.to_json() for recipe in recipes],
         "criteria": _weighed(criteria),
         "layer_criteria": [{"name": c.name, "summary": c.summary, "arxiv": c.paper} for c in layer_criteria],
+        "structure_criteria": _weighed(structure_criteria),
         "granularities": [
             {"name": g.name, "summary": g.summary, "pattern": g.pattern} for g in granularities
         ],
         "allocations": _weighed(allocations),
         "updates": _weighed(updates),
+        "structure_updates": _weighed(structure_updates),
         "schedules": _entries(schedules),
         "recoveries": [
             {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
@@ -81,7 +86,10 @@ def methods_text() -> str:
     for recovery in data["recoveries"]:
         lines += ["", f"### `{recovery['name']}`", "", recovery["summary"], *_options(recovery["options"])]
     lines += ["", "## Axes"]
-    axes = ("criteria", "layer_criteria", "granularities", "allocations", "updates", "schedules")
+    axes = (
+        "criteria", "layer_criteria", "structure_criteria", "granularities", "allocations", "updates",
+        "structure_updates", "schedules",
+    )  # fmt: skip
     for axis in axes:
         lines += [
             "",
@@ -123,6 +131,13 @@ def _shared(data: dict[str, Any]) -> list[str]:
         "Every axis of these recipes can be overridden, and every parameter of an entry is an option; those",
         "of entries that are not chosen do nothing. A recipe's own defaults stand with the recipe.",
         *_options(schema),
+        "",
+        "## Options of recipes of neurons and heads",
+        "",
+        "Every layer keeps the same number of them, so that the result is a smaller checkpoint with a stock",
+        "config. Sparsity is a share of the parameters of all neurons or heads, biases too.",
+        "Where one key-value head serves all query heads it stays, and query heads are removed one by one.",
+        *_options(options_schema(structure_options("Shared"))),
     ]
 
 
@@ -135,15 +150,15 @@ def _own_options(recipe: dict[str, Any]) -> list[str]:
     schema = recipe["options"]
     if "criterion" not in schema["properties"]:
         return _options(schema)
-    shared = options_schema(weight_options("Shared"))["properties"]
+    weights = "allocation" in schema["properties"]
+    shared = options_schema((weight_options if weights else structure_options)("Shared"))["properties"]
+    kind = "single weights" if weights else "neurons and heads"
     own = [
         f"`{name}` `{json.dumps(option['default'])}`"
         for name, option in schema["properties"].items()
         if option["default"] != shared[name]["default"]
     ]
-    return [
-        f"- Own defaults: {', '.join(own) or 'none'}; all others: see the options of single weights below"
-    ]
+    return [f"- Own defaults: {', '.join(own) or 'none'}; all others: see the options of {kind} below"]
 
 
 def _options(schema: dict[str, Any]) -> list[str]:

@@ -33,8 +33,8 @@ def resolve(
     draft = Draft(spec, recipe, catalogue, inspection, datasets)
     _check_family(draft)
     granularity = _granularity(draft)
-    _check_ignore(draft)
     draft.update("structure", granularity=granularity)
+    _check_ignore(draft)
     _resolve_options(draft)
     _resolve_calibration(draft)
     resolve_evaluation(draft)
@@ -75,7 +75,9 @@ def _check_family(draft: Draft) -> None:
 
 def _granularity(draft: Draft) -> str:
     recipe = draft.recipe
-    given = draft.specification.structure.granularity or recipe.granularities[0]
+    possible = draft.inspection.granularities
+    first = next((name for name in recipe.granularities if name in possible), recipe.granularities[0])
+    given = draft.specification.structure.granularity or first
     kind = granularity_kind(given)
     if kind not in recipe.granularities:
         able = [name for name, offer in draft.catalogue.recipes.items() if kind in offer.granularities]
@@ -88,7 +90,6 @@ def _granularity(draft: Draft) -> str:
         )
         return recipe.granularities[0]
     # Whether the shape of blocks fits is checked with the target.
-    possible = draft.inspection.granularities
     # Of a single layer the target says what is wrong.
     if kind not in possible and not (kind == "layer" and draft.inspection.layers == 1):
         draft.refuse(
@@ -109,6 +110,13 @@ def _check_ignore(draft: Draft) -> None:
         draft.refuse(
             "/structure/ignore",
             "With whole layers there is nothing to ignore: use options.keep_first and options.keep_last.",
+            "pattern_unsupported",
+        )
+        return
+    if patterns and draft.structures:
+        draft.refuse(
+            "/structure/ignore",
+            "Every layer loses as many neurons or heads, so no weight can be left alone: leave it out.",
             "pattern_unsupported",
         )
         return
@@ -189,6 +197,8 @@ def chosen_needs(draft: Draft) -> set[str]:
         "allocations": [chosen.get("allocation", "uniform")],
         "updates": chosen.get("update", []),
     }
+    if draft.structures:
+        axes = {"structure_criteria": [chosen["criterion"]], "structure_updates": chosen.get("update", [])}
     found = {"calibration"} if chosen.get("token_weight", "none") != "none" else set[str]()
     for axis, names in axes.items():
         for entry in draft.catalogue.data[axis]:

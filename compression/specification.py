@@ -28,7 +28,8 @@ Dtype = Literal["float32", "bfloat16"]
 
 TARGETS = ("sparsity", "parameters", "macs", "bytes", "latency", "layers")
 GRANULARITIES = (
-    "unstructured", "n:m", "block", "neuron", "head", "channel", "layer", "expert", "hidden", "rank",
+    "unstructured", "n:m", "block", "neuron", "head", "neuron+head", "channel", "layer", "expert", "hidden",
+    "rank",
 )  # fmt: skip
 
 _DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -154,7 +155,9 @@ class Structure(Part):
     """What is removed as one, and where nothing may be removed."""
 
     granularity: str | None = Field(
-        default=None, description='"unstructured", n:m such as "2:4", blocks such as "16x16", or "layer".'
+        default=None,
+        description='"unstructured", n:m such as "2:4", blocks such as "16x16", "layer", "neuron", "head" or '
+        '"neuron+head".',
     )
     ignore: list[Text] = Field(
         default=[],

@@ -28,7 +28,10 @@ Recipe = Annotated[
     ),
 ]
 Granularity = Annotated[
-    str | None, Option(help="What is removed as one: unstructured, 2:4 or another n:m, layer.")
+    str | None,
+    Option(
+        help="What is removed as one: unstructured, 2:4 or another n:m, neuron, head, neuron+head, layer."
+    ),
 ]
 Ignore = Annotated[
     list[str] | None,

@@ -199,4 +199,6 @@ def _inner(base: Any, dataset: str | None) -> dict[str, Any]:
 def _usual_recipe(target: Mapping[str, Any], structure: Mapping[str, Any], sample: Mapping[str, Any]) -> str:
     if "layers" in target or structure.get("granularity") == "layer":
         return "layer-drop"
+    if structure.get("granularity") in ("neuron", "head", "neuron+head"):
+        return "flap" if sample.get("dataset") else "magnitude-width"
     return "wanda" if sample.get("dataset") else "magnitude"

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from compression.anatomy.structures import Structure
+
 Task = Literal[
     "text-generation",
     "text2text-generation",
@@ -71,6 +73,7 @@ class Inspection:
     A model of images takes them in the shape `image` (channels, height, width), and `context` counts the
     patches of one with the tokens that go before them; `preprocessing` is how images become that (a complete
     `compression.preprocessing.Preprocessing` as JSON), None where the model's file asks for unknown steps.
+    `structures` are the units that can be cut in every layer alike, so that the result has a stock config.
     """
 
     family: str
@@ -106,6 +109,7 @@ class Inspection:
     layer_bytes: int = 0
     dtype: str = "float32"
     other_bytes: int = 0
+    structures: tuple[Structure, ...] = ()
 
     @property
     def tied(self) -> tuple[str, ...]:
@@ -121,6 +125,7 @@ class Inspection:
             data[name] = None if data[name] is None else list(data[name])
         data["sites"] = [{**asdict(site), "shape": list(site.shape)} for site in self.sites]
         data["not_prunable"] = [dict(item) for item in self.not_prunable]
+        data["structures"] = [{**asdict(one), "counts": list(one.counts)} for one in self.structures]
         return data
 
     @classmethod
@@ -133,6 +138,9 @@ class Inspection:
         values["granularities"] = tuple(values["granularities"])
         values["sites"] = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in values["sites"])
         values["not_prunable"] = tuple(dict(item) for item in values["not_prunable"])
+        values["structures"] = tuple(
+            Structure(**{**one, "counts": tuple(one["counts"])}) for one in values.get("structures", ())
+        )
         return cls(**values)
 
 

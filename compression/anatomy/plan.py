@@ -18,6 +18,8 @@ from compression.anatomy.budget import (
 )
 from compression.anatomy.families.base import used_macs
 from compression.anatomy.inspection import ITEM_SIZES, Inspection
+from compression.anatomy.structures import GRANULARITIES
+from compression.anatomy.widths import achieved, choose, resized
 from compression.specification import JobSpecification
 
 # Rough speeds, in multiply-accumulates a second, of what a queue usually stands for.
@@ -44,6 +46,8 @@ def plan(specification: JobSpecification, inspection: Inspection) -> dict[str, A
     length = stated_length(specification, inspection)
     if specification.structure.granularity == "layer":
         cut, left, removed = _layer_cut(specification, inspection)
+    elif specification.structure.granularity in GRANULARITIES:
+        cut, left, removed = _structure_cut(specification, inspection)
     else:
         cut, left, removed = _weight_cut(specification, inspection)
     dense = _figures(inspection, inspection.dtype, length, {})
@@ -95,6 +99,37 @@ def _layer_cut(
     left = without_layers(inspection, count)
     total = inspection.prunable_parameters - left.prunable_parameters
     return {"sites": [], "weights_removed": total, "layers_removed": count}, left, {}
+
+
+def _structure_cut(
+    specification: JobSpecification, inspection: Inspection
+) -> tuple[dict[str, Any], Inspection, Removed]:
+    widths = choose(specification, inspection)
+    assert widths is not None, "a resolved target can be met"
+    left = resized(inspection, widths)
+    rows = [
+        {
+            "name": site.name,
+            "shape": list(site.shape),
+            "kept_shape": list(smaller.shape),
+            "keep": smaller.size,
+            "remove": site.size - smaller.size,
+        }
+        for site, smaller in zip(inspection.sites, left.sites, strict=True)
+    ]
+    total = inspection.prunable_parameters - left.prunable_parameters
+    counts = {one.kind: {"dense": one.count, "kept": widths[one.kind]}
+              for one in inspection.structures if one.kind in widths}  # fmt: skip
+    shape = {name: getattr(left, name) for name in ("heads", "key_value_heads", "head_dim", "ffn")}
+    cut = {
+        "sites": rows,
+        "weights_removed": total,
+        "layers_removed": None,
+        "widths": counts,
+        "shape": shape,
+        "sparsity": achieved(specification, inspection, widths),
+    }
+    return cut, left, {}
 
 
 def _figures(inspection: Inspection, dtype: str, length: int, removed: Removed) -> dict[str, int]:
@@ -176,6 +211,8 @@ def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]
     left_alone = len(inspection.sites) - len(selected_sites(specification, inspection))
     if specification.structure.granularity == "layer":
         notes.append("Fewer layers make the file smaller and every runtime faster.")
+    elif specification.structure.granularity in GRANULARITIES:
+        notes.append("Narrower layers make the file smaller and every runtime faster.")
     else:
         notes.append(
             "Zeros among single weights make neither the file smaller nor dense kernels faster; runtimes "

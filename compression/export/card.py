@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.evaluation import stock
 from compression.specification import n_m
 
@@ -97,6 +98,8 @@ def _number(value: float | None) -> str:
 
 
 def _limits(granularity: str, masked: bool) -> list[str]:
+    if granularity in STRUCTURES:
+        return ["Its layers are narrower, and it is smaller and faster in every runtime that loads it."]
     if not masked:
         return ["It has fewer layers and is smaller and faster in every runtime that loads it."]
     lines = [

@@ -20,6 +20,8 @@ from compression.updates import updates
 _DATA = {
     "activations": {"calibration"},
     "means": {"calibration"},
+    "variances": {"calibration"},
+    "magnitudes": {"calibration"},
     "hessian": {"calibration"},
     "influence": {"calibration"},
     "divergence": {"calibration"},
@@ -58,7 +60,7 @@ def weight_options(name: str, **defaults: Any) -> type[RecipeOptions]:
 
 @lru_cache(maxsize=1)
 def _fields() -> dict[str, tuple[Any, Any]]:
-    fields: dict[str, tuple[Any, Any]] = {**_axes(), **_bounds(), **_calibration(), **_gradients()}
+    fields: dict[str, tuple[Any, Any]] = {**_axes(), **_bounds(), **_calibration(), **gradient_fields()}
     for item in all_parameters(criteria, allocations, updates).values():
         bounds: dict[str, Any] = dict(item.bounds)
         fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
@@ -129,7 +131,8 @@ def _calibration() -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _gradients() -> dict[str, tuple[Any, Any]]:
+def gradient_fields() -> dict[str, tuple[Any, Any]]:
+    """The options that say how gradients are found, of all recipes that may need any."""
     return {
         "gradient": (
             Literal["exact", "zeroth-order"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.report.formats import bytes_text, percent, threads_text
 from compression.specification import n_m
 
@@ -27,6 +28,13 @@ def _size(report: Json, granularity: str) -> str:
             f"The weight files shrank to {percent(ratio)} of their size: "
             f"{dense['layers'] - pruned['layers']} of {dense['layers']} layers are gone."
         )
+    if report["widths"] is not None:
+        gone = " and ".join(
+            f"{one['dense'] - one['kept']} of {one['dense']} {one['kind']}s"
+            for one in report["widths"]["structures"]
+            if one["kept"] < one["dense"]
+        )
+        return f"The weight files shrank to {percent(ratio)} of their size: {gone} of every layer are gone."
     why = "zeros are stored like any other number"
     if pruned["dtype"] != dense["dtype"]:
         return (
@@ -60,7 +68,7 @@ def _speed(report: Json, granularity: str) -> str:
             f"{_compared(latency['cases'][0])} the dense one: a forward pass takes "
             f"{percent(latency['ratio'])} of the time ({_range(latency['cases'][0])})."
         )
-    if granularity == "layer":
+    if granularity == "layer" or granularity in STRUCTURES:
         return measured
     expected = "Ordinary runtimes multiply by the zeros, so no speed-up is to be expected from them. "
     if n_m(granularity) == (2, 4):

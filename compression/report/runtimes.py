@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.specification import n_m
 
 
@@ -18,10 +19,11 @@ def runtimes(
 
     ``faster`` is yes, no or depends: than the dense model in the same runtime.
     """
-    layers = granularity == "layer"
+    layers = granularity == "layer" or granularity in STRUCTURES
     measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
     if layers:
-        note = "Fewer layers are computed, so every runtime is faster." + measured
+        what = "Fewer layers" if granularity == "layer" else "Smaller matrices"
+        note = f"{what} are computed, so every runtime is faster." + measured
     else:
         note = "Zeros are multiplied like any other number." + measured
     faster = "yes" if layers else "no"

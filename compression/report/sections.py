@@ -62,6 +62,8 @@ def layers(report: Json) -> str:
     parts = []
     if report["dropped"] is not None:
         parts.append(_dropped(report))
+    if report["widths"] is not None:
+        parts.append(_widths(report["widths"]))
     if any(row["sparsity"] > 0 for row in rows):
         sparsity = plots.columns(
             "Sparsity per layer",
@@ -131,6 +133,17 @@ def _dropped(report: Json) -> str:
         f"{words} Angular distance between what enters and what leaves the run of layers that begins at each "
         "number; the smallest was taken.",
     )
+
+
+def _widths(widths: Json) -> str:
+    rows: list[Row] = [
+        [f"{one['kind']}s of a layer", number(f"{one['dense']:,}"), number(f"{one['kept']:,}")]
+        for one in widths["structures"]
+    ]
+    words = (
+        f"{percent(widths['sparsity'])} of the parameters of these units are gone; all layers kept as many."
+    )
+    return figure("Widths", table(["", number("dense"), number("result")], rows, words), " ")
 
 
 def _sites(report: Json) -> str:

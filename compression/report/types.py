@@ -22,14 +22,14 @@ class ReportInputs:
     baselines      of other criteria at the same target, by name: ``quality`` and ``domain`` (or None)
     facts          of each pruned weight: ``name``, ``reconstruction_error``, ``weight_error``
     dropped        of layer-drop: ``LayerChoice.to_json()``; None otherwise
-    recovery       ``RecoveryResult.history`` with ``method``; None without recovery
-    measured       ``evaluation.measure.with_pruned_memory``: ``latency``, ``memory`` (each may be None)
-    verification   what ``export.verify.run`` gave
-    data           facts of ``calibration``, ``evaluation``, ``recovery`` and ``overlap`` {use: shared texts}
-    artifact       ``bytes`` and ``files`` of the artifact
-    inputs         sha256 of the model's files and of the datasets: ``model``, ``datasets``
-    versions       software by name; device: ``type``, ``name``, ``threads``
-    seconds        wall time of each stage, by name; ``resumed``: whether an earlier attempt was gone on from
+    widths         of neurons and heads: ``sparsity`` of them, and ``structures``: ``kind``, ``dense``,
+    ``kept``, ``parameters`` (of one in one layer); None otherwise recovery       ``RecoveryResult.history``
+    with ``method``; None without recovery measured       ``evaluation.measure.with_pruned_memory``:
+    ``latency``, ``memory`` (each may be None) verification   what ``export.verify.run`` gave data
+    facts of ``calibration``, ``evaluation``, ``recovery`` and ``overlap`` {use: shared texts} artifact
+    ``bytes`` and ``files`` of the artifact inputs         sha256 of the model's files and of the datasets:
+    ``model``, ``datasets`` versions       software by name; device: ``type``, ``name``, ``threads`` seconds
+    wall time of each stage, by name; ``resumed``: whether an earlier attempt was gone on from
     """
 
     specification: Json
@@ -47,6 +47,7 @@ class ReportInputs:
     baselines: Json = field(default_factory=dict)
     facts: Sequence[Json] = ()
     dropped: Json | None = None
+    widths: Json | None = None
     recovery: Json | None = None
     measured: Json = field(default_factory=dict)
     verification: Json | None = None

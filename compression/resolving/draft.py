@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression.anatomy.inspection import Inspection
+from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.catalogue import Catalogue, Offer
 from compression.errors import Fault
 from compression.loading.dataset_files import DatasetFacts
@@ -36,6 +37,11 @@ class Draft:
         """Whether whole layers are removed."""
         granularity = self.specification.structure.granularity or self.recipe.granularities[0]
         return granularity == "layer"
+
+    @property
+    def structures(self) -> bool:
+        """Whether neurons or heads are removed."""
+        return (self.specification.structure.granularity or "") in STRUCTURES
 
     @property
     def data_kind(self) -> str:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from compression.anatomy.budget import figure, layers_to_remove, removed_in_all, selected_sites
 from compression.densities import least_removable, most_removable
 from compression.resolving.draft import Draft
+from compression.resolving.structures import check_structures
 from compression.specification import block, n_m, quantity
 
 TOLERANCE = 0.005
@@ -23,6 +24,8 @@ def check_target(draft: Draft) -> None:
         )
     elif draft.layers:
         _check_layers(draft)
+    elif draft.structures:
+        check_structures(draft)
     elif target.layers is not None:
         draft.refuse(
             "/target/layers",

@@ -57,7 +57,7 @@ def write_pruned(loaded: Loaded, pruned: Pruned, folder: Path) -> None:
     write_model(
         folder,
         pruned.source(loaded),
-        loaded.admission.config,
+        pruned.settings(loaded),
         loaded.folder,
         kept=pruned.kept,
         dtype=loaded.output_dtype,
@@ -68,7 +68,7 @@ def finish(loaded: Loaded, data: Data, pruned: Pruned) -> Final:
     """Recover, if the specification asks for it."""
     spec = loaded.specification
     if spec.recovery.method == "none":
-        return Final(pruned.source(loaded), loaded.admission.config, pruned.kept, pruned.model(loaded))
+        return Final(pruned.source(loaded), pruned.settings(loaded), pruned.kept, pruned.model(loaded))
     folder, output = loaded.work / "pruned", loaded.work / "recovered"
     write_pruned(loaded, pruned, folder)
     shutil.rmtree(output, ignore_errors=True)
@@ -90,7 +90,7 @@ def finish(loaded: Loaded, data: Data, pruned: Pruned) -> Final:
             sites=written_sites(loaded, pruned),
         )
     )
-    settings = rewritten_config(loaded.admission.config, pruned.kept, loaded.output_dtype)
+    settings = rewritten_config(pruned.settings(loaded), pruned.kept, loaded.output_dtype)
     files = list(result.files)
     model = StreamedModel(
         folder, settings, loaded.admission.family, loaded.device, loaded.result_dtype, overlay=files
@@ -101,7 +101,7 @@ def finish(loaded: Loaded, data: Data, pruned: Pruned) -> Final:
 
 def written_sites(loaded: Loaded, pruned: Pruned) -> list[str]:
     """Names of the weight sites in the written model."""
-    config = trimmed_config(loaded.admission.config, pruned.kept)
+    config = trimmed_config(pruned.settings(loaded), pruned.kept)
     return [site.name for site in inspect(config, WeightReader(loaded.work / "pruned").names()).sites]
 
 
@@ -124,7 +124,7 @@ def costs(loaded: Loaded, pruned: Pruned, final: Final) -> dict[str, Any]:
             weight_bytes=weight_bytes(loaded.folder),
         ),
         "pruned": written_cost(
-            loaded, pruned.source(loaded), pruned.kept, trimmed_config(loaded.admission.config, pruned.kept)
+            loaded, pruned.source(loaded), pruned.kept, trimmed_config(pruned.settings(loaded), pruned.kept)
         ),
     }
     if final.recovery is not None:
@@ -171,6 +171,7 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
             masks=pruned.masks,
             kept=final.kept,
             layers=pruned.kept,
+            units=pruned.units,
             dtype=loaded.output_dtype,
             after_file=after_file,
         )

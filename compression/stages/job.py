@@ -134,7 +134,9 @@ class Data:
 class Pruned:
     """What pruning gives: files laid over the dense weights, or the layers that stay; masks; facts of sites.
 
-    `layers` is the choice of layers as JSON (layer dropping only).
+    `layers` is the choice of layers as JSON (layer dropping only). Where neurons or heads went, `config` is
+    that of the smaller model, `widths` says how many stay, as JSON, and `units` which: by kind, layer by
+    layer.
     """
 
     overlay: tuple[Path, ...]
@@ -142,6 +144,17 @@ class Pruned:
     masks: Mapping[str, Tensor]
     sites: list[dict[str, Any]]
     layers: dict[str, Any] | None
+    config: Mapping[str, Any] | None = None
+    widths: dict[str, Any] | None = None
+    units: Mapping[str, list[list[int]]] = field(default_factory=dict)
+
+    def settings(self, loaded: Loaded) -> Mapping[str, Any]:
+        """The config of the weights that `source` gives (with all layers of the dense model)."""
+        return loaded.admission.config if self.config is None else self.config
+
+    def to_report(self) -> dict[str, Any]:
+        """As `ReportInputs` names it."""
+        return {"facts": self.sites, "dropped": self.layers, "widths": self.widths}
 
     def source(self, loaded: Loaded) -> WeightReader:
         """The weights, pruned ones in place of dense ones (with all layers of the dense model)."""
@@ -151,7 +164,7 @@ class Pruned:
         """The pruned model, in the dtype that it will be written in."""
         return StreamedModel(
             loaded.folder,
-            loaded.admission.config,
+            self.settings(loaded),
             loaded.admission.family,
             loaded.device,
             loaded.result_dtype,

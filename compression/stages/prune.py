@@ -1,4 +1,5 @@
-"""Prune: single weights or whole layers, by the recipe's criterion or by that of a baseline."""
+"""Prune: single weights, neurons and heads, or whole layers, by the recipe's criterion or by that of a
+baseline."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from compression.anatomy.budget import layers_to_remove, removed_in_all, selected_sites
+from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.checkpoint import Store
 from compression.cutting import PruneSettings
 from compression.depth import LayerChoice, baseline_layers, boundary_states, choose_layers
@@ -23,6 +25,7 @@ from compression.loading.images.plan import Images
 from compression.pruning import Listener, MaskFiles, WeightPruner, finished_files
 from compression.recipes import recipes
 from compression.stages.job import Data, Loaded, Pruned, Watched
+from compression.stages.structures import baseline_structures, prune_structures
 
 
 def pattern_of(loaded: Loaded) -> Pattern:
@@ -37,6 +40,9 @@ def prune(loaded: Loaded, data: Data, entered: Callable[[], None] = lambda: None
         choice = _choose(loaded, calibration)
         entered()
         return Pruned((), choice.kept, {}, [], choice.to_json())
+    if pattern_of(loaded).kind in STRUCTURES:
+        entered()
+        return prune_structures(loaded, calibration, loaded.store, loaded.observer, loaded.hook)
     settings = weight_settings(
         loaded, loaded.recipe.options.model_validate(loaded.specification.options).model_dump()
     )
@@ -156,6 +162,8 @@ def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequence
             loaded.specification.seed,
         )
         return Pruned((), kept, {}, [], None)
+    if pattern_of(loaded).kind in STRUCTURES:
+        return baseline_structures(loaded, name, calibration, store, _Quiet(loaded.observer))
     # A baseline has the job's granularity and bounds, and its own habits for the rest.
     bounds = ("minimum_density", "maximum_density")
     given = {key: value for key, value in loaded.specification.options.items() if key in bounds}

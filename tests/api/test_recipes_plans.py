@@ -49,6 +49,20 @@ class TestPlans:
         else:
             assert {error["pointer"] for error in plan["errors"]} == {"/calibration"}
 
+    def test_neurons_and_heads(self, client: httpx2.Client, model: str) -> None:
+        body = {"model": model, "recipe": "magnitude-width", "target": {"parameters": 0.9}}
+        plan = client.post("/v1/plans", json=body).json()
+        assert plan["valid"], plan
+        assert plan["ratios"]["parameters"] <= 0.9
+        widths, shape = plan["cut"]["widths"], plan["cut"]["shape"]
+        assert shape["ffn"] == widths["neuron"]["kept"] <= widths["neuron"]["dense"]
+        assert all(site["kept_shape"] for site in plan["cut"]["sites"])
+        job = client.post("/v1/jobs", json=body)
+        assert job.json()["specification"] == plan["specification"]
+        plan = client.post("/v1/plans", json=body | {"target": {"parameters": 0.001}}).json()
+        assert [error["pointer"] for error in plan["errors"]] == ["/target/parameters"]
+        assert "Reachable: ratios from" in plan["errors"][0]["message"]
+
     def test_with_a_domain(self, client: httpx2.Client, model: str, dataset: str) -> None:
         body = {"model": model, "recipe": "d-pruner", "target": {"sparsity": 0.5}}
         plan = client.post("/v1/plans", json=body | {"calibration": {"dataset": dataset}}).json()

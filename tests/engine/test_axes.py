@@ -6,7 +6,7 @@ import json
 import operator
 import re
 from dataclasses import dataclass, fields
-from typing import get_args
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -15,16 +15,19 @@ from compression.allocation import allocations
 from compression.allocation.base import EVIDENCE
 from compression.criteria import criteria, layer_criteria
 from compression.criteria.base import NEEDS
+from compression.criteria.structures import structure_criteria
 from compression.cutting import PruneSettings
 from compression.gradients import KINDS
 from compression.granularity import granularities
 from compression.granularity.base import Pattern
 from compression.parameters import Parameter, all_parameters, configured, parameter, parameters_of
 from compression.recipes import recipes
+from compression.recipes.base import Recipe
 from compression.recipes.weights import data_needs, weight_options
 from compression.registry import Registry, UnknownEntry
 from compression.schedules import schedules
 from compression.updates import updates
+from compression.updates.structures import structure_updates
 
 
 @pytest.mark.parametrize("name", schedules.names())
@@ -49,12 +52,27 @@ def _data(*entries) -> set[str]:
     return set().union(*(DATA[need] for entry in entries for need in entry.needs))
 
 
+def _composes_structures(recipe: Recipe) -> None:
+    chosen: Any = recipe.options()
+    needs = {"means": {"calibration"}, "variances": {"calibration"}, "magnitudes": {"calibration"}} | DATA
+    found = [structure_criteria[chosen.criterion], *(structure_updates[name] for name in chosen.update)]
+    assert recipe.needs == set().union(*(needs[need] for entry in found for need in entry.needs))
+    assert set(recipe.granularities) <= set(granularities.names())
+    properties = recipe.to_json()["options"]["properties"]
+    assert properties["criterion"]["enum"] == structure_criteria.names()
+    assert properties["update"]["items"]["enum"] == structure_updates.names()
+    assert not {"bloom", "t5", "swin", "moe"} & set(recipe.families)
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipes_compose_what_exists(name: str):
     recipe = recipes[name]
     assert recipe.axes["schedule"] in schedules
     if recipe.granularities == ("layer",):
         assert recipe.axes["criterion"] in layer_criteria
+        return
+    if "neuron" in recipe.granularities:
+        _composes_structures(recipe)
         return
     chosen = recipe.options()
     entries = [

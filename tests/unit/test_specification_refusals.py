@@ -57,7 +57,7 @@ BAD: list[tuple[str, dict[str, Any], str, str, str]] = [
     ),
     (
         "decoder",
-        {"structure": {"granularity": "head"}},
+        {"structure": {"granularity": "channel"}},
         "granularity_unsupported",
         "/structure/granularity",
         "no recipe",

@@ -15,6 +15,16 @@ from typing import Any
 
 from compression.anatomy.families.reader import ConfigReader
 from compression.anatomy.inspection import Inspection, Site, Task, elements, layers_key
+from compression.anatomy.structures import (
+    GRANULARITIES,
+    Group,
+    Kind,
+    Structure,
+    Widths,
+    groups_of,
+    head_units,
+    unit_parameters,
+)
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -175,11 +185,17 @@ class Family(ABC):
     """The anatomy of a family. `config` is always one that `rewrite` gave, but for `rewrite` itself.
 
     `name` is that which recipes list; `architectures` are the classes it covers, by their name in
-    `architectures` of config.json.
+    `architectures` of config.json. `neurons_key` is the key of config.json that says how wide the
+    feed-forward is ("": the class derives it, so neurons cannot go), `cuts_heads` whether the classes read
+    `head_dim`, so that heads can go while their width stays; of `even_heads`, only as many as divide the
+    hidden width may stay.
     """
 
     name: str
     architectures: Mapping[str, Architecture]
+    neurons_key: str = ""
+    cuts_heads: bool = False
+    even_heads: frozenset[str] = frozenset()
 
     @abstractmethod
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
@@ -203,10 +219,49 @@ class Family(ABC):
         lists = tuple((one.prefix, one.count, one.key or layers_key(config)) for one in parts.lists())
         return Expected({**required, **parts.after}, parts.optional, buffers, lists)
 
+    def structures(self, config: Config, names: Iterable[str]) -> tuple[Structure, ...]:
+        """The kinds of units that can be cut in every layer alike with a stock config."""
+        parts = self.parts(config, names)
+        sizes, layers = parts.sizes, parts.lists()[0]
+        kinds: list[Kind] = ["neuron"] if self.neurons_key and sizes.ffn > 1 else []
+        kinds += ["head"] if self.cuts_heads and head_units(sizes) > 1 else []
+        found = []
+        for kind in kinds:
+            group = next(groups_of(layers, 0, sizes, kind))
+            counts: tuple[int, ...] = ()
+            if kind == "head" and config["architectures"][0] in self.even_heads:
+                each = sizes.heads // group.count
+                counts = tuple(n for n in range(1, group.count + 1) if sizes.hidden % (n * each) == 0)
+            found.append(Structure(kind, group.count, unit_parameters(layers, group), counts))
+        return tuple(found)
+
+    def groups(self, config: Config, names: Iterable[str], kinds: Iterable[Kind]) -> list[Group]:
+        """The units of every layer, layer by layer, in the order of the kinds."""
+        parts = self.parts(config, names)
+        (layers,) = parts.lists()
+        found = [group for kind in kinds for group in groups_of(layers, 0, parts.sizes, kind)]
+        return sorted(found, key=lambda group: group.layer)
+
+    def resized(self, config: Config, widths: Widths) -> dict[str, Any]:
+        """The config of the model with so many units in every layer. For families that offer these kinds."""
+        result = dict(config)
+        if "neuron" in widths:
+            result[self.neurons_key] = widths["neuron"]
+        if "head" in widths:
+            sizes = usual_sizes(config)
+            group = sizes.heads // head_units(sizes)
+            result["num_attention_heads"] = widths["head"] * group
+            result["num_key_value_heads"] = widths["head"] if sizes.key_value_heads > 1 else 1
+            result["head_dim"] = sizes.head_dim
+        return result
+
     def inspect(self, config: Config, names: Iterable[str], has_tokenizer: bool) -> Inspection:
         """What can be cut."""
+        names = list(names)
         parts = self.parts(config, names)
         sizes, sites, lists = parts.sizes, parts.sites(), parts.lists()
+        structures = self.structures(config, names)
+        kinds = {structure.kind for structure in structures}
         architecture = config["architectures"][0]
         whole_layers = parts.droppable and len(lists) == 1 and sizes.layers > 1
         return Inspection(
@@ -222,7 +277,14 @@ class Family(ABC):
             layer_parameters=sum(map(elements, lists[0].layer().values())),
             sites=sites,
             prunable_parameters=sum(site.size for site in sites),
-            granularities=("unstructured", "n:m", "block", *(["layer"] if whole_layers else [])),
+            granularities=(
+                "unstructured",
+                "n:m",
+                "block",
+                *(["layer"] if whole_layers else []),
+                *(name for name, parts_ in GRANULARITIES.items() if kinds.issuperset(parts_)),
+            ),
+            structures=structures,
             not_prunable=tuple({"name": name, "reason": reason} for name, reason in parts.kept.items()),
             token_macs=parts.token_macs,
             sequence_macs=parts.sequence_macs,

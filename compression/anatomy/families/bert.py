@@ -43,6 +43,7 @@ class BertFamily(Family):
     """BertModel and BertForSequenceClassification; names with or without the prefix `bert.`."""
 
     name = "bert"
+    neurons_key = "intermediate_size"
     architectures: Mapping[str, Architecture] = {
         "BertModel": Architecture("bert", "feature-extraction"),
         "BertForSequenceClassification": Architecture("bert", "text-classification"),

@@ -35,6 +35,7 @@ class DistilBertFamily(Family):
     """DistilBertModel and DistilBertForSequenceClassification; names with or without `distilbert.`."""
 
     name = "distilbert"
+    neurons_key = "hidden_dim"
     architectures: Mapping[str, Architecture] = {
         "DistilBertModel": Architecture("distilbert", "feature-extraction"),
         _CLASSIFIER: Architecture("distilbert", "text-classification"),

@@ -38,6 +38,7 @@ class FalconFamily(Family):
     """FalconForCausalLM; names with or without the prefix `transformer.`."""
 
     name = "falcon"
+    neurons_key = "ffn_hidden_size"
     architectures: Mapping[str, Architecture] = {
         "FalconForCausalLM": Architecture("falcon", "text-generation")
     }

@@ -50,6 +50,10 @@ class GemmaFamily(Family):
     """GemmaForCausalLM, Gemma2ForCausalLM and Gemma3ForCausalLM (text)."""
 
     name = "gemma"
+    neurons_key = "intermediate_size"
+    cuts_heads = True
+    # Their config classes refuse other numbers, although the models read head_dim.
+    even_heads = frozenset({_TWO, _THREE})
     architectures: Mapping[str, Architecture] = {
         _ONE: Architecture("gemma", "text-generation"),
         _TWO: Architecture("gemma2", "text-generation"),

@@ -42,6 +42,7 @@ class Gpt2Family(Family):
     """GPT2LMHeadModel; names with or without the prefix `transformer.`."""
 
     name = "gpt2"
+    neurons_key = "n_inner"
     architectures: Mapping[str, Architecture] = {"GPT2LMHeadModel": Architecture("gpt2", "text-generation")}
 
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:

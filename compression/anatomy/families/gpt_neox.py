@@ -35,6 +35,7 @@ class GptNeoxFamily(Family):
     """GPTNeoXForCausalLM; names with or without the prefix `gpt_neox.`."""
 
     name = "gpt_neox"
+    neurons_key = "intermediate_size"
     architectures: Mapping[str, Architecture] = {
         "GPTNeoXForCausalLM": Architecture("gpt_neox", "text-generation")
     }

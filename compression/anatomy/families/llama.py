@@ -34,6 +34,10 @@ class LlamaFamily(Family):
     """LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM."""
 
     name = "llama"
+    neurons_key = "intermediate_size"
+    cuts_heads = True
+    # Their config classes refuse other numbers, although the models read head_dim.
+    even_heads = frozenset({_LLAMA})
     architectures: Mapping[str, Architecture] = {
         _LLAMA: Architecture("llama", "text-generation"),
         _MISTRAL: Architecture("mistral", "text-generation"),

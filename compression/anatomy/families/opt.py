@@ -46,6 +46,7 @@ class OptFamily(Family):
     """OPTForCausalLM; names with or without the prefix `model.`."""
 
     name = "opt"
+    neurons_key = "ffn_dim"
     architectures: Mapping[str, Architecture] = {"OPTForCausalLM": Architecture("opt", "text-generation")}
 
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:

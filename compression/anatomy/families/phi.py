@@ -58,6 +58,7 @@ class PhiFamily(Family):
     """PhiForCausalLM and Phi3ForCausalLM."""
 
     name = "phi"
+    neurons_key = "intermediate_size"
     architectures: Mapping[str, Architecture] = {
         _PHI: Architecture("phi", "text-generation"),
         _PHI3: Architecture("phi3", "text-generation"),

@@ -37,6 +37,7 @@ class VitFamily(Family):
     """ViTForImageClassification and DeiTForImageClassification."""
 
     name = "vit"
+    neurons_key = "intermediate_size"
     architectures: Mapping[str, Architecture] = {
         _VIT: Architecture("vit", "image-classification"),
         _DEIT: Architecture("deit", "image-classification"),

@@ -1,0 +1,139 @@
+"""What can be cut in every layer alike: FFN neurons and attention heads, as slices of stored tensors. No
+torch.
+
+A unit of the kind "neuron" is one row of what comes up into the feed-forward (and of its gate) with the
+column that leads down from it. A unit of the kind "head" is one key-value head with all query heads that read
+it; where a single key-value head serves all query heads, it stays and every query head is a unit. Norms over
+the width of a head, which all heads share, are not cut. What lies between the two (rotary positions, soft
+caps, windows) does not depend on the number of heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from compression.anatomy.families.base import Layers, Linear, Sizes
+
+Kind = Literal["neuron", "head"]
+Widths = Mapping[str, int]
+"""How many units stay in every layer, by kind."""
+
+GRANULARITIES: dict[str, tuple[Kind, ...]] = {
+    "neuron": ("neuron",),
+    "head": ("head",),
+    "neuron+head": ("neuron", "head"),
+}
+"""The kinds of unit that a granularity removes."""
+
+ROWS: dict[Kind, frozenset[str]] = {
+    "neuron": frozenset({"gate", "up", "gate_up"}),
+    "head": frozenset({"query", "key", "value"}),
+}
+"""Kinds of weights whose outputs belong to units."""
+
+COLUMNS: dict[Kind, str] = {"neuron": "down", "head": "output"}
+"""The kind of weight whose inputs belong to units."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Unit i owns the indices offset + i * size ... offset + (i + 1) * size of a stored tensor along its
+    stored axis. `site` is the weight that the tensor belongs to (its own name, or that of the weight of a
+    bias)."""
+
+    tensor: str
+    axis: int
+    offset: int
+    size: int
+    site: str
+
+    @property
+    def bias(self) -> bool:
+        """Whether the tensor is a bias."""
+        return self.tensor != self.site
+
+
+@dataclass(frozen=True)
+class Group:
+    """The units of one kind in one layer. `output` is the name of the weight whose inputs they are."""
+
+    kind: Kind
+    layer: int
+    count: int
+    slices: tuple[Slice, ...]
+    output: str
+
+    @property
+    def name(self) -> str:
+        """Such as "neuron.3": unique within a model."""
+        return f"{self.kind}.{self.layer}"
+
+    @property
+    def width(self) -> int:
+        """How many inputs of the weight `output` a unit is."""
+        return next(one.size for one in self.slices if one.tensor == self.output)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What an inspection says of one kind of unit: every layer has `count` of them, each with `parameters`
+    elements in a layer. `counts` are the numbers that may stay; empty: any from 1 on."""
+
+    kind: Kind
+    count: int
+    parameters: int
+    counts: tuple[int, ...] = ()
+
+
+def head_units(sizes: Sizes) -> int:
+    """How many units of the kind "head" a layer has."""
+    return sizes.key_value_heads if sizes.key_value_heads > 1 else sizes.heads
+
+
+def groups_of(layers: Layers, first: int, sizes: Sizes, kind: Kind) -> Iterator[Group]:
+    """The groups of one kind of a list of layers, the first of which has the number `first`."""
+    count = sizes.ffn if kind == "neuron" else head_units(sizes)
+    for number in range(layers.count):
+        slices: list[Slice] = []
+        output = ""
+        for name, linear in layers.linears.items():
+            place = f"{layers.prefix}{number}.{name}"
+            if linear.kind == COLUMNS[kind]:
+                output = f"{place}.weight"
+                size = linear.columns // count
+                slices.append(Slice(output, 0 if linear.transposed else 1, 0, size, output))
+            elif linear.kind in ROWS[kind] and not _shared(linear, sizes):
+                slices += _rows(linear, place, count)
+        yield Group(kind, first + number, count, tuple(slices), output)
+
+
+def _shared(linear: Linear, sizes: Sizes) -> bool:
+    """Whether a weight makes the keys or values that all units read."""
+    return linear.kind in ("key", "value") and sizes.key_value_heads == 1 < sizes.heads
+
+
+def _rows(linear: Linear, place: str, count: int) -> Iterator[Slice]:
+    parts = 2 if linear.kind == "gate_up" else 1
+    size = linear.rows // (parts * count)
+    site = f"{place}.weight"
+    for part in range(parts):
+        yield Slice(site, 1 if linear.transposed else 0, part * count * size, size, site)
+        if linear.bias:
+            yield Slice(f"{place}.bias", 0, part * count * size, size, site)
+
+
+def unit_parameters(layers: Layers, group: Group) -> int:
+    """Elements of one unit in one layer, weights and biases."""
+    shapes = layers.layer()
+    prefix = f"{layers.prefix}{group.layer}."
+    total = 0
+    for one in group.slices:
+        shape = shapes[one.tensor.removeprefix(prefix)]
+        size = one.size
+        for axis, length in enumerate(shape):
+            size *= 1 if axis == one.axis else length
+        total += size
+    return total

@@ -1,0 +1,197 @@
+"""From a target to numbers of neurons and heads, the same in every layer. Exact, and no torch.
+
+Sparsity is a fraction of the parameters (weights and biases) that belong to the units of the granularity.
+Parameters, multiply-accumulates and bytes are linear in both numbers, so they are found from one unit less
+each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+from compression.anatomy import count_macs
+from compression.anatomy.budget import stated_length, weight_bytes
+from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
+from compression.anatomy.structures import COLUMNS, GRANULARITIES, ROWS, Structure, Widths
+from compression.specification import JobSpecification, quantity
+
+MULTIPLES = {"neuron": "neuron_multiple", "head": "head_multiple"}
+NEURON_MULTIPLE = 8
+# Narrower feed-forwards than so many multiples are rounded to single neurons instead.
+FEWEST_STEPS = 4
+
+
+def structures(specification: JobSpecification, inspection: Inspection) -> list[Structure]:
+    """The kinds of units that the job removes."""
+    kinds = GRANULARITIES[specification.structure.granularity or ""]
+    known = {one.kind: one for one in inspection.structures}
+    return [known[kind] for kind in kinds if kind in known]
+
+
+def counts(structure: Structure, specification: JobSpecification) -> list[int]:
+    """The numbers of units that may stay, ascending, all of them last."""
+    multiple = int(specification.options.get(MULTIPLES[structure.kind], 1))
+    possible = structure.counts or range(multiple, structure.count, multiple)
+    return [n for n in possible if n % multiple == 0 and n < structure.count] + [structure.count]
+
+
+def default_multiple(structure: Structure) -> int:
+    """The multiple of a kind where the job says none."""
+    wide = structure.kind == "neuron" and structure.count >= FEWEST_STEPS * NEURON_MULTIPLE
+    return NEURON_MULTIPLE if wide else 1
+
+
+def resized(inspection: Inspection, widths: Widths) -> Inspection:
+    """The inspection of the model with so many units in every layer."""
+    fewer = [one for one in inspection.structures if one.kind in widths]
+    gone = sum((one.count - widths[one.kind]) * one.parameters for one in fewer)
+    # Keys and values of a single head stay: all query heads read them.
+    stays = ("key", "value") if inspection.key_value_heads == 1 else ()
+    sites = tuple(
+        site if site.kind in stays else _resized(site, fewer, widths) for site in inspection.sites
+    )  # fmt: skip
+    changes: dict[str, int] = {}
+    for one in fewer:
+        kept = widths[one.kind]
+        if one.kind == "neuron":
+            changes["ffn"] = kept
+        else:
+            changes["heads"] = inspection.heads * kept // one.count
+            single = inspection.key_value_heads == 1
+            changes["key_value_heads"] = 1 if single else inspection.key_value_heads * kept // one.count
+    return replace(
+        inspection,
+        **changes,  # type: ignore[arg-type]
+        sites=sites,
+        prunable_parameters=sum(site.size for site in sites),
+        parameters=inspection.parameters - inspection.layers * gone,
+        bytes=inspection.bytes - inspection.layers * gone * ITEM_SIZES[inspection.dtype],
+        layer_parameters=inspection.layer_parameters - gone,
+        layer_bytes=inspection.layer_bytes - gone * ITEM_SIZES[inspection.dtype],
+        structures=tuple(
+            replace(
+                one,
+                count=widths.get(one.kind, one.count),
+                counts=tuple(n for n in one.counts if n <= widths.get(one.kind, one.count)),
+            )
+            for one in inspection.structures
+        ),
+    )
+
+
+def _resized(site: Site, fewer: list[Structure], widths: Widths) -> Site:
+    rows, columns = site.shape
+    for one in fewer:
+        kept = widths[one.kind]
+        if site.kind == COLUMNS[one.kind]:
+            columns = columns * kept // one.count
+        elif site.kind in ROWS[one.kind]:
+            rows = rows * kept // one.count
+    return replace(site, shape=(rows, columns))
+
+
+def achieved(specification: JobSpecification, inspection: Inspection, widths: Widths) -> float:
+    """The sparsity that these numbers are."""
+    found = structures(specification, inspection)
+    total = sum(one.count * one.parameters for one in found)
+    return 1 - sum(widths[one.kind] * one.parameters for one in found) / total
+
+
+def figure(specification: JobSpecification, inspection: Inspection, widths: Widths) -> int:
+    """What the target counts of the model with these widths: for a sparsity the parameters of all units, else
+    parameters, multiply-accumulates, or bytes as they will be written."""
+    left, kind = resized(inspection, widths), specification.target.kind
+    if kind == "sparsity":
+        found = structures(specification, inspection)
+        return inspection.layers * sum(widths[one.kind] * one.parameters for one in found)
+    if kind == "macs":
+        return count_macs(left, stated_length(specification, inspection)).total
+    if kind == "bytes":
+        return weight_bytes(left, specification.output.dtype)
+    return left.parameters
+
+
+def dense_figure(specification: JobSpecification, inspection: Inspection) -> int:
+    """The same of the dense model, whose bytes are those it came with."""
+    if specification.target.kind == "bytes":
+        return inspection.bytes
+    return figure(specification, inspection, _whole(specification, inspection))
+
+
+def goal(specification: JobSpecification, inspection: Inspection) -> float:
+    """The figure that the target asks for."""
+    target = specification.target
+    dense = dense_figure(specification, inspection)
+    if target.sparsity is not None:
+        return dense * (1 - target.sparsity)
+    kind, amount = quantity(target.kind, target.value)
+    return amount * dense if kind == "ratio" else amount
+
+
+def smallest(specification: JobSpecification, inspection: Inspection) -> dict[str, int]:
+    """The fewest units that may stay."""
+    return {one.kind: counts(one, specification)[0] for one in structures(specification, inspection)}
+
+
+def largest(specification: JobSpecification, inspection: Inspection) -> dict[str, int]:
+    """The most units that may stay while something goes: one step less of what is smallest."""
+    found = structures(specification, inspection)
+    whole = _whole(specification, inspection)
+    less = [
+        {**whole, one.kind: steps[-2]} for one in found if len(steps := counts(one, specification)) > 1
+    ]  # fmt: skip
+    return max(less, key=lambda widths: figure(specification, inspection, widths), default=whole)
+
+
+def _whole(specification: JobSpecification, inspection: Inspection) -> dict[str, int]:
+    return {one.kind: one.count for one in structures(specification, inspection)}
+
+
+def choose(specification: JobSpecification, inspection: Inspection) -> dict[str, int] | None:
+    """How many units of each kind stay in every layer; None if the target cannot be met, or asks for nothing.
+
+    A sparsity is met to the nearest step; parameters, macs and bytes are met by the most units that are not
+    above them, one step at least going. Of neurons and heads, heads are the coarser: of all their numbers for
+    which neurons bring the target to within a step, that is taken whose share is nearest to that of neurons
+    (more heads, of equals).
+    """
+    found = structures(specification, inspection)
+    if not found:
+        return None
+    wanted, nearest = goal(specification, inspection), specification.target.kind == "sparsity"
+    whole = _whole(specification, inspection)
+    fine = found[0]
+    steps = counts(fine, specification)
+    gap = max((after - before for before, after in pairwise(steps)), default=1)
+    full = figure(specification, inspection, whole)
+    each = full - figure(specification, inspection, {**whole, fine.kind: fine.count - 1})
+    limit = each * gap / (2 if nearest else 1)
+    best: tuple[tuple[bool, float, float], dict[str, int]] | None = None
+    for rest in _coarse(specification, found[1:]):
+        widths = {**whole, **rest}
+        above = figure(specification, inspection, widths)
+        figures = {n: above - (fine.count - n) * each for n in steps}
+        if not nearest:
+            figures = {
+                n: at for n, at in figures.items() if at <= wanted and {**widths, fine.kind: n} != whole
+            }
+        if not figures:
+            continue
+        n = min(figures, key=lambda n: (abs(figures[n] - wanted), -n))
+        share = n / fine.count - (next(iter(rest.values())) / found[1].count if rest else 0)
+        missed = abs(figures[n] - wanted)
+        ranked = (missed > limit, abs(share) if rest else 0.0, -sum(rest.values()))
+        if (not nearest or missed <= limit) and (best is None or ranked < best[0]):
+            best = (ranked, {**widths, fine.kind: n})
+    return None if best is None or best[1] == whole else best[1]
+
+
+def _coarse(specification: JobSpecification, rest: list[Structure]) -> Iterator[dict[str, int]]:
+    if not rest:
+        yield {}
+        return
+    (one,) = rest
+    for number in counts(one, specification):
+        yield {one.kind: number}

@@ -1,0 +1,85 @@
+"""What a criterion of structures is given and gives: the units of one kind in one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from compression.criteria.base import ScoresNotFinite
+from compression.unit_statistics import UnitStatistics
+
+UNIT_NEEDS = ("activations", "means", "variances", "magnitudes", "gradient.mean")
+"""What a criterion of structures may ask of the calibration: norms of the inputs of all weights, what
+`UnitStatistics` has, and the mean over sequences of the gradient of the loss."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What units own of one stored tensor. `weight` and `gradient`: float32 [units, size, others]; the others
+    are the inputs where units are outputs of the weight, its outputs where they are its inputs (`column`),
+    and one for a bias. `norms`: the 2-norms of the inputs that its weights multiply, to be multiplied with
+    `weight` ([others] or [units, size, 1]); None for a bias, and where they were not asked for."""
+
+    weight: Tensor
+    column: bool = False
+    bias: bool = False
+    norms: Tensor | None = None
+    gradient: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of one kind in one layer; `statistics` are those of the inputs that the units are."""
+
+    name: str
+    count: int
+    pieces: Sequence[Piece]
+    statistics: UnitStatistics | None = None
+
+    @property
+    def output(self) -> Tensor:
+        """The columns that lead out of the units: float32 [units, size, outputs]."""
+        return next(piece.weight for piece in self.pieces if piece.column)
+
+    def measured(self) -> UnitStatistics:
+        """The statistics. ValueError if nothing was measured."""
+        if self.statistics is None:
+            raise ValueError("this criterion needs calibration data")
+        return self.statistics
+
+    def by_unit(self, values: Tensor) -> Tensor:
+        """A value of every input [in] as [units, size]."""
+        return values.reshape(self.count, -1)
+
+
+class StructureCriterion(Protocol):
+    """Scores of units; the smallest go first."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str | None]
+    needs: ClassVar[frozenset[str]]
+
+    def score(self, units: Units, generator: torch.Generator) -> Tensor:
+        """Importance of each unit: float64 [units], >= 0, finite. `generator` is a CPU generator, seeded for
+        this group."""
+        ...
+
+
+def check_unit_scores(scores: Tensor, name: str) -> Tensor:
+    """The scores themselves; ScoresNotFinite names the unit whose score is NaN, infinite or negative."""
+    bad = ~torch.isfinite(scores) | (scores < 0)
+    if bool(bad.any()):
+        unit = int(bad.nonzero()[0])
+        raise ScoresNotFinite(f"the score of unit {unit} of {name} is {float(scores[unit])}")
+    return scores
+
+
+def best(scores: Tensor, keep: int) -> Tensor:
+    """The `keep` units with the largest scores, ascending: int64. Of equals, the first stay."""
+    order = scores.to("cpu").sort(descending=True, stable=True).indices
+    return order[:keep].sort().values

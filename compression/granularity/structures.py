@@ -1,0 +1,34 @@
+"""Neurons and heads: the same number goes from every layer, and the rest is an ordinary smaller
+checkpoint."""
+
+from __future__ import annotations
+
+from compression.granularity import granularities
+
+
+@granularities.register
+class Neuron:
+    """Rows of what comes up into the feed-forward, with the columns that lead down."""
+
+    name = "neuron"
+    summary = "Neurons of the feed-forward. Smaller and faster everywhere; no special runtime."
+    pattern = "^neuron$"
+
+
+@granularities.register
+class Head:
+    """Key-value heads with the query heads that read them; query heads, where one key-value head serves
+    all."""
+
+    name = "head"
+    summary = "Attention heads with their key-value head. Smaller and faster everywhere; no special runtime."
+    pattern = "^head$"
+
+
+@granularities.register
+class NeuronHead:
+    """Both, by about the same share."""
+
+    name = "neuron+head"
+    summary = "Neurons and heads by about the same share. Smaller and faster everywhere."
+    pattern = r"^neuron\+head$"

@@ -1,0 +1,16 @@
+"""Group magnitude."""
+
+from __future__ import annotations
+
+from compression.recipes import recipes
+from compression.recipes.structures import structure_recipe
+
+MAGNITUDE_WIDTH = recipes.register(
+    structure_recipe(
+        "magnitude-width",
+        "Magnitude of structures",
+        "Removes the neurons and heads with the smallest weights; needs no data.",
+        None,
+        criterion="magnitude",
+    )
+)

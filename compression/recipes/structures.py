@@ -1,0 +1,114 @@
+"""Options and recipes of neurons and heads, of one width in all layers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import Field, create_model
+
+from compression.anatomy.families import FAMILIES
+from compression.anatomy.structures import GRANULARITIES
+from compression.criteria.structures import structure_criteria
+from compression.parameters import all_parameters
+from compression.recipes.base import Paper, Recipe, RecipeOptions
+from compression.recipes.weights import data_needs, gradient_fields
+from compression.updates.structures import structure_updates
+
+TARGETS = ("sparsity", "parameters", "macs", "bytes")
+
+
+def structure_options(name: str, **defaults: Any) -> type[RecipeOptions]:
+    """The options of a recipe of structures with its own defaults. ValueError for a default that is no
+    option."""
+    fields = dict(_fields())
+    for key, value in defaults.items():
+        if key not in fields:
+            raise ValueError(f"{key!r} is no option of recipes of structures")
+        kind, info = fields[key]
+        default: Any = {"default": list(value) if isinstance(value, tuple) else value}
+        fields[key] = (kind, info.merge_field_infos(info, **default))
+    options: dict[str, Any] = fields
+    model: type[RecipeOptions] = create_model(f"{name}Options", __base__=RecipeOptions, **options)
+    return model
+
+
+@lru_cache(maxsize=1)
+def _fields() -> dict[str, tuple[Any, Any]]:
+    fields: dict[str, tuple[Any, Any]] = {**_axes(), **_multiples(), **gradient_fields()}
+    for item in all_parameters(structure_criteria, structure_updates).values():
+        bounds: dict[str, Any] = dict(item.bounds)
+        fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
+    return fields
+
+
+def _axes() -> dict[str, tuple[Any, Any]]:
+    return {
+        "criterion": (
+            Literal[tuple(structure_criteria.names())],
+            Field("magnitude", description="What a neuron or a head is worth."),
+        ),
+        "update": (
+            list[Literal[tuple(structure_updates.names())]],  # type: ignore[misc]
+            Field(
+                [],
+                max_length=4,
+                description="What happens to the weights that read the rest, in order; empty: nothing.",
+            ),
+        ),
+        "sequential": (
+            bool,
+            Field(False, description="Later blocks are calibrated on what the cut earlier blocks give."),
+        ),
+    }
+
+
+def _multiples() -> dict[str, tuple[Any, Any]]:
+    text = "Neurons that stay in a layer are a multiple of it, or all; by default 1 where there are below 32."
+    return {
+        "neuron_multiple": (int, Field(8, ge=1, le=4096, description=text)),
+        "head_multiple": (
+            int,
+            Field(1, ge=1, le=1024, description="Heads (with their group) that stay are a multiple of it."),
+        ),
+    }
+
+
+def structure_recipe(
+    name: str,
+    title: str,
+    summary: str,
+    paper: Paper | None,
+    *,
+    granularities: tuple[str, ...] = ("neuron+head", "neuron", "head"),
+    **defaults: Any,
+) -> Recipe:
+    """A recipe of structures: its needs and axes follow from the entries that its options choose."""
+    options = structure_options("".join(part.title() for part in name.split("-")), **defaults)
+    chosen: Any = options()
+    needs = [
+        *structure_criteria[chosen.criterion].needs,
+        *(need for update in chosen.update for need in structure_updates[update].needs),
+    ]
+    neurons_alone = all("neuron" in GRANULARITIES[one] for one in granularities)
+    return Recipe(
+        name=name,
+        title=title,
+        summary=summary,
+        paper=paper,
+        needs=frozenset(data_needs(needs)),
+        families=tuple(
+            family.name
+            for family in FAMILIES
+            if family.neurons_key or (family.cuts_heads and not neurons_alone)
+        ),
+        granularities=granularities,
+        targets=TARGETS,
+        options=options,
+        axes={
+            "criterion": chosen.criterion,
+            "allocation": "uniform",
+            "update": " + ".join(chosen.update) or "none",
+            "schedule": "one-shot",
+        },
+    )

@@ -1,0 +1,86 @@
+"""Whether a target can be met by removing neurons and heads. No torch."""
+
+from __future__ import annotations
+
+from compression.anatomy.structures import Structure
+from compression.anatomy.widths import (
+    MULTIPLES,
+    achieved,
+    choose,
+    counts,
+    default_multiple,
+    dense_figure,
+    figure,
+    largest,
+    smallest,
+    structures,
+)
+from compression.resolving.draft import Draft
+from compression.specification import quantity
+
+
+def check_structures(draft: Draft) -> None:
+    """Notes a fault if no numbers of neurons and heads meet the target. Also fills the multiples that were
+    left out."""
+    found = structures(draft.specification, draft.inspection)
+    options = dict(draft.specification.options)
+    for one in found:
+        if MULTIPLES[one.kind] not in draft.given_options:
+            options[MULTIPLES[one.kind]] = default_multiple(one)
+    draft.replace(options=options)
+    for one in found:
+        if len(counts(one, draft.specification)) == 1:
+            _refuse_multiple(draft, one)
+    if draft.faults or choose(draft.specification, draft.inspection) is not None:
+        return
+    target = draft.specification.target
+    draft.refuse(
+        f"/target/{target.kind}",
+        f"{_offers(draft, found)}, and a target of {target.value} asks for {_asked(draft)}. "
+        f"Reachable: {_reachable(draft)}.",
+        "target_unreachable",
+    )
+
+
+def _refuse_multiple(draft: Draft, one: Structure) -> None:
+    option = MULTIPLES[one.kind]
+    draft.refuse(
+        f"/options/{option}",
+        f"Of {one.count} {one.kind}s a layer, no smaller number that this model can have is a multiple of "
+        f"{draft.specification.options[option]}: lower it.",
+        "option_conflict",
+    )
+
+
+def _offers(draft: Draft, found: list[Structure]) -> str:
+    parts = []
+    for one in found:
+        steps = counts(one, draft.specification)
+        some = (
+            ", ".join(map(str, steps[:-1])) if len(steps) < 10 else f"{steps[0]}, {steps[1]}, ... {steps[-2]}"
+        )
+        parts.append(f"of {one.count} {one.kind}s {some} may stay")
+    return f"In every layer, {' and '.join(parts)}"
+
+
+def _asked(draft: Draft) -> str:
+    fewest = smallest(draft.specification, draft.inspection)
+    kind = draft.specification.target.kind
+    if kind == "sparsity":
+        most = achieved(draft.specification, draft.inspection, fewest)
+        return "more" if (draft.specification.target.sparsity or 0.0) > most else "less than one step"
+    return "less than that leaves"
+
+
+def _reachable(draft: Draft) -> str:
+    specification, inspection = draft.specification, draft.inspection
+    fewest, most = smallest(specification, inspection), largest(specification, inspection)
+    kind = specification.target.kind
+    if kind == "sparsity":
+        low, high = (achieved(specification, inspection, widths) for widths in (most, fewest))
+        return f"{round(low, 4)} to {round(high, 4)}"
+    least = figure(specification, inspection, fewest)
+    if quantity(kind, specification.target.value)[0] == "ratio":
+        dense = dense_figure(specification, inspection)
+        return f"ratios from {-(-least * 10_000 // dense) / 10_000} on"
+    return f"{least:,} {kind} and more"

@@ -1,0 +1,96 @@
+"""Cutting units out of stored tensors, and zeroing them where they are: the two give the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from compression.anatomy.structures import Group, Slice
+from compression.evaluation.types import TensorSource
+
+Cuts = Mapping[str, Sequence[tuple[Slice, Tensor]]]
+"""Of every tensor that loses something: its slices, each with the mask bool [count] of the units that
+stay."""
+
+
+def cuts_of(groups: Iterable[Group], kept: Mapping[str, Tensor]) -> dict[str, list[tuple[Slice, Tensor]]]:
+    """What every tensor loses. `kept` are the units int64 that stay, by the name of their group; a group that
+    it does not name stays whole. ValueError for a unit that there is not."""
+    found: dict[str, list[tuple[Slice, Tensor]]] = {}
+    for group in groups:
+        if group.name not in kept:
+            continue
+        units = kept[group.name].to("cpu", torch.int64)
+        if units.numel() and not (0 <= int(units.min()) and int(units.max()) < group.count):
+            raise ValueError(f"{group.name} has units 0 to {group.count - 1}")
+        stays = torch.zeros(group.count, dtype=torch.bool)
+        stays[units] = True
+        for one in group.slices:
+            found.setdefault(one.tensor, []).append((one, stays))
+    return found
+
+
+def places(shape: Sequence[int], cuts: Sequence[tuple[Slice, Tensor]]) -> dict[int, Tensor]:
+    """By axis, the indices int64 of a tensor of this shape that stay, ascending; axes that lose nothing are
+    left out."""
+    masks: dict[int, Tensor] = {}
+    for one, stays in cuts:
+        mask = masks.setdefault(one.axis, torch.ones(shape[one.axis], dtype=torch.bool))
+        mask[one.offset : one.offset + one.size * len(stays)] &= stays.repeat_interleave(one.size)
+    return {axis: mask.nonzero().flatten() for axis, mask in masks.items()}
+
+
+def cut(tensor: Tensor, cuts: Sequence[tuple[Slice, Tensor]]) -> Tensor:
+    """The tensor without what goes, in its order."""
+    for axis, kept in places(tensor.shape, cuts).items():
+        tensor = tensor.index_select(axis, kept.to(tensor.device))
+    return tensor
+
+
+def expanded(tensor: Tensor, shape: Sequence[int], cuts: Sequence[tuple[Slice, Tensor]]) -> Tensor:
+    """A cut tensor at its places in one of the dense `shape`, zero where something went."""
+    for axis, kept in places(shape, cuts).items():
+        size = list(tensor.shape)
+        size[axis] = shape[axis]
+        tensor = tensor.new_zeros(size).index_copy_(axis, kept.to(tensor.device), tensor)
+    return tensor
+
+
+def masked(tensor: Tensor, cuts: Sequence[tuple[Slice, Tensor]]) -> Tensor:
+    """The tensor with zeros in the place of what goes."""
+    return expanded(cut(tensor, cuts), tensor.shape, cuts)
+
+
+class CutSource:
+    """The tensors of a source without some units, cut one by one when they are asked for (a `TensorSource`);
+    with `zeros`, units are zeroed and shapes stay."""
+
+    def __init__(self, source: TensorSource, cuts: Cuts, *, zeros: bool = False) -> None:
+        self._source = source
+        self._cuts = cuts
+        self._zeros = zeros
+
+    def names(self) -> Sequence[str]:
+        """Names of all tensors."""
+        return self._source.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor after cutting."""
+        shape = list(self._source.shape(name))
+        if name in self._cuts and not self._zeros:
+            for axis, kept in places(shape, self._cuts[name]).items():
+                shape[axis] = len(kept)
+        return tuple(shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Storage dtype of a tensor."""
+        return self._source.dtype(name)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor after cutting."""
+        tensor = self._source.tensor(name)
+        if name not in self._cuts:
+            return tensor
+        return (masked if self._zeros else cut)(tensor, self._cuts[name])

@@ -1,0 +1,121 @@
+"""What calibration measures of units (neurons, heads): the inputs of the weights that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compression.anatomy.structures import Group
+from compression.criteria.base import ActivationsNotFinite
+from compression.loading.streamed import Block, States
+
+CHUNK_ROWS = 1024
+
+
+@dataclass
+class UnitStatistics:
+    """Of the inputs x of one weight over all real calibration tokens: `means` and `variances` float64 [in]
+    (the variance divides by the number of tokens), and of each unit u `magnitudes` float64 [units], the
+    2-norm over sequences of the mean over a sequence's tokens of ||x_u||_2."""
+
+    tokens: int
+    means: Tensor
+    variances: Tensor
+    magnitudes: Tensor
+
+    @property
+    def norms(self) -> Tensor:
+        """The 2-norm of each input over all tokens: float64 [in]."""
+        return ((self.variances + self.means.square()) * self.tokens).sqrt()
+
+
+class _Running:
+    """Sums over tokens that are merged chunk by chunk (Chan, Golub, LeVeque 1979), in float64."""
+
+    def __init__(self, inputs: int, units: int, device: torch.device) -> None:
+        self.tokens = 0
+        self.units = units
+        self.means = torch.zeros(inputs, dtype=torch.float64, device=device)
+        self.deviations = torch.zeros(inputs, dtype=torch.float64, device=device)
+        self.magnitudes = torch.zeros(units, dtype=torch.float64, device=device)
+
+    def add(self, rows: Tensor) -> None:
+        """Add the real tokens [tokens, in] of one sequence."""
+        if not len(rows):
+            return
+        lengths = torch.zeros(self.units, dtype=torch.float64, device=rows.device)
+        for start in range(0, len(rows), CHUNK_ROWS):
+            chunk = rows[start : start + CHUNK_ROWS].to(torch.float64)
+            mean, count = chunk.mean(0), len(chunk)
+            apart, total = mean - self.means, self.tokens + count
+            self.deviations += (chunk - mean).square().sum(0) + apart.square() * (self.tokens * count / total)
+            self.means += apart * (count / total)
+            self.tokens = total
+            lengths += torch.linalg.vector_norm(chunk.reshape(count, self.units, -1), dim=2).sum(0)
+        self.magnitudes += (lengths / len(rows)).square()
+
+    def statistics(self) -> UnitStatistics:
+        """What is known so far."""
+        variances = self.deviations / max(1, self.tokens)
+        return UnitStatistics(self.tokens, self.means, variances, self.magnitudes.sqrt())
+
+
+class UnitCollector:
+    """Hooks on the weights of a block that read units, for as long as it is entered (`with`).
+
+    `batch(number)` must be called before each batch is run.
+    """
+
+    def __init__(self, block: Block, groups: Iterable[Group], states: States) -> None:
+        linears = block.linears()
+        self._modules = {group.output: linears[group.output] for group in groups}
+        self._groups = {group.output: group for group in groups}
+        self._states = states
+        self._running: dict[str, _Running] = {}
+        self._handles: list[Any] = []
+        self._number = 0
+
+    def __enter__(self) -> UnitCollector:
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_pre_hook(self._hook(name)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def batch(self, number: int) -> None:
+        """Say which batch runs next."""
+        self._number = number
+
+    def _hook(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs: Tensor = args[0]
+            width = inputs.shape[-1]
+            if name not in self._running:
+                self._running[name] = _Running(width, self._groups[name].count, inputs.device)
+            rows, places = self._states.hidden[self._number].shape[:2]
+            sequences = inputs.reshape(rows, places, width)
+            real = self._states.real(self._number)
+            for row in range(rows):
+                tokens = sequences[row] if real is None else sequences[row][real[row].to(inputs.device)]
+                self._running[name].add(tokens)
+
+        return hook
+
+    def statistics(self, group: Group) -> UnitStatistics:
+        """What is known of a group over everything that ran. Raises ActivationsNotFinite."""
+        found = self._running[group.output].statistics()
+        if not bool(torch.isfinite(found.variances).all()):
+            raise ActivationsNotFinite(
+                f"an input of {group.output} is not finite on the calibration data: the model overflows "
+                "before it is pruned; check that its checkpoint is sound and of a type that holds its values"
+            )
+        return found
