@@ -29,6 +29,10 @@ class DPruner:
     the absolute value. (The paper fine-tunes on the way, which makes its regulariser act through the steps of
     the optimiser; here there are none.)
 
+    The first-order terms g w are left out unless d_pruner_first_order is set: at trained weights the mean
+    gradient is near zero, and that of a sample is mostly noise, which can also cancel F w^2 / 2. On llama-5m
+    they made the criterion worse than magnitude (tests/bench/results/domain_quality.md).
+
     The change w is measured in root mean squares of its weight matrix: lambda = d_pruner_lambda / mean(W^2).
     G is a loss already, so d_pruner_lambda 1 weighs a typical weight's general importance like its importance
     to the domain, in any model. Scores of different matrices stay losses and can be compared.
@@ -47,14 +51,19 @@ class DPruner:
         1.0, "D-Pruner: weight of what a weight is worth on general text.", ge=0.0, le=1e6
     )
 
+    d_pruner_first_order: bool = parameter(
+        False, "D-Pruner: whether the first-order terms of the paper count; noise at trained weights."
+    )
+
     def score(self, weight: Tensor, statistics: SiteStatistics | None, generator: torch.Generator) -> Tensor:
         """float32 [out, in]. The gradients of `statistics` are of general text, those of `domain` of the
         domain."""
-        general = removal(weight, statistics, "gradient").abs_()
+        first = self.d_pruner_first_order
+        general = removal(weight, statistics, "gradient", first).abs_()
         scale = rms(weight)
         changes = weight.to(torch.float32) / scale if scale > 0 else torch.zeros_like(general)
         penalty = general.mul_(changes.square()).mul_(self.d_pruner_lambda)
-        return removal(weight, statistics, "domain.gradient").sub_(penalty).abs_()
+        return removal(weight, statistics, "domain.gradient", first).sub_(penalty).abs_()
 
 
 def rms(weight: Tensor) -> float:
@@ -66,8 +75,11 @@ def rms(weight: Tensor) -> float:
     return math.sqrt(total / weight.numel())
 
 
-def removal(weight: Tensor, statistics: SiteStatistics | None, kind: str) -> Tensor:
-    """g w - E[g^2] w^2 / 2, float32 [out, in]: what the loss falls by, to second order, when w becomes 0."""
+def removal(weight: Tensor, statistics: SiteStatistics | None, kind: str, first: bool) -> Tensor:
+    """g w - E[g^2] w^2 / 2, float32 [out, in]: what the loss falls by, to second order, when w becomes 0;
+    without the term g w unless ``first``."""
     dense = weight.to(torch.float32)
-    curved = dense.square() * needed(statistics, f"{kind}.square", weight.device) / 2
-    return dense * needed(statistics, f"{kind}.mean", weight.device) - curved
+    curved = dense.square() * needed(statistics, f"{kind}.square", weight.device) / -2
+    if not first:
+        return curved
+    return curved.add_(dense * needed(statistics, f"{kind}.mean", weight.device))

@@ -36,6 +36,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], str, str | None]] = {
     "fisher, domain": ("magnitude", {"criterion": "fisher"}, "domain", None),
     "d-pruner, lambda 0.1": ("d-pruner", {"d_pruner_lambda": 0.1}, "general", "domain"),
     "d-pruner": ("d-pruner", {}, "general", "domain"),
+    "d-pruner with first order": ("d-pruner", {"d_pruner_first_order": True}, "general", "domain"),
     "d-pruner, lambda 10": ("d-pruner", {"d_pruner_lambda": 10.0}, "general", "domain"),
 }
 

@@ -187,8 +187,9 @@ def _reference(name: str, weight: torch.Tensor, **options: float) -> np.ndarray:
         elif name == "fisher":
             result[i, j] = sum((signed[i, j] * g[s, i, j]) ** 2 for s in range(SEQUENCES)) / SEQUENCES / 2
         elif name == "d-pruner":
+            first = options.get("d_pruner_first_order", False)
             general, domain = (
-                sum(g[s, i, j] for s in range(SEQUENCES)) / SEQUENCES * signed[i, j]
+                first * sum(g[s, i, j] for s in range(SEQUENCES)) / SEQUENCES * signed[i, j]
                 - sum(g[s, i, j] ** 2 for s in range(SEQUENCES)) / SEQUENCES * signed[i, j] ** 2 / 2
                 for g in (g, _gradients(*w.shape, seed=5).double().numpy())
             )
@@ -214,6 +215,7 @@ FORMULAS = [
     ("d-pruner", {"d_pruner_lambda": 0.0}),
     ("d-pruner", {"d_pruner_lambda": 1.0}),
     ("d-pruner", {"d_pruner_lambda": 30.0}),
+    ("d-pruner", {"d_pruner_lambda": 1.0, "d_pruner_first_order": True}),
 ]
 
 

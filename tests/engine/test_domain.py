@@ -74,7 +74,7 @@ def test_the_score_is_the_change_of_the_regularised_loss_on_removal(weighed: flo
         gradients={"mean": general.mean.float(), "square": general.square.float()},
         domain={"mean": domain.mean.float(), "square": domain.square.float()},
     )
-    criterion = configured(criteria["d-pruner"], {"d_pruner_lambda": weighed})
+    criterion = configured(criteria["d-pruner"], {"d_pruner_lambda": weighed, "d_pruner_first_order": True})
     found = criterion.score(weight.float(), statistics, torch.Generator())
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
 
@@ -130,7 +130,7 @@ def test_scores_are_those_of_autograd_through_the_whole_model(tmp_path: Path, we
 
     gradients = Measured(measured(1, ""), measured(2, "domain-"))
     assert set(store.names()) == {step_name(n, use) for n in range(2) for use in ("", "domain-")}
-    criterion = configured(criteria["d-pruner"], {"d_pruner_lambda": weighed})
+    criterion = configured(criteria["d-pruner"], {"d_pruner_lambda": weighed, "d_pruner_first_order": True})
     expected = _dense_scores(folder, [site.name for site in sites], weighed)
     reader = WeightReader(folder)
     for site in sites:
