@@ -113,8 +113,9 @@ def main() -> None:
             f"# Quality of recipes of neurons and heads\n\n`script/bench width_quality`\n\n{machine()}\n\n"
             "llama-5m through whole jobs, the share of neurons' and heads' parameters in the columns, every "
             f"layer alike, no recovery; calibration on {SAMPLES} sequences of {LENGTH} tokens of "
-            f"train.jsonl, perplexity over {EVALUATED} of the same length; mean ± standard deviation over seeds of "
-            f"calibration (number of seeds).\n\n{report(results)}\n"
+            f"train.jsonl, perplexity over {EVALUATED} of the same length; mean ± standard deviation over "
+            "seeds of calibration (number of seeds).\n\n"
+            f"{report(results)}\n"
         )
         (RESULTS / "width_quality.md").write_text(text)
 
