@@ -78,8 +78,6 @@ def rms(weight: Tensor) -> float:
 def removal(weight: Tensor, statistics: SiteStatistics | None, kind: str, first: bool) -> Tensor:
     """g w - E[g^2] w^2 / 2, float32 [out, in]: what the loss falls by, to second order, when w becomes 0;
     without the term g w unless ``first``."""
-    dense = weight.to(torch.float32)
+    dense, mean = weight.to(torch.float32), needed(statistics, f"{kind}.mean", weight.device)
     curved = dense.square() * needed(statistics, f"{kind}.square", weight.device) / -2
-    if not first:
-        return curved
-    return curved.add_(dense * needed(statistics, f"{kind}.mean", weight.device))
+    return curved.add_(dense * mean) if first else curved

@@ -145,12 +145,14 @@ class TestAtTheSameTime:
     def until(
         self, client: httpx2.Client, content: bytes, headers: dict[str, str], status: int
     ) -> httpx2.Response:
-        # The handler of the first request may not have begun: a cut form creates nothing until it has.
+        # The handler of the first request may not have begun: a cut form creates nothing until it has. But it
+        # takes the key for a moment, in which the first would be the one that is told to wait.
+        threading.Event().wait(2.0)
         answer = client.post("/v1/datasets", content=content[:-30], headers=headers)
-        for _ in range(100):
+        for _ in range(20):
             if answer.status_code == status:
                 break
-            threading.Event().wait(0.05)
+            threading.Event().wait(0.5)
             answer = client.post("/v1/datasets", content=content[:-30], headers=headers)
         return answer
 
