@@ -64,7 +64,10 @@ def test_activations_that_overflow_name_the_weight(tmp_path: Path, recipe: str) 
         pipeline.run(wanted, Recorder())
 
 
-@pytest.mark.parametrize("recipe", ["sparsegpt", "alps", "dsnot", "gblm", "obs-exact"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("dsnot", "gblm", "obs-exact")]
+
+
+@pytest.mark.parametrize("recipe", ["sparsegpt", "alps", *OTHERS])
 def test_inputs_that_hardly_vary_are_no_obstacle(tmp_path: Path, recipe: str) -> None:
     """One short text over and over: the Hessians of all weights are singular by far."""
     wanted = job(tmp_path, recipe)

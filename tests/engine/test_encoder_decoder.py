@@ -235,7 +235,11 @@ def job(tmp_path: Path, case: str, data: str = "text", **specification: Any) -> 
 
 @pytest.mark.parametrize(
     ("case", "data", "recipe"),
-    [(CASES[0], "text", "sparsegpt"), (CASES[1], "pairs", "wanda"), (CASES[2], "pairs", "ria")],
+    [
+        (CASES[0], "text", "sparsegpt"),
+        pytest.param(CASES[1], "pairs", "wanda", marks=pytest.mark.slow),
+        (CASES[2], "pairs", "ria"),
+    ],
 )
 def test_two_of_four(case: str, data: str, recipe: str, tmp_path: Path) -> None:
     timed = case == CASES[0]
@@ -270,9 +274,11 @@ def test_two_of_four(case: str, data: str, recipe: str, tmp_path: Path) -> None:
     "options",
     [
         {"recipe": "owl", "options": {"criterion": "fisher", "token_weight": "attention"}},
-        {"recipe": "evopress", "structure": {"granularity": "4x4"}},
+        pytest.param({"recipe": "evopress", "structure": {"granularity": "4x4"}}, marks=pytest.mark.slow),
         {"recovery": {"method": "lora", "budget": {"steps": 4}, "options": {"loss": "task"}}},
-        {"recovery": {"method": "distillation", "budget": {"steps": 4}}},
+        pytest.param(
+            {"recovery": {"method": "distillation", "budget": {"steps": 4}}}, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )  # fmt: skip

@@ -269,7 +269,7 @@ def test_parquet_lora_on_labels_and_a_baseline(learnt: Learnt, tmp_path: Path) -
     )
 
 
-@pytest.mark.parametrize("case", [DEIT, SWIN])
+@pytest.mark.parametrize("case", [pytest.param(DEIT, marks=pytest.mark.slow), SWIN])
 def test_zip_distillation(case: str, learnt: Learnt, tmp_path: Path) -> None:
     root = learnt[case]
     write_zip(root / "a.zip", folders(IMAGES, LABELS, format="JPEG"))

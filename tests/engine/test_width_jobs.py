@@ -75,7 +75,13 @@ def _came_true(asked: Any, outcome: Any) -> dict[str, Any]:
 RECIPES = ("flap", "vbp", "minitron-width", "llm-pruner")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# The others differ by their criterion, which has tests of its own.
+NORMAL = "llm-pruner"
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == NORMAL else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
 def test_every_recipe(name: str, tmp_path: Path) -> None:
     asked = _job(tmp_path, name, {"sparsity": 0.5})
     recorder = Recorder()
@@ -116,7 +122,7 @@ def test_a_model_of_images_loses_neurons(tmp_path: Path) -> None:
     assert report["quality"]["pruned"]["accuracy"] >= 0.6
 
 
-@pytest.mark.parametrize("method", ["lora", "distillation"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("distillation", marks=pytest.mark.slow)])
 def test_the_smaller_model_recovers(method: str, tmp_path: Path) -> None:
     recovery = {"method": method, "budget": {"steps": 4}}
     asked = _job(tmp_path, "minitron-width", {"macs": 0.7}, recovery=recovery)
