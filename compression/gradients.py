@@ -27,6 +27,9 @@ from compression.seeds import site_generator
 
 Batch = dict[str, Tensor]
 KINDS = ("mean", "absolute", "square")
+MASK = "mask"
+Units = Mapping[str, int]
+"""By the name of a weight whose inputs are units: how many."""
 
 
 class NoLoss(CompressionError):
@@ -105,10 +108,19 @@ class GradientFiles:
         """By kind: float32 [out, in] (logical)."""
         if not self.kinds:
             return {}
+        return {kind: self._read(site, kind) for kind in self.kinds}
+
+    def masks(self, site: Site) -> Tensor:
+        """Float32 [units]: the mean over sequences of the squared derivative of the loss by a factor 1 that
+        all inputs of a unit are multiplied with."""
+        return self._read(site, MASK)
+
+    def _read(self, site: Site, kind: str) -> Tensor:
         with safe_open(
             self.store.path(step_name(site.layer, self.use)), framework="pt", device="cpu"
         ) as stream:
-            return {kind: stream.get_tensor(f"{site.name}.{kind}") for kind in self.kinds}
+            found: Tensor = stream.get_tensor(f"{site.name}.{kind}")
+            return found
 
 
 @dataclass
@@ -136,8 +148,10 @@ def exact(
     kinds: tuple[str, ...],
     progress: Callable[[int, int], None],
     use: str = "",
+    units: Units | None = None,
 ) -> GradientFiles:
-    """Mean of g, |g| and g^2 over sequences, for the kinds that are asked for; one step a layer.
+    """Mean of g, |g| and g^2 over sequences, for the kinds that are asked for, and what `masks` gives for
+    the weights of `units`; one step a layer.
 
     Batches hold one sequence each (`single_sequences`); `use` is that of `GradientFiles`. Raises NoLoss for a
     model without a head.
@@ -159,7 +173,9 @@ def exact(
         for index in reversed(range(model.layers)):
             block = model.load_block(index)
             names = [site for site in sites if site.layer == index]
-            tensors = _block_backward(block, names, states, inputs.pop(), slopes, kinds)
+            sums = Sums(names, kinds, units or {})
+            _block_backward(block, sums, states, inputs.pop(), slopes)
+            tensors = sums.means(len(batches))
             store.save(step_name(index, use), tensors, {"sequences": len(batches)})
             if index in ends:
                 _cross_back(model, states, index, ends.pop(index), slopes)
@@ -217,17 +233,43 @@ def _head_slope(model: StreamedModel, states: States, number: int) -> Tensor:
     return slope
 
 
+class Sums:
+    """Statistics of the gradients of sites, added up sequence by sequence."""
+
+    def __init__(self, sites: Sequence[Site], kinds: tuple[str, ...], units: Units) -> None:
+        self.sites = list(sites)
+        self._kinds = {site.name: {kind: torch.zeros(site.shape) for kind in kinds} for site in sites}
+        self._masks = {site.name: torch.zeros(units[site.name]) for site in sites if site.name in units}
+
+    def add(self, site: Site, gradient: Tensor, weight: Tensor) -> None:
+        """Add the gradient float32 [out, in] of one sequence; `weight` [out, in] is what it belongs to."""
+        for kind, total in self._kinds[site.name].items():
+            total += _TERMS[kind](gradient)
+        if site.name in self._masks:
+            total = self._masks[site.name]
+            slopes = (weight.to("cpu", torch.float32) * gradient).sum(0).reshape(len(total), -1).sum(1)
+            total += slopes.square()
+
+    def means(self, count: int) -> dict[str, Tensor]:
+        """The means over `count` sequences, by site and kind."""
+        found = {f"{name}.{MASK}": total / max(1, count) for name, total in self._masks.items()}
+        for name, totals in self._kinds.items():
+            found |= {f"{name}.{kind}": total / max(1, count) for kind, total in totals.items()}
+        return found
+
+
+_TERMS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda gradient: gradient,
+    "absolute": torch.abs,
+    "square": torch.square,
+}
+
+
 def _block_backward(
-    block: Block,
-    sites: Sequence[Site],
-    states: States,
-    inputs: Sequence[Tensor],
-    slopes: Slopes,
-    kinds: tuple[str, ...],
-) -> dict[str, Tensor]:
-    """Statistics of the gradients of a block's sites; `slopes` become those of the block's inputs."""
-    parameters = [block.parameter(site.name).requires_grad_() for site in sites]
-    sums = {site.name: {kind: torch.zeros(site.shape) for kind in kinds} for site in sites}
+    block: Block, sums: Sums, states: States, inputs: Sequence[Tensor], slopes: Slopes
+) -> None:
+    """Adds the gradients of a block's sites; `slopes` become those of the block's inputs."""
+    parameters = [block.parameter(site.name).requires_grad_() for site in sums.sites]
     for number, given in enumerate(inputs):
         hidden = given.detach().requires_grad_()
         memory = states.lend(number, block.index)
@@ -239,22 +281,9 @@ def _block_backward(
         slopes[number] = slope
         if memory:
             slopes.add(number, found.pop(0))
-        for site, gradient in zip(sites, found, strict=True):
-            _add(sums[site.name], logical(gradient, site).to("cpu", torch.float32))
-    count = max(1, len(inputs))
-    return {
-        f"{name}.{kind}": total / count for name, totals in sums.items() for kind, total in totals.items()
-    }
-
-
-def _add(sums: Mapping[str, Tensor], gradient: Tensor) -> None:
-    terms: dict[str, Callable[[], Tensor]] = {
-        "mean": lambda: gradient,
-        "absolute": gradient.abs,
-        "square": gradient.square,
-    }
-    for kind, total in sums.items():
-        total += terms[kind]()
+        for site, gradient, weight in zip(sums.sites, found, parameters, strict=True):
+            gradient = logical(gradient, site).to("cpu", torch.float32)
+            sums.add(site, gradient, logical(weight.detach(), site))
 
 
 def logical(stored: Tensor, site: Site) -> Tensor:
@@ -287,6 +316,7 @@ def zeroth_order(
     seed: int,
     progress: Callable[[int, int], None],
     use: str = "",
+    units: Units | None = None,
 ) -> GradientFiles:
     """The same from forward passes alone: an average of slopes along random directions (Spall 1992, SPSA).
 
@@ -309,13 +339,12 @@ def zeroth_order(
     slopes = [float(store.data(f"{use}slope-{number:04d}")["slope"]) for number in range(directions)]
     for index in range(model.layers):
         if not store.has(step_name(index, use)):
-            tensors: dict[str, Tensor] = {}
-            for site in (site for site in sites if site.layer == index):
-                estimate = _estimate(model, site, seed, slopes)
-                sums = {kind: torch.zeros(site.shape) for kind in kinds}
-                _add(sums, estimate)
-                tensors |= {f"{site.name}.{kind}": total for kind, total in sums.items()}
-            store.save(step_name(index, use), tensors, {"sequences": len(batches), "directions": directions})
+            sums = Sums([site for site in sites if site.layer == index], kinds, units or {})
+            for site in sums.sites:
+                weight = logical(model.reader.tensor(site.name), site)
+                sums.add(site, _estimate(model, site, seed, slopes), weight)
+            facts = {"sequences": len(batches), "directions": directions}
+            store.save(step_name(index, use), sums.means(1), facts)
     return GradientFiles(store, kinds, use)
 
 

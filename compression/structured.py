@@ -110,25 +110,24 @@ class StructurePruner:
     def measure_gradients(self) -> None:
         """Measure the gradients, if the criterion asks for any; kept as steps."""
         settings = self.settings
-        if "gradient.mean" not in settings.needs:
+        mean, masks = "gradient.mean" in settings.needs, "mask.square" in settings.needs
+        if not (mean or masks):
             return
         assert self.calibration is not None
-        names = dict.fromkeys(one.site for group in self.groups for one in group.slices)
+        names = dict.fromkeys(
+            one.site for group in self.groups for one in group.slices if mean or one.site == group.output
+        )
         sites = [self._sites[name] for name in names]
         batches = gradients.single_sequences(self.calibration, settings.gradient_sequences)
+        kinds = ("mean",) if mean else ()
+        units = {group.output: group.count for group in self.groups} if masks else {}
+        chosen = (self._open, sites, batches, self.store, kinds)
         progress = self._listener.progress
         if settings.gradient == "exact":
-            self._gradients = gradients.exact(self._open, sites, batches, self.store, ("mean",), progress)
+            self._gradients = gradients.exact(*chosen, progress, units=units)
             return
         self._gradients = gradients.zeroth_order(
-            self._open,
-            sites,
-            batches,
-            self.store,
-            ("mean",),
-            settings.gradient_directions,
-            settings.seed,
-            progress,
+            *chosen, settings.gradient_directions, settings.seed, progress, units=units
         )
 
     def run(self) -> list[dict[str, Any]]:
@@ -233,7 +232,13 @@ class StructurePruner:
         """The units that stay: int64, ascending."""
         pieces = [self._piece(model, group, one, measured) for one in group.slices]
         statistics = None if measured is None else measured.units.statistics(group)
-        units = Units(group.name, group.count, pieces, statistics)
+        hessian = None
+        if measured is not None and "hessian" in structure_criteria[self.settings.criterion].needs:
+            hessian = measured.outputs.statistics(group.output).need("hessian")
+        masks = None
+        if "mask.square" in self.settings.needs:
+            masks = self._gradients.masks(self._sites[group.output])
+        units = Units(group.name, group.count, pieces, statistics, hessian, masks)
         generator = site_generator(self.settings.seed, group.name)
         scores = check_unit_scores(self.settings.scorer().score(units, generator).cpu(), group.name)
         return best(scores, self.settings.widths[group.kind])

@@ -12,9 +12,10 @@ from torch import Tensor
 from compression.criteria.base import ScoresNotFinite
 from compression.unit_statistics import UnitStatistics
 
-UNIT_NEEDS = ("activations", "means", "variances", "magnitudes", "gradient.mean")
+UNIT_NEEDS = ("activations", "means", "variances", "magnitudes", "hessian", "gradient.mean", "mask.square")
 """What a criterion of structures may ask of the calibration: norms of the inputs of all weights, what
-`UnitStatistics` has, and the mean over sequences of the gradient of the loss."""
+`UnitStatistics` has, the sum of x x^T of the inputs x that the units are, the mean over sequences of the
+gradient of the loss, and what `GradientFiles.masks` gives."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one kind in one layer; `statistics` are those of the inputs that the units are."""
+    """The units of one kind in one layer; `statistics` are those of the inputs that the units are, `hessian`
+    float32 [in, in] the sum of their products, `masks` float32 [units] the mean over sequences of the squared
+    slope of the loss along the unit (None if they were not asked for)."""
 
     name: str
     count: int
     pieces: Sequence[Piece]
     statistics: UnitStatistics | None = None
+    hessian: Tensor | None = None
+    masks: Tensor | None = None
 
     @property
     def output(self) -> Tensor:

@@ -30,6 +30,7 @@ _DATA = {
     "gradient.mean": {"calibration", "gradients", "loss"},
     "gradient.absolute": {"calibration", "gradients", "loss"},
     "gradient.square": {"calibration", "gradients", "loss"},
+    "mask.square": {"calibration", "gradients", "loss"},
     "domain.gradient.mean": {"calibration", "domain", "gradients", "loss"},
     "domain.gradient.square": {"calibration", "domain", "gradients", "loss"},
 }

@@ -57,6 +57,7 @@ def _data(*entries) -> set[str]:
 def _composes_structures(recipe: Recipe) -> None:
     chosen: Any = recipe.options()
     needs = {"means": {"calibration"}, "variances": {"calibration"}, "magnitudes": {"calibration"}} | DATA
+    needs["mask.square"] = needs["gradient.mean"]
     found = [structure_criteria[chosen.criterion], *(structure_updates[name] for name in chosen.update)]
     assert recipe.needs == set().union(*(needs[need] for entry in found for need in entry.needs))
     assert set(recipe.granularities) <= set(granularities.names())
@@ -100,7 +101,7 @@ def test_recipes_compose_what_exists(name: str):
 
 
 def test_every_need_means_something_for_the_data():
-    assert set(DATA) == {*NEEDS, *EVIDENCE, "slope"}
+    assert set(DATA) == {*NEEDS, *EVIDENCE, "slope", "loss"}
     for axis in (criteria, allocations, updates):
         for entry in axis:
             assert data_needs(entry.needs) == _data(entry), entry.name

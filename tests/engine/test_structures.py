@@ -63,6 +63,7 @@ class Reference:
             if isinstance(module, torch.nn.Linear):
                 module.register_forward_pre_hook(self._note(name))
         self.gradients: dict[str, Tensor] = {}
+        self.slopes: dict[tuple[int, str], list[np.ndarray]] = {}
         sequences = [
             ids[mask.bool()] for batch in _batches() for ids, mask in zip(*batch.values(), strict=True)
         ]
@@ -73,6 +74,30 @@ class Reference:
                 assert parameter.grad is not None
                 total = self.gradients.get(name, torch.zeros_like(parameter))
                 self.gradients[name] = total + parameter.grad / len(sequences)
+            self._slopes(sequence)
+
+    def _slopes(self, sequence: Tensor) -> None:
+        """Slopes of the loss of a sequence along factors that all outputs of each unit are multiplied
+        with."""
+        masks, handles = {}, []
+        for layer, block in enumerate(self.model.model.layers):
+            for kind, count, reader in (
+                ("neuron", FFN, block.mlp.down_proj),
+                ("head", GROUPS, block.self_attn.o_proj),
+            ):
+                masks[layer, kind] = mask = torch.ones(count, dtype=torch.float64, requires_grad=True)
+                handles.append(
+                    reader.register_forward_pre_hook(
+                        lambda module, args, mask=mask: (
+                            args[0] * mask.repeat_interleave(args[0].shape[-1] // len(mask)),
+                        )
+                    )
+                )
+        loss = self.model(sequence[None], labels=sequence[None]).loss
+        for place, slope in zip(masks, torch.autograd.grad(loss, list(masks.values())), strict=True):
+            self.slopes.setdefault(place, []).append(slope.numpy())
+        for handle in handles:
+            handle.remove()
 
     def _note(self, name: str) -> Any:
         return lambda module, args: self.inputs.setdefault(name, []).append(args[0][0].detach().numpy())
@@ -93,6 +118,8 @@ class Reference:
         return [(f"{block}.self_attn.{name}", index) for name, index in parts]
 
     def score(self, criterion: str, layer: int, kind: str, number: int) -> float:
+        if criterion == "fisher":
+            return float(np.square([slopes[number] for slopes in self.slopes[layer, kind]]).mean())
         owned = self.unit(layer, kind, number)
         reader, (_, columns) = owned[-1]
         outputs = [sequence[:, columns].reshape(len(sequence), -1) for sequence in self.inputs[reader]]
@@ -143,7 +170,7 @@ def _pruner(folder: Path, store: Path, criterion: str, **settings: Any) -> Struc
 
 REFERENCES = {
     "magnitude": {}, "wanda": {}, "activation-norm": {}, "activation-variance": {}, "fluctuation": {},
-    "taylor": {"taylor_form": "element"}, "vector": {"taylor_form": "vector"},
+    "taylor": {"taylor_form": "element"}, "vector": {"taylor_form": "vector"}, "fisher": {},
 }  # fmt: skip
 
 
@@ -154,7 +181,7 @@ def test_every_layer_keeps_its_best_units(
     name = "taylor" if criterion == "vector" else criterion
     pruner = _pruner(folder, tmp_path, name, parameters=REFERENCES[criterion])
     pruner.run()
-    assert set(REFERENCES) - {"vector"} == set(structure_criteria.names()) - {"random"}
+    assert set(REFERENCES) - {"vector"} == set(structure_criteria.names()) - {"random", "obs"}
     for layer in range(LAYERS):
         tensors, _ = pruner.store.load(f"block-{layer:04d}")
         for kind, count in (("neuron", FFN), ("head", GROUPS)):
@@ -231,7 +258,9 @@ def test_ties_and_bad_scores() -> None:
         check_unit_scores(torch.tensor([1.0, float("nan")]), "neuron.0")
 
 
-@pytest.mark.parametrize("name", ["activation-norm", "fluctuation", "activation-variance", "wanda", "taylor"])
+@pytest.mark.parametrize(
+    "name", ["activation-norm", "fluctuation", "activation-variance", "wanda", "taylor", "obs", "fisher"]
+)
 def test_missing_statistics_are_said(name: str) -> None:
     units = Units("neuron.0", 3, [Piece(torch.ones(3, 1, 4), column=True)])
     with pytest.raises(ValueError, match="need"):

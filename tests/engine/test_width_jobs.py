@@ -72,7 +72,7 @@ def _came_true(asked: Any, outcome: Any) -> dict[str, Any]:
     return report
 
 
-RECIPES = ("flap", "vbp", "minitron-width", "llm-pruner")
+RECIPES = ("flap", "vbp", "minitron-width", "llm-pruner", "ziplm", "fisher-heads")
 
 
 # The others differ by their criterion, which has tests of its own.
