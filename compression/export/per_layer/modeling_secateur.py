@@ -1,0 +1,112 @@
+"""Stock transformers models whose layers have widths of their own, or lack an attention or a feed-forward.
+
+This file comes with the checkpoint: AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True). It
+holds no arithmetic: each layer is the stock one, built with what `per_layer_config` of config.json says of it
+(the format of transformers 5.14 and later, whose own models do not read it yet).
+"""
+
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+
+class NoAttention(nn.Module):
+    """Stands where an attention was removed: adds nothing to the residual."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        return torch.zeros_like(hidden_states), None
+
+
+class NoFeedForward(nn.Module):
+    """Stands where a feed-forward was removed: adds nothing to the residual."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return torch.zeros_like(hidden_states)
+
+
+class PerLayerConfig:
+    """Lets layers say what the class checks for the model as a whole."""
+
+    def validate_architecture(self) -> None:
+        """Widths by layer need not divide the hidden width: `head_dim` is said."""
+
+
+class PerLayerModel:
+    """Builds every layer with its own configuration."""
+
+    def __init__(self, config: Any) -> None:
+        # While the stock class builds itself, it must not meet numbers that differ by layer.
+        widths = config.__dict__.pop("_heterogeneity_spec", None)
+        try:
+            super().__init__(config)
+        finally:
+            if widths is not None:
+                config.__dict__["_heterogeneity_spec"] = widths
+        if widths is None:
+            return
+        layers: Any = self.model.layers  # type: ignore[attr-defined]
+        for index, stock in enumerate(layers):
+            own = config.per_layer_config[index]
+            layers[index] = layer = type(stock)(own, index)
+            if "attention" in own.skip:
+                layer.self_attn = NoAttention()
+            if "mlp" in own.skip:
+                layer.mlp = NoFeedForward()
+
+
+class PerLayerLlamaConfig(PerLayerConfig, transformers.LlamaConfig):
+    model_type = "per_layer_llama"
+
+
+class PerLayerLlamaForCausalLM(PerLayerModel, transformers.LlamaForCausalLM):
+    config_class = PerLayerLlamaConfig
+
+
+class PerLayerMistralConfig(PerLayerConfig, transformers.MistralConfig):
+    model_type = "per_layer_mistral"
+
+
+class PerLayerMistralForCausalLM(PerLayerModel, transformers.MistralForCausalLM):
+    config_class = PerLayerMistralConfig
+
+
+class PerLayerQwen2Config(PerLayerConfig, transformers.Qwen2Config):
+    model_type = "per_layer_qwen2"
+
+
+class PerLayerQwen2ForCausalLM(PerLayerModel, transformers.Qwen2ForCausalLM):
+    config_class = PerLayerQwen2Config
+
+
+class PerLayerQwen3Config(PerLayerConfig, transformers.Qwen3Config):
+    model_type = "per_layer_qwen3"
+
+
+class PerLayerQwen3ForCausalLM(PerLayerModel, transformers.Qwen3ForCausalLM):
+    config_class = PerLayerQwen3Config
+
+
+class PerLayerGemmaConfig(PerLayerConfig, transformers.GemmaConfig):
+    model_type = "per_layer_gemma"
+
+
+class PerLayerGemmaForCausalLM(PerLayerModel, transformers.GemmaForCausalLM):
+    config_class = PerLayerGemmaConfig
+
+
+class PerLayerGemma2Config(PerLayerConfig, transformers.Gemma2Config):
+    model_type = "per_layer_gemma2"
+
+
+class PerLayerGemma2ForCausalLM(PerLayerModel, transformers.Gemma2ForCausalLM):
+    config_class = PerLayerGemma2Config
+
+
+class PerLayerGemma3TextConfig(PerLayerConfig, transformers.Gemma3TextConfig):
+    model_type = "per_layer_gemma3_text"
+
+
+class PerLayerGemma3ForCausalLM(PerLayerModel, transformers.Gemma3ForCausalLM):
+    config_class = PerLayerGemma3TextConfig
