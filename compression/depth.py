@@ -1,10 +1,10 @@
-"""Dropping whole layers: which run of consecutive layers changes the hidden states least."""
+"""Dropping whole layers: which of them the model misses least."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from compression.anatomy.inspection import Site
 from compression.checkpoint import Hook
-from compression.criteria import layer_criteria
+from compression.criteria.dropping import LayerCriterion
+from compression.divergence import Judge
 from compression.granularity.layer import best_start, candidate_starts, kept_layers
 from compression.loading.streamed import States, StreamedModel
 from compression.pruning import Listener
@@ -25,26 +26,33 @@ from compression.statistics import sample_positions
 # over last tokens alone they do so less (and an encoder's last token is its separator).
 BOUNDARY_TOKENS = 2048
 
+Batch = dict[str, Tensor]
+Listing = list[tuple[list[int], float]]
+
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """The run of layers that goes: `distances[k]` belongs to the run that starts at `starts[k]`."""
+    """The layers that go: `gone` in the order in which they were chosen, `kept` ascending.
 
-    start: int
-    removed: int
+    `tried` are the candidates, each with its cost: runs, single layers, or for "greedy" what each round took
+    away. `tokens` is how many tokens hidden states were compared at (0: none were).
+    """
+
+    criterion: str
+    selection: str
+    gone: tuple[int, ...]
     kept: tuple[int, ...]
-    starts: tuple[int, ...]
-    distances: tuple[float, ...]
+    tried: tuple[tuple[tuple[int, ...], float], ...]
     tokens: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; `from_json` reads it back."""
         return {
-            "start": self.start,
-            "removed": self.removed,
+            "criterion": self.criterion,
+            "selection": self.selection,
+            "gone": list(self.gone),
             "kept": list(self.kept),
-            "starts": list(self.starts),
-            "distances": list(self.distances),
+            "tried": [{"layers": list(layers), "cost": cost} for layers, cost in self.tried],
             "tokens": self.tokens,
         }
 
@@ -52,18 +60,142 @@ class LayerChoice:
     def from_json(cls, data: Mapping[str, Any]) -> LayerChoice:
         """Reads what `to_json` gave."""
         return cls(
-            start=data["start"],
-            removed=data["removed"],
+            criterion=data["criterion"],
+            selection=data["selection"],
+            gone=tuple(data["gone"]),
             kept=tuple(data["kept"]),
-            starts=tuple(data["starts"]),
-            distances=tuple(data["distances"]),
+            tried=tuple((tuple(one["layers"]), one["cost"]) for one in data["tried"]),
             tokens=data["tokens"],
         )
 
 
+class DepthEvidence:
+    """What criteria of layers may know (a `LayerEvidence`), measured when it is first asked for."""
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        batches: Sequence[Batch],
+        sequences: int,
+        listener: Listener,
+        hook: Hook | None = None,
+    ) -> None:
+        self._model = model
+        self._batches = batches
+        self._sequences = sequences
+        self._listener = listener
+        self._hook = hook
+        self._states: list[Tensor] | None = None
+        self._judge: Judge | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens hidden states were compared at."""
+        return 0 if self._states is None else int(self._states[0].shape[0])
+
+    def state(self, boundary: int) -> Tensor:
+        """Hidden states before a layer."""
+        if self._states is None:
+            self._states = boundary_states(self._model, self._batches, self._listener, hook=self._hook)
+        return self._states[boundary]
+
+    def loss(self, gone: Sequence[int]) -> float:
+        """Mean loss without these layers."""
+        return self._judged().loss(dict.fromkeys(gone))
+
+    def divergence(self, gone: Sequence[int]) -> float:
+        """Mean divergence without these layers."""
+        return self._judged().divergence(dict.fromkeys(gone))
+
+    def _judged(self) -> Judge:
+        if self._judge is None:
+            self._judge = Judge(self._model, self._batches, self._sequences)
+        if self._hook is not None:
+            self._hook("mid_block")
+        return self._judge
+
+
+@dataclass(frozen=True)
+class DepthTask:
+    """So many layers of a model are to go, but none of the first `keep_first` and the last `keep_last`."""
+
+    layers: int
+    remove: int
+    keep_first: int = 0
+    keep_last: int = 0
+    rounds: Listing = field(default_factory=list)
+    """What an earlier attempt at "greedy" has taken away."""
+    after_round: Callable[[Listing], None] = lambda rounds: None
+
+    @property
+    def free(self) -> range:
+        """The layers that may go. Raises TargetUnreachable if they are too few."""
+        candidate_starts(self.layers, self.remove, self.keep_first, self.keep_last)
+        return range(self.keep_first, self.layers - self.keep_last)
+
+
+def choose_layers(
+    task: DepthTask, criterion: LayerCriterion, selection: str, evidence: DepthEvidence, listener: Listener
+) -> LayerChoice:
+    """The layers that cost least by the criterion; of equals, the first.
+
+    "run": consecutive ones, each run judged as a whole; "separate": each judged alone; "greedy": one by one,
+    each judged with those that went before. Raises TargetUnreachable when too few may go.
+    """
+    gone, tried = {"run": _run, "separate": _separate, "greedy": _greedy}[selection](
+        task, lambda layers: criterion.cost(evidence, layers), listener
+    )
+    return LayerChoice(
+        criterion=criterion.name,
+        selection=selection,
+        gone=tuple(gone),
+        kept=tuple(layer for layer in range(task.layers) if layer not in gone),
+        tried=tuple((tuple(layers), cost) for layers, cost in tried),
+        tokens=evidence.tokens,
+    )
+
+
+Cost = Callable[[Sequence[int]], float]
+
+
+def _run(task: DepthTask, cost: Cost, listener: Listener) -> tuple[list[int], Listing]:
+    starts = candidate_starts(task.layers, task.remove, task.keep_first, task.keep_last)
+    tried = _costs([list(range(start, start + task.remove)) for start in starts], cost, listener)
+    start = best_start([found for _, found in tried], starts)
+    return list(range(start, start + task.remove)), tried
+
+
+def _separate(task: DepthTask, cost: Cost, listener: Listener) -> tuple[list[int], Listing]:
+    tried = _costs([[layer] for layer in task.free], cost, listener)
+    order = sorted(tried, key=lambda one: (one[1], one[0]))
+    return [layers[0] for layers, _ in order[: task.remove]], tried
+
+
+def _greedy(task: DepthTask, cost: Cost, listener: Listener) -> tuple[list[int], Listing]:
+    rounds = list(task.rounds)
+    gone = [layers[0] for layers, _ in rounds]
+    while len(gone) < task.remove:
+        left = [layer for layer in task.free if layer not in gone]
+        costs = [cost(sorted([*gone, layer])) for layer in left]
+        best = min(range(len(left)), key=lambda number: (costs[number], left[number]))
+        gone.append(left[best])
+        rounds.append(([left[best]], costs[best]))
+        task.after_round(rounds)
+        listener.progress(len(gone), task.remove)
+    return gone, rounds
+
+
+def _costs(candidates: Sequence[list[int]], cost: Cost, listener: Listener) -> Listing:
+    tried = []
+    for number, layers in enumerate(candidates):
+        tried.append((layers, cost(layers)))
+        listener.progress(number + 1, len(candidates))
+    return tried
+
+
 def boundary_states(
     model: StreamedModel,
-    batches: Sequence[dict[str, Tensor]],
+    batches: Sequence[Batch],
     listener: Listener,
     limit: int = BOUNDARY_TOKENS,
     hook: Hook | None = None,
@@ -91,28 +223,6 @@ def _sampled(states: States, positions: Sequence[Tensor]) -> Tensor:
         flat = hidden.reshape(-1, hidden.shape[-1])
         parts.append(flat[places.to(flat.device)].to(torch.float32))
     return torch.cat(parts)
-
-
-def choose_layers(
-    boundaries: Sequence[Tensor], criterion: str, remove: int, keep_first: int, keep_last: int
-) -> LayerChoice:
-    """The run of `remove` layers with the smallest distance between what enters and what leaves it.
-
-    Equal distances: the first run. Raises TargetUnreachable when no run spares the layers that must stay.
-    """
-    layers = len(boundaries) - 1
-    starts = candidate_starts(layers, remove, keep_first, keep_last)
-    measure = layer_criteria[criterion].distance
-    distances = [measure(boundaries[start], boundaries[start + remove]) for start in starts]
-    start = best_start(distances, starts)
-    return LayerChoice(
-        start=start,
-        removed=remove,
-        kept=tuple(kept_layers(layers, start, remove)),
-        starts=tuple(starts),
-        distances=tuple(distances),
-        tokens=int(boundaries[0].shape[0]),
-    )
 
 
 def baseline_layers(

@@ -11,16 +11,17 @@ from compression.gradients import sequence_loss, single_sequences
 from compression.loading.streamed import Block, States, StreamedModel
 
 Batch = dict[str, Tensor]
-Changes = Mapping[int, Mapping[str, Tensor]]
+Changes = Mapping[int, Mapping[str, Tensor] | None]
+"""By layer, tensors by stored name; None: the layer is left out."""
 # Blocks and hidden states that are held so that they need not be loaded or computed again.
 HELD_BYTES = 1 << 30
 
 
 class Judge:
     """Runs the streamed model over the first `sequences` calibration sequences with some of its blocks
-    changed.
+    changed, or without them.
 
-    `changes` map layers to tensors by stored name. Where everything before the first changed layer fits into
+    Where everything before the first changed layer fits into
     memory, it is computed once.
     """
 
@@ -77,9 +78,10 @@ class Judge:
             self._model.advance(self._states, index)
             if index == first or (not changes and index):
                 self._keep(index, self._states)
-            block = self._block(index)
-            with changed_block(block, changes.get(index, {})):
-                self._model.run_block(block, self._states)
+            change = changes.get(index, {})
+            if change is not None:
+                with changed_block(self._block(index), change) as block:
+                    self._model.run_block(block, self._states)
         if not changes:
             self._dense_last = list(self._states.hidden)
         return list(self._states.hidden)

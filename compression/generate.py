@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from compression.allocation import allocations
-from compression.criteria import criteria, layer_criteria
+from compression.criteria import criteria
+from compression.criteria.layers import layer_criteria
 from compression.criteria.structures import structure_criteria
 from compression.granularity import granularities
 from compression.recipes import recipes
@@ -30,7 +31,7 @@ def catalogue() -> dict[str, Any]:
         "version": VERSION,
         "recipes": [recipe.to_json() for recipe in recipes],
         "criteria": _weighed(criteria),
-        "layer_criteria": [{"name": c.name, "summary": c.summary, "arxiv": c.paper} for c in layer_criteria],
+        "layer_criteria": _weighed(layer_criteria),
         "structure_criteria": _weighed(structure_criteria),
         "granularities": [
             {"name": g.name, "summary": g.summary, "pattern": g.pattern} for g in granularities
@@ -148,7 +149,7 @@ def _shared_schema(recipes: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _own_options(recipe: dict[str, Any]) -> list[str]:
     schema = recipe["options"]
-    if "criterion" not in schema["properties"]:
+    if "criterion" not in schema["properties"] or recipe["granularities"] == ["layer"]:
         return _options(schema)
     weights = "allocation" in schema["properties"]
     shared = options_schema((weight_options if weights else structure_options)("Shared"))["properties"]

@@ -199,6 +199,8 @@ def chosen_needs(draft: Draft) -> set[str]:
     }
     if draft.structures:
         axes = {"structure_criteria": [chosen["criterion"]], "structure_updates": chosen.get("update", [])}
+    if draft.layers:
+        axes = {"layer_criteria": [chosen["criterion"]]}
     found = {"calibration"} if chosen.get("token_weight", "none") != "none" else set[str]()
     for axis, names in axes.items():
         for entry in draft.catalogue.data[axis]:

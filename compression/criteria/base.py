@@ -108,20 +108,6 @@ class WeightCriterion(Protocol):
         ...
 
 
-class LayerCriterion(Protocol):
-    """Distance between what enters a run of layers and what leaves it; the run with the smallest goes
-    first.
-    """
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    paper: ClassVar[str | None]
-
-    def distance(self, before: Tensor, after: Tensor) -> float:
-        """before, after: [tokens, hidden], the same tokens, any float dtype. Returns a number >= 0."""
-        ...
-
-
 def check_scores(scores: Tensor, site: str) -> Tensor:
     """The scores themselves; ScoresNotFinite names the weight whose score is NaN, infinite or negative."""
     low, high = torch.aminmax(scores)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,6 @@ class RecipeOptions(BaseModel):
     """Options of a recipe; every field has a default and a description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class LayerOptions(RecipeOptions):
-    """Options of recipes that remove whole layers."""
-
-    keep_first: int = Field(1, ge=0, le=4096, description="So many of the first layers are never dropped.")
-    keep_last: int = Field(1, ge=0, le=4096, description="So many of the last layers are never dropped.")
 
 
 @dataclass(frozen=True)

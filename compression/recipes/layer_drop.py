@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from compression.anatomy.families import DECODERS, ENCODERS
 from compression.recipes import recipes
-from compression.recipes.base import LayerOptions, Paper, Recipe
+from compression.recipes.base import Paper
+from compression.recipes.layers import layer_recipe
 
 LAYER_DROP = recipes.register(
-    Recipe(
-        name="layer-drop",
-        title="Layer dropping",
-        summary="Removes the run of layers that turns the hidden states least. Faster everywhere.",
-        paper=Paper(
+    layer_recipe(
+        "layer-drop",
+        "Layer dropping",
+        "Removes the run of layers that turns the hidden states least. Faster everywhere.",
+        Paper(
             "The Unreasonable Ineffectiveness of the Deeper Layers",
             "Gromov, Tirumala, Shapourian, Glorioso, Roberts",
             "ICLR 2025",
             "2403.17887",
         ),
-        needs=frozenset({"calibration"}),
-        families=(*DECODERS, *ENCODERS),
-        granularities=("layer",),
-        targets=("sparsity", "parameters", "macs", "bytes", "layers"),
-        options=LayerOptions,
-        axes={"criterion": "angular", "update": "none", "schedule": "one-shot"},
+        criterion="angular",
+        selection="run",
     )
 )

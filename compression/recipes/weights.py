@@ -25,6 +25,7 @@ _DATA = {
     "hessian": {"calibration"},
     "influence": {"calibration"},
     "divergence": {"calibration"},
+    "loss": {"calibration", "loss"},
     "slope": {"calibration", "loss"},
     "gradient.mean": {"calibration", "gradients", "loss"},
     "gradient.absolute": {"calibration", "gradients", "loss"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -60,3 +62,14 @@ def signed_percent(value: float | None) -> str:
 def threads_text(count: int | None) -> str:
     """1 -> "1 thread"."""
     return "threads not stated" if count is None else f"{count} thread{'' if count == 1 else 's'}"
+
+
+def runs_text(numbers: Sequence[int]) -> str:
+    """Ascending whole numbers, such as "2 to 4, 7"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in parts)

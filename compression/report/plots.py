@@ -6,7 +6,7 @@ tell them to those who cannot see it. Free of torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from html import escape
 
 WIDTH = 340.0
@@ -65,11 +65,11 @@ def columns(
     form: Format,
     *,
     top: float | None = None,
-    chosen: str | None = None,
+    chosen: Collection[str] = (),
 ) -> str:
     """Vertical bars, one an entry, with a scale on the left; labels are thinned where they would collide.
 
-    ``top`` fixes the scale. With ``chosen`` every other bar is drawn in the colour of the dense model.
+    ``top`` fixes the scale. With ``chosen`` bars every other one is drawn in the colour of the dense model.
     """
     left, height, base = 38.0, 150.0, 128.0
     known = [value for _, value in values if value is not None]
@@ -84,7 +84,7 @@ def columns(
         x = left + number * step
         if value is not None:
             tall = min(value / limit, 1.0) * (base - 12)
-            css = "pruned" if chosen in (None, label) else "dense"
+            css = "pruned" if not chosen or label in chosen else "dense"
             parts.append(_rect(x + step * 0.14, base - tall, step * 0.72, tall, css))
         if number % every == 0:
             parts.append(_text(x + step / 2, base + 12, label, "middle", "soft"))

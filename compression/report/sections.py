@@ -13,6 +13,7 @@ from compression.report.formats import (
     count_text,
     number_text,
     percent,
+    runs_text,
     seconds_text,
     threads_text,
 )
@@ -114,25 +115,29 @@ def _short(value: float | None) -> str:
     return number_text(None if value is None else float(f"{value:.2g}"))
 
 
+_JUDGED = {
+    "run": "of each run of layers, by its first one; the cheapest run was taken",
+    "separate": "of each layer alone; the cheapest were taken",
+    "greedy": "of all that was gone after each round, which took the cheapest layer of those left",
+}
+
+
 def _dropped(report: Json) -> str:
     dropped, before = report["dropped"], report["cost"]["dense"]["layers"]
     gone = sorted(set(range(before)) - set(dropped["kept"]))
-    starts, distances = dropped.get("starts") or [], dropped.get("distances") or []
-    words = f"Layers {gone[0]} to {gone[-1]} of 0 to {before - 1} were removed." if gone else ""
-    if not starts:
+    words = f"Of layers 0 to {before - 1}, {runs_text(gone)} went." if gone else ""
+    tried = dropped.get("tried") or []
+    if not tried:
         return figure("Removed layers", " ", words)
+    chosen = {gone[0]} if dropped["selection"] == "run" else set(gone)
     plot = plots.columns(
-        "Distance for each first removed layer",
-        [(str(start), distance) for start, distance in zip(starts, distances, strict=True)],
+        f"Cost by {dropped['criterion']}",
+        [(str(one["layers"][0]), one["cost"]) for one in tried],
         _short,
-        chosen=str(dropped["start"]),
+        chosen=[str(layer) for layer in chosen],
     )
-    return figure(
-        "Which layers to remove",
-        plot,
-        f"{words} Angular distance between what enters and what leaves the run of layers that begins at each "
-        "number; the smallest was taken.",
-    )
+    told = f"{words} Cost by the criterion {dropped['criterion']} {_JUDGED[dropped['selection']]}."
+    return figure("Which layers to remove", plot, told)
 
 
 def _widths(widths: Json) -> str:

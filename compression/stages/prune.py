@@ -13,8 +13,9 @@ from typing import Any
 from compression.anatomy.budget import layers_to_remove, removed_in_all, selected_sites
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.checkpoint import Store
+from compression.criteria.layers import layer_criteria
 from compression.cutting import PruneSettings
-from compression.depth import LayerChoice, baseline_layers, boundary_states, choose_layers
+from compression.depth import DepthEvidence, DepthTask, LayerChoice, baseline_layers, choose_layers
 from compression.errors import TargetUnreachable
 from compression.evaluation.quality import evaluate
 from compression.evaluation.types import FEATURES
@@ -24,6 +25,7 @@ from compression.loading.data import Sequences
 from compression.loading.images.plan import Images
 from compression.pruning import Listener, MaskFiles, WeightPruner, finished_files
 from compression.recipes import recipes
+from compression.recipes.layers import LayerOptions
 from compression.stages.job import Data, Loaded, Pruned, Watched
 from compression.stages.structures import baseline_structures, prune_structures
 
@@ -100,23 +102,37 @@ def weight_settings(loaded: Loaded, options: dict[str, Any]) -> PruneSettings:
 
 
 def _choose(loaded: Loaded, calibration: Sequences | Images | None) -> LayerChoice:
-    """The run of layers to drop, kept as step `layers`."""
-    if not loaded.store.has("layers"):
+    """The layers to drop, kept as step `layers`; the rounds of a greedy choice as step `layer-rounds`."""
+    store = loaded.store
+    if not store.has("layers"):
         assert calibration is not None
-        boundaries = boundary_states(
-            loaded.dense_model(), calibration.batches, loaded.observer, hook=loaded.hook
+        options = _layer_options(loaded)
+        known = store.data("layer-rounds")["rounds"] if store.has("layer-rounds") else []
+        task = DepthTask(
+            loaded.inspection.layers,
+            _layers_to_remove(loaded),
+            options.keep_first,
+            options.keep_last,
+            [(list(layers), float(cost)) for layers, cost in known],
+            lambda rounds: store.save("layer-rounds", None, {"rounds": rounds}),
         )
-        keep_first, keep_last = _kept_ends(loaded)
-        choice = choose_layers(
-            boundaries, loaded.recipe.axes["criterion"], _layers_to_remove(loaded), keep_first, keep_last
+        evidence = DepthEvidence(
+            loaded.dense_model(),
+            calibration.batches,
+            options.layer_sequences,
+            loaded.observer,
+            loaded.hook,
         )
-        loaded.store.save("layers", None, choice.to_json())
-    return LayerChoice.from_json(loaded.store.data("layers"))
+        criterion = layer_criteria[options.criterion]
+        choice = choose_layers(task, criterion, options.selection, evidence, loaded.observer)
+        store.save("layers", None, choice.to_json())
+    return LayerChoice.from_json(store.data("layers"))
 
 
-def _kept_ends(loaded: Loaded) -> tuple[int, int]:
-    chosen: Any = loaded.recipe.options.model_validate(loaded.specification.options)
-    return chosen.keep_first, chosen.keep_last
+def _layer_options(loaded: Loaded) -> LayerOptions:
+    chosen = loaded.recipe.options.model_validate(loaded.specification.options)
+    assert isinstance(chosen, LayerOptions)
+    return chosen
 
 
 def _layers_to_remove(loaded: Loaded) -> int:
@@ -152,13 +168,13 @@ def compare(loaded: Loaded, data: Data, name: str) -> dict[str, Any]:
 
 def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequences | Images | None) -> Pruned:
     if pattern_of(loaded).kind == "layer":
-        keep_first, keep_last = _kept_ends(loaded)
+        options = _layer_options(loaded)
         kept = baseline_layers(
             name,
             loaded.dense_model(),
             loaded.inspection.sites,
             _layers_to_remove(loaded),
-            (keep_first, keep_last),
+            (options.keep_first, options.keep_last),
             loaded.specification.seed,
         )
         return Pruned((), kept, {}, [], None)

@@ -258,11 +258,14 @@ def dropped_layers() -> ReportInputs:
         baselines={},
         facts=(),
         dropped={
-            "start": 2,
-            "removed": 2,
+            "criterion": "angular",
+            "selection": "run",
+            "gone": [2, 3],
             "kept": [0, 1, 4, 5],
-            "starts": [1, 2, 3],
-            "distances": [0.31, 0.22, 0.29],
+            "tried": [
+                {"layers": [start, start + 1], "cost": cost}
+                for start, cost in ((1, 0.31), (2, 0.22), (3, 0.29))
+            ],
             "tokens": 2048,
         },
         recovery=None,

@@ -13,8 +13,9 @@ import pytest
 
 from compression.allocation import allocations
 from compression.allocation.base import EVIDENCE
-from compression.criteria import criteria, layer_criteria
+from compression.criteria import criteria
 from compression.criteria.base import NEEDS
+from compression.criteria.layers import layer_criteria
 from compression.criteria.structures import structure_criteria
 from compression.cutting import PruneSettings
 from compression.gradients import KINDS
@@ -41,6 +42,7 @@ def test_schedules_rise_to_the_target(name: str):
 DATA = {
     "activations": {"calibration"}, "means": {"calibration"}, "hessian": {"calibration"},
     "influence": {"calibration"}, "divergence": {"calibration"}, "slope": {"calibration", "loss"},
+    "loss": {"calibration", "loss"},
     "scores": set(), "weights": set(),
     **{f"gradient.{kind}": {"calibration", "gradients", "loss"} for kind in KINDS},
     "domain.gradient.mean": {"calibration", "domain", "gradients", "loss"},
@@ -69,7 +71,9 @@ def test_recipes_compose_what_exists(name: str):
     recipe = recipes[name]
     assert recipe.axes["schedule"] in schedules
     if recipe.granularities == ("layer",):
-        assert recipe.axes["criterion"] in layer_criteria
+        chosen = recipe.options()
+        assert recipe.axes["criterion"] == chosen.criterion
+        assert recipe.needs == _data(layer_criteria[chosen.criterion])
         return
     if "neuron" in recipe.granularities:
         _composes_structures(recipe)

@@ -11,7 +11,6 @@ from compression.anatomy import inspect
 from compression.anatomy.budget import remove_count, uniform_counts
 from compression.checkpoint import Store
 from compression.criteria import criteria
-from compression.depth import baseline_layers, boundary_states, choose_layers
 from compression.granularity.base import parse_granularity
 from compression.loading.streamed import StreamedModel, read_config
 from compression.loading.weights import WeightReader
@@ -257,57 +256,3 @@ def test_errors_against_float64():
         (((w - v) ** 2).sum() / (w**2).sum()) ** 0.5, rel=1e-6
     )
     assert reconstruction_error(inputs, torch.zeros_like(dense), torch.zeros_like(dense)) == 0.0
-
-
-@pytest.mark.parametrize("kind", ["llama", "bert"])
-def test_layers_are_chosen_by_what_they_do_to_the_hidden_states(tmp_path, kind):
-    padded = kind == "bert"
-    folder = tiny_bert(tmp_path / "m", layers=5) if padded else tiny_llama(tmp_path / "m", layers=5)
-    batches = _batches(padded)
-    boundaries = boundary_states(StreamedModel(folder), batches, Silent())
-    assert len(boundaries) == 6
-    choice = choose_layers(boundaries, "angular", 2, 1, 1)
-    assert choice.starts == (1, 2)
-    distances = []
-    for start in choice.starts:
-        angles = [
-            math.acos(max(-1.0, min(1.0, float(torch.nn.functional.cosine_similarity(x, y, dim=0)))))
-            for x, y in zip(boundaries[start].double(), boundaries[start + 2].double(), strict=True)
-        ]
-        distances.append(sum(angles) / len(angles) / math.pi)
-    assert list(choice.distances) == pytest.approx(distances, abs=1e-7)
-    assert choice.start == choice.starts[distances.index(min(distances))]
-    assert choice.kept == tuple(index for index in range(5) if not choice.start <= index < choice.start + 2)
-
-
-def test_boundaries_are_the_stock_models_hidden_states(tmp_path):
-    import transformers
-
-    folder = tiny_llama(tmp_path / "m", layers=3)
-    batches = _batches()
-    found = boundary_states(StreamedModel(folder), batches, Silent(), limit=10**6)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    with torch.no_grad():
-        states = [model(**batch, output_hidden_states=True).hidden_states for batch in batches]
-    for index in range(3):  # the stock model's last hidden state is after the final norm
-        expected = torch.cat([part[index].reshape(-1, 32) for part in states])
-        assert torch.equal(found[index], expected)
-
-
-def test_layers_of_baselines(tmp_path):
-    folder = tiny_llama(tmp_path / "m", layers=5)
-    model = StreamedModel(folder)
-    kept = {seed: baseline_layers("random", model, _sites(folder), 2, (1, 1), seed) for seed in range(20)}
-    assert set(kept.values()) == {(0, 3, 4), (0, 1, 4)}
-    reader = WeightReader(folder)
-    norms = [
-        sum(
-            float(reader.tensor(site.name).double().square().sum())
-            for site in _sites(folder)
-            if site.layer == layer
-        )
-        for layer in range(5)
-    ]
-    start = 1 if norms[1] + norms[2] <= norms[2] + norms[3] else 2
-    expected = tuple(layer for layer in range(5) if layer not in (start, start + 1))
-    assert baseline_layers("magnitude", model, _sites(folder), 2, (1, 1), 0) == expected
