@@ -39,6 +39,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    items[:] = _spread(items)
+
+
+def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Those that mostly wait among those that mostly compute: at the end they would leave the cores idle."""
+    waiting, others = [], []
+    for item in items:
+        slow = item.path.parent.name == "faults" and not item.get_closest_marker("skip")
+        (waiting if slow else others).append(item)
+    every = max(1, len(others) * 3 // 4 // (len(waiting) + 1))
+    for number, item in enumerate(waiting):
+        others.insert(number * (every + 1), item)
+    return others
 
 
 class Groups(LoadScopeScheduling):

@@ -379,8 +379,15 @@ def test_the_block_is_as_it_was_after_gradients(tmp_path: Path) -> None:
     assert block.parameter(site.name) is parameter
 
 
-@LAYOUTS
-@pytest.mark.parametrize("method", ["lora", "distillation"])
+@pytest.mark.parametrize(
+    ("layout", "method"),
+    [
+        ("apart", "lora"),
+        ("fused", "distillation"),
+        pytest.param("fused", "lora", marks=pytest.mark.slow),
+        pytest.param("apart", "distillation", marks=pytest.mark.slow),
+    ],
+)
 def test_recovery_leaves_experts_alone(method: str, layout: str, tmp_path: Path) -> None:
     dense = tiny(tmp_path / "model", "Qwen3MoeForCausalLM", layout, vocab_size=264)
     write_byte_tokenizer(dense, context=60)

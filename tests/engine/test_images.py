@@ -172,11 +172,21 @@ def test_statistics_of_patches(case: str, tmp_path: Path) -> None:
     assert (found.column_norms - wanted).abs().max() <= 1e-4 * wanted.max()
 
 
-@pytest.mark.parametrize("recipe", ["magnitude", "lamp", "global-magnitude", "random"])
-@pytest.mark.parametrize(
-    "case",
-    ["ViTForImageClassification-oblong", "DeiTForImageClassification", "SwinForImageClassification-uneven"],
-)
+WHOLE = [
+    ("ViTForImageClassification-oblong", "magnitude"),
+    ("DeiTForImageClassification", "lamp"),
+    ("SwinForImageClassification-uneven", "global-magnitude"),
+    ("ViTForImageClassification-oblong", "random"),
+]
+MORE = [
+    pytest.param(case, recipe, marks=pytest.mark.slow)
+    for case in dict.fromkeys(case for case, _ in WHOLE)
+    for recipe in dict.fromkeys(recipe for _, recipe in WHOLE)
+    if (case, recipe) not in WHOLE
+]
+
+
+@pytest.mark.parametrize(("case", "recipe"), [*WHOLE, *MORE])
 def test_whole_jobs_without_data(case: str, recipe: str, tmp_path: Path) -> None:
     dense = tiny_family(tmp_path / "model", case)
     (dense / "preprocessor_config.json").write_text(json.dumps({"size": 24, "do_normalize": True}))

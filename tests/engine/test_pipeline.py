@@ -295,7 +295,7 @@ def test_same_specification_and_seed_give_the_same_bytes(tmp_path):
 KILLS = [
     ("wanda", "mid_load", 2),
     ("wanda", "mid_block", 2),
-    ("wanda", "before_checkpoint_rename", 3),
+    pytest.param("wanda", "before_checkpoint_rename", 3, marks=pytest.mark.slow),
     pytest.param("wanda", "after_checkpoint_rename", 5, marks=pytest.mark.slow),
     ("wanda", "before_checkpoint_rename", 14),
     ("wanda", "mid_export", 1),

@@ -33,8 +33,15 @@ def job(tmp_path: Path, case: str, **specification: object) -> Path:
     return dense
 
 
-@pytest.mark.parametrize("recipe", ["wanda", "sparsegpt"])
-@pytest.mark.parametrize("case", ["T5EncoderModel", "T5EncoderModel-gated"])
+@pytest.mark.parametrize(
+    ("case", "recipe"),
+    [
+        ("T5EncoderModel", "wanda"),
+        ("T5EncoderModel-gated", "sparsegpt"),
+        pytest.param("T5EncoderModel", "sparsegpt", marks=pytest.mark.slow),
+        pytest.param("T5EncoderModel-gated", "wanda", marks=pytest.mark.slow),
+    ],
+)
 def test_two_of_four(case: str, recipe: str, tmp_path: Path) -> None:
     dense = job(
         tmp_path, case, recipe=recipe, target={"sparsity": 0.5}, structure={"granularity": "2:4"},

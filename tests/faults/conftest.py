@@ -40,6 +40,13 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         yield opened
 
 
+@pytest.fixture(params=[pytest.param("embedded", marks=pytest.mark.slow), "full"])
+def full_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """The same, the other way round."""
+    with open_site(request.getfixturevalue(f"{request.param}_stack"), tmp_path) as opened:
+        yield opened
+
+
 @pytest.fixture
 def embedded_site(embedded_stack: Stack, tmp_path: Path) -> Iterator[Site]:
     """The same on SQLite and a unix socket only, for what does not depend on the stack."""

@@ -15,24 +15,24 @@ RUNNER_ONLY = "0"
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_a_zombie_is_fenced_off_and_changes_nothing(both_sites: Site) -> None:
-    zombie = both_sites.worker(1, fault="mid_block:stop", group=RUNNER_ONLY).wait_ready()
-    job = both_sites.submit(1)
-    runner = both_sites.wait_stopped(zombie)
+def test_a_zombie_is_fenced_off_and_changes_nothing(full_site: Site) -> None:
+    zombie = full_site.worker(1, fault="mid_block:stop", group=RUNNER_ONLY).wait_ready()
+    job = full_site.submit(1)
+    runner = full_site.wait_stopped(zombie)
     zombie.signal(signal.SIGSTOP)
     time.sleep(LEASE_SECONDS)
-    both_sites.worker(2).wait_ready()
-    done = both_sites.check_succeeded(job)
+    full_site.worker(2).wait_ready()
+    done = full_site.check_succeeded(job)
     assert done.epoch == 2
-    before, files = [(event.sequence, event.at) for event in both_sites.events(job)], both_sites.artifact(job)
+    before, files = [(event.sequence, event.at) for event in full_site.events(job)], full_site.artifact(job)
     zombie.signal(signal.SIGCONT)
     os.kill(runner, signal.SIGCONT)
-    both_sites.check_clean()
-    assert [(event.sequence, event.at) for event in both_sites.events(job)] == before
-    assert both_sites.artifact(job) == files
+    full_site.check_clean()
+    assert [(event.sequence, event.at) for event in full_site.events(job)] == before
+    assert full_site.artifact(job) == files
     # It is alive and well, and takes the next job.
-    again = both_sites.submit(1)
-    both_sites.check_succeeded(again, files)
+    again = full_site.submit(1)
+    full_site.check_succeeded(again, files)
 
 
 def test_a_runner_dies_alone_and_the_job_goes_on(site: Site) -> None:
@@ -57,18 +57,18 @@ def test_a_resumed_job_does_not_repeat_finished_blocks(embedded_site: Site) -> N
     assert stages[-1] == "verify"
 
 
-def test_a_polite_stop_gives_the_job_back_uncharged(both_sites: Site) -> None:
-    leaving = both_sites.worker(1, fault="mid_block:stop", group=RUNNER_ONLY).wait_ready()
-    job = both_sites.submit(1)
-    both_sites.wait_stopped(leaving)
+def test_a_polite_stop_gives_the_job_back_uncharged(site: Site) -> None:
+    leaving = site.worker(1, fault="mid_block:stop", group=RUNNER_ONLY).wait_ready()
+    job = site.submit(1)
+    site.wait_stopped(leaving)
     began = time.monotonic()
     assert leaving.end() == 0, leaving.tail()
     assert time.monotonic() - began < 8
-    row = both_sites.job(job)
+    row = site.job(job)
     assert (row.state, row.attempt) == ("queued", 0)
-    both_sites.check_clean(1)
-    both_sites.worker(2).wait_ready()
-    assert both_sites.check_succeeded(job).attempt == 1
+    site.check_clean(1)
+    site.worker(2).wait_ready()
+    assert site.check_succeeded(job).attempt == 1
 
 
 def test_stopping_the_whole_group_is_polite_too(embedded_site: Site) -> None:
