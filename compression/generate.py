@@ -32,13 +32,13 @@ def catalogue() -> dict[str, Any]:
         "recipes": [recipe.to_json() for recipe in recipes],
         "criteria": _weighed(criteria),
         "layer_criteria": _weighed(layer_criteria),
-        "structure_criteria": _weighed(structure_criteria),
+        "structure_criteria": _of_kinds(structure_criteria),
         "granularities": [
             {"name": g.name, "summary": g.summary, "pattern": g.pattern} for g in granularities
         ],
         "allocations": _weighed(allocations),
         "updates": _weighed(updates),
-        "structure_updates": _weighed(structure_updates),
+        "structure_updates": _of_kinds(structure_updates),
         "schedules": _entries(schedules),
         "recoveries": [
             {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
@@ -58,6 +58,12 @@ def _weighed(registry: Iterable[Any]) -> list[dict[str, Any]]:
         }
         for entry in registry
     ]
+
+
+def _of_kinds(registry: Iterable[Any]) -> list[dict[str, Any]]:
+    """The same with the kinds of units that they are for."""
+    kinds = {entry.name: sorted(entry.kinds) for entry in registry}
+    return [{**entry, "kinds": kinds[entry["name"]]} for entry in _weighed(registry)]
 
 
 def _entries(registry: Iterable[Any]) -> list[dict[str, str]]:
@@ -99,7 +105,8 @@ def methods_text() -> str:
             "| name | what it does |",
             "| --- | --- |",
         ]
-        lines += [f"| `{entry['name']}` | {entry['summary']}{_arxiv(entry)} |" for entry in data[axis]]
+        for entry in data[axis]:
+            lines.append(f"| `{entry['name']}` | {entry['summary']}{_arxiv(entry)}{_kinds(entry)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -133,10 +140,11 @@ def _shared(data: dict[str, Any]) -> list[str]:
         "of entries that are not chosen do nothing. A recipe's own defaults stand with the recipe.",
         *_options(schema),
         "",
-        "## Options of recipes of neurons and heads",
+        "## Options of recipes of neurons, heads and experts",
         "",
         "Every layer keeps the same number of them, so that the result is a smaller checkpoint with a stock",
-        "config. Sparsity is a share of the parameters of all neurons or heads, biases too.",
+        "config. Sparsity is a share of the parameters of all neurons, heads or experts, biases and rows of",
+        "routers too. A criterion or an update is for some kinds of units, and refused for others.",
         "Where one key-value head serves all query heads it stays, and query heads are removed one by one.",
         *_options(options_schema(structure_options("Shared"))),
     ]
@@ -153,7 +161,7 @@ def _own_options(recipe: dict[str, Any]) -> list[str]:
         return _options(schema)
     weights = "allocation" in schema["properties"]
     shared = options_schema((weight_options if weights else structure_options)("Shared"))["properties"]
-    kind = "single weights" if weights else "neurons and heads"
+    kind = "single weights" if weights else "neurons, heads and experts"
     own = [
         f"`{name}` `{json.dumps(option['default'])}`"
         for name, option in schema["properties"].items()
@@ -188,6 +196,10 @@ def _values(option: dict[str, Any]) -> str:
         if key in option
     ]
     return f"{option.get('type', 'any')} {', '.join(bounds)}".strip()
+
+
+def _kinds(entry: dict[str, Any]) -> str:
+    return f" For: {', '.join(entry['kinds'])}." if "kinds" in entry else ""
 
 
 def _arxiv(entry: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from compression.resolving.data import check_gates, resolve_evaluation, resolve_
 from compression.resolving.domain import resolve_domain_calibration, resolve_domain_evaluation
 from compression.resolving.draft import Draft
 from compression.resolving.images import resolve_preprocessing
+from compression.resolving.structures import check_kinds
 from compression.resolving.target import check_target
 from compression.specification import JobSpecification, granularity_kind, n_m
 from compression.suggestions import closest
@@ -116,7 +117,7 @@ def _check_ignore(draft: Draft) -> None:
     if patterns and draft.structures:
         draft.refuse(
             "/structure/ignore",
-            "Every layer loses as many neurons or heads, so no weight can be left alone: leave it out.",
+            "Every layer loses as many units, so no weight can be left alone: leave it out.",
             "pattern_unsupported",
         )
         return
@@ -152,6 +153,8 @@ def _resolve_options(draft: Draft) -> None:
             "option_conflict",
         )
     draft.replace(options=filled)
+    if draft.structures:
+        check_kinds(draft)
 
 
 def _resolve_calibration(draft: Draft) -> None:

@@ -156,8 +156,8 @@ class Structure(Part):
 
     granularity: str | None = Field(
         default=None,
-        description='"unstructured", n:m such as "2:4", blocks such as "16x16", "layer", "neuron", "head" or '
-        '"neuron+head".',
+        description='"unstructured", n:m such as "2:4", blocks such as "16x16", "layer", "neuron", "head", '
+        '"neuron+head" or "expert".',
     )
     ignore: list[Text] = Field(
         default=[],

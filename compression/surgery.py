@@ -32,6 +32,24 @@ def cuts_of(groups: Iterable[Group], kept: Mapping[str, Tensor]) -> dict[str, li
     return found
 
 
+def moves(group: Group, kept: Tensor) -> list[tuple[str, str]]:
+    """Of tensors that units own whole: (name in the smaller model, stored name) of each that takes another
+    name when the units `kept` (int64, ascending) stay."""
+    if not group.owned:
+        return []
+    return [
+        pair
+        for place, unit in enumerate(kept.tolist())
+        if place != unit
+        for pair in zip(group.owned[place], group.owned[unit], strict=True)
+    ]
+
+
+def spare(group: Group, width: int) -> list[str]:
+    """The names of tensors that nothing has when so many units stay."""
+    return [name for names in group.owned[width:] for name in names]
+
+
 def places(shape: Sequence[int], cuts: Sequence[tuple[Slice, Tensor]]) -> dict[int, Tensor]:
     """By axis, the indices int64 of a tensor of this shape that stay, ascending; axes that lose nothing are
     left out."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from compression.anatomy.families import family_of
-from compression.anatomy.families.base import Macs, count_macs
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site, elements, layer_of, with_layer
+from compression.anatomy.macs import Macs, count_macs
 from compression.anatomy.patterns import ignored
 
 __all__ = ["Inspection", "Macs", "Site", "count_macs", "ignored", "inspect", "layer_of", "with_layer"]

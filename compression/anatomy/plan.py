@@ -16,8 +16,8 @@ from compression.anatomy.budget import (
     weight_bytes,
     without_layers,
 )
-from compression.anatomy.families.base import used_macs
 from compression.anatomy.inspection import ITEM_SIZES, Inspection
+from compression.anatomy.macs import used_macs
 from compression.anatomy.structures import GRANULARITIES
 from compression.anatomy.widths import achieved, choose, resized
 from compression.specification import JobSpecification
@@ -107,16 +107,20 @@ def _structure_cut(
     widths = choose(specification, inspection)
     assert widths is not None, "a resolved target can be met"
     left = resized(inspection, widths)
-    rows = [
-        {
-            "name": site.name,
-            "shape": list(site.shape),
-            "kept_shape": list(smaller.shape),
-            "keep": smaller.size,
-            "remove": site.size - smaller.size,
-        }
-        for site, smaller in zip(inspection.sites, left.sites, strict=True)
-    ]
+    shapes = {site.name: site.shape for site in left.sites}
+    rows = []
+    for site in inspection.sites:
+        kept = shapes.get(site.name, (0, 0))
+        size = kept[0] * kept[1]
+        rows.append(
+            {
+                "name": site.name,
+                "shape": list(site.shape),
+                "kept_shape": list(kept),
+                "keep": size,
+                "remove": site.size - size,
+            }
+        )
     total = inspection.prunable_parameters - left.prunable_parameters
     counts = {one.kind: {"dense": one.count, "kept": widths[one.kind]}
               for one in inspection.structures if one.kind in widths}  # fmt: skip
@@ -211,6 +215,11 @@ def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]
     left_alone = len(inspection.sites) - len(selected_sites(specification, inspection))
     if specification.structure.granularity == "layer":
         notes.append("Fewer layers make the file smaller and every runtime faster.")
+    elif specification.structure.granularity == "expert":
+        notes.append(
+            "Fewer experts make the file and the memory smaller; a token takes as many as before, so it is "
+            "about as fast. The experts that stay are renumbered: the plan lists the last ones as gone."
+        )
     elif specification.structure.granularity in GRANULARITIES:
         notes.append("Narrower layers make the file smaller and every runtime faster.")
     else:

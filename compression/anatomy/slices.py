@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+_EXPERT = re.compile(r"\.experts\.(0|[1-9][0-9]{0,4})\.", re.ASCII)
 _NAME = re.compile(r"(.+)/(0|[1-9][0-9]{0,4})(?:/(gate|up))?", re.ASCII)
 
 
@@ -36,6 +37,15 @@ def slice_of(name: str) -> Slice | None:
     """The slice that a name means; None for the name of a whole tensor."""
     found = _NAME.fullmatch(name)
     return Slice(found[1], int(found[2]), found[3] or "") if found else None
+
+
+def expert_of(name: str) -> int | None:
+    """The number of the expert that a weight belongs to, by its name; None for what is no expert's."""
+    piece = slice_of(name)
+    if piece is not None:
+        return piece.expert
+    found = _EXPERT.search(name)
+    return int(found[1]) if found else None
 
 
 def stored_tensor(name: str) -> str:

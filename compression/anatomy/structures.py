@@ -1,23 +1,31 @@
-"""What can be cut in every layer alike: FFN neurons and attention heads, as slices of stored tensors. No
-torch.
+"""What can be cut in every layer alike: FFN neurons, attention heads and experts, as slices of stored tensors
+or as tensors of their own. No torch.
 
 A unit of the kind "neuron" is one row of what comes up into the feed-forward (and of its gate) with the
 column that leads down from it. A unit of the kind "head" is one key-value head with all query heads that read
 it; where a single key-value head serves all query heads, it stays and every query head is a unit. Norms over
 the width of a head, which all heads share, are not cut. What lies between the two (rotary positions, soft
 caps, windows) does not depend on the number of heads.
+
+A unit of the kind "expert" is all that one expert of a mixture is made of, with the row of the router that
+sends tokens to it. Where files store the experts of a layer together, these are slices along the first axis;
+where every weight of an expert has a tensor of its own, the unit owns whole tensors, and those that stay are
+renumbered. An expert that all tokens share is no unit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from compression.anatomy.slices import expert_of, stored_tensor
+
 if TYPE_CHECKING:
     from compression.anatomy.families.base import Layers, Linear, Sizes
 
-Kind = Literal["neuron", "head"]
+Kind = Literal["neuron", "head", "expert"]
 Widths = Mapping[str, int]
 """How many units stay in every layer, by kind."""
 
@@ -25,6 +33,7 @@ GRANULARITIES: dict[str, tuple[Kind, ...]] = {
     "neuron": ("neuron",),
     "head": ("head",),
     "neuron+head": ("neuron", "head"),
+    "expert": ("expert",),
 }
 """The kinds of unit that a granularity removes."""
 
@@ -32,10 +41,10 @@ ROWS: dict[Kind, frozenset[str]] = {
     "neuron": frozenset({"gate", "up", "gate_up"}),
     "head": frozenset({"query", "key", "value"}),
 }
-"""Kinds of weights whose outputs belong to units."""
+"""Kinds of weights whose outputs belong to units, of the kinds that are parts of weights."""
 
 COLUMNS: dict[Kind, str] = {"neuron": "down", "head": "output"}
-"""The kind of weight whose inputs belong to units."""
+"""The kind of weight whose inputs belong to units, of the same."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +67,16 @@ class Slice:
 
 @dataclass(frozen=True)
 class Group:
-    """The units of one kind in one layer. `output` is the name of the weight whose inputs they are."""
+    """The units of one kind in one layer. `output` is the name of the weight whose inputs they are ("" for
+    experts). `owned` are the tensors that each unit owns whole, in the same order for all; of those that
+    stay, the n-th takes the names of unit n."""
 
     kind: Kind
     layer: int
     count: int
     slices: tuple[Slice, ...]
-    output: str
+    output: str = ""
+    owned: tuple[tuple[str, ...], ...] = ()
 
     @property
     def name(self) -> str:
@@ -95,6 +107,9 @@ def head_units(sizes: Sizes) -> int:
 
 def groups_of(layers: Layers, first: int, sizes: Sizes, kind: Kind) -> Iterator[Group]:
     """The groups of one kind of a list of layers, the first of which has the number `first`."""
+    if kind == "expert":
+        yield from (_experts(layers, number, first + number) for number in range(layers.count))
+        return
     count = sizes.ffn if kind == "neuron" else head_units(sizes)
     for number in range(layers.count):
         slices: list[Slice] = []
@@ -108,6 +123,20 @@ def groups_of(layers: Layers, first: int, sizes: Sizes, kind: Kind) -> Iterator[
             elif linear.kind in ROWS[kind] and not _shared(linear, sizes):
                 slices += _rows(linear, place, count)
         yield Group(kind, first + number, count, tuple(slices), output)
+
+
+def _experts(layers: Layers, number: int, layer: int) -> Group:
+    prefix = f"{layers.prefix}{number}."
+    count = layers.others[layers.routers[0]][0]
+    owned: list[list[str]] = [[] for _ in range(count)]
+    for name in layers.linears:
+        expert = expert_of(f"{prefix}{name}.weight")
+        if expert is not None:
+            owned[expert].append(f"{prefix}{name}.weight")
+    together = dict.fromkeys(stored_tensor(name) for name in layers.slices)
+    names = [prefix + name for name in (*together, *layers.routers)]
+    slices = tuple(Slice(name, 0, 0, 1, name) for name in names)
+    return Group("expert", layer, count, slices, owned=tuple(map(tuple, owned)) if any(owned) else ())
 
 
 def _shared(linear: Linear, sizes: Sizes) -> bool:
@@ -129,7 +158,8 @@ def unit_parameters(layers: Layers, group: Group) -> int:
     """Elements of one unit in one layer, weights and biases."""
     shapes = layers.layer()
     prefix = f"{layers.prefix}{group.layer}."
-    total = 0
+    whole = group.owned[0] if group.owned else ()
+    total = sum(math.prod(shapes[name.removeprefix(prefix)]) for name in whole)
     for one in group.slices:
         shape = shapes[one.tensor.removeprefix(prefix)]
         size = one.size

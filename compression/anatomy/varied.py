@@ -19,7 +19,8 @@ PACKAGED: Mapping[str, str] = {
     "Gemma2ForCausalLM": "Gemma2Config",
     "Gemma3ForCausalLM": "Gemma3TextConfig",
 }
-"""The classes that the packaged code (`export/per_layer`) builds layer by layer, with that of their config."""
+"""The classes that the packaged code (`export/per_layer`) builds layer by layer, and those of their
+configs."""
 
 PARTS = {"head": ("attention", "self_attn"), "neuron": ("mlp", "mlp")}
 """Of each kind: how `skip` of a layer's config calls the part without units, and its name in the module."""

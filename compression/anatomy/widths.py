@@ -1,8 +1,8 @@
-"""From a target to numbers of neurons and heads, the same in every layer. Exact, and no torch.
+"""From a target to numbers of neurons, heads or experts, the same in every layer. Exact, and no torch.
 
 Sparsity is a fraction of the parameters (weights and biases) that belong to the units of the granularity.
-Parameters, multiply-accumulates and bytes are linear in both numbers, so they are found from one unit less
-each.
+Parameters, multiply-accumulates and bytes are linear in all numbers, so they are found from one unit less
+each. Of experts, a token takes as many as before: only the rows of the router change what is multiplied.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from itertools import pairwise
 from compression.anatomy import count_macs
 from compression.anatomy.budget import stated_length, weight_bytes
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
+from compression.anatomy.slices import expert_of
 from compression.anatomy.structures import COLUMNS, GRANULARITIES, ROWS, Structure, Widths
 from compression.specification import JobSpecification, quantity
 
-MULTIPLES = {"neuron": "neuron_multiple", "head": "head_multiple"}
+MULTIPLES = {"neuron": "neuron_multiple", "head": "head_multiple", "expert": "expert_multiple"}
 NEURON_MULTIPLE = 8
 # Narrower feed-forwards than so many multiples are rounded to single neurons instead.
 FEWEST_STEPS = 4
@@ -50,13 +51,17 @@ def resized(inspection: Inspection, widths: Widths) -> Inspection:
     # Keys and values of a single head stay: all query heads read them.
     stays = ("key", "value") if inspection.key_value_heads == 1 else ()
     sites = tuple(
-        site if site.kind in stays else _resized(site, fewer, widths) for site in inspection.sites
-    )  # fmt: skip
+        site if site.kind in stays else _resized(site, fewer, widths)
+        for site in inspection.sites
+        if _stays(site, widths)
+    )
     changes: dict[str, int] = {}
     for one in fewer:
         kept = widths[one.kind]
         if one.kind == "neuron":
             changes["ffn"] = kept
+        elif one.kind == "expert":
+            changes["layer_macs"] = inspection.layer_macs - (one.count - kept) * inspection.hidden
         else:
             changes["heads"] = inspection.heads * kept // one.count
             single = inspection.key_value_heads == 1
@@ -81,11 +86,20 @@ def resized(inspection: Inspection, widths: Widths) -> Inspection:
     )
 
 
+def _stays(site: Site, widths: Widths) -> bool:
+    """Whether a weight has its place in the smaller model, where experts are renumbered."""
+    expert = expert_of(site.name)
+    return expert is None or expert < widths.get("expert", expert + 1)
+
+
 def _resized(site: Site, fewer: list[Structure], widths: Widths) -> Site:
     rows, columns = site.shape
     for one in fewer:
         kept = widths[one.kind]
-        if site.kind == COLUMNS[one.kind]:
+        if one.kind == "expert":
+            if expert_of(site.name) is not None:
+                return replace(site, share=round(site.share * one.count) / kept)
+        elif site.kind == COLUMNS[one.kind]:
             columns = columns * kept // one.count
         elif site.kind in ROWS[one.kind]:
             rows = rows * kept // one.count

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from compression.anatomy.structures import Kind
 from compression.criteria.base import ScoresNotFinite
+from compression.expert_use import ExpertUse
 from compression.unit_statistics import UnitStatistics
 
-UNIT_NEEDS = ("activations", "means", "variances", "magnitudes", "hessian", "gradient.mean", "mask.square")
+UNIT_NEEDS = (
+    "activations", "means", "variances", "magnitudes", "hessian", "gradient.mean", "mask.square", "routing",
+    "expert.norms", "expert.products",
+)  # fmt: skip
 """What a criterion of structures may ask of the calibration: norms of the inputs of all weights, what
 `UnitStatistics` has, the sum of x x^T of the inputs x that the units are, the mean over sequences of the
-gradient of the loss, and what `GradientFiles.masks` gives."""
+gradient of the loss, what `GradientFiles.masks` gives; and what `ExpertUse` has."""
+
+PARTS: frozenset[Kind] = frozenset({"neuron", "head"})
+"""The kinds of units that are parts of weights, which weights read."""
+
+EXPERTS: frozenset[Kind] = frozenset({"expert"})
 
 
 @dataclass(frozen=True)
@@ -34,14 +44,19 @@ class Piece:
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one kind in one layer; `statistics` are those of the inputs that the units are, `hessian`
-    float32 [in, in] the sum of their products, `masks` float32 [units] the mean over sequences of the squared
-    slope of the loss along the unit (None if they were not asked for)."""
+    """The units of one kind in one layer, of which `keep` will stay; `statistics` are those of the inputs
+    that the units are, `hessian` float32 [in, in] the sum of their products, `masks` float32 [units] the mean
+    over sequences of the squared slope of the loss along the unit (None if they were not asked for). Of
+    experts, `use` has the statistics and `router`: float32 [units, hidden] the rows that send tokens to
+    them."""
 
     name: str
     count: int
     pieces: Sequence[Piece]
     statistics: UnitStatistics | None = None
+    keep: int = 0
+    use: ExpertUse | None = None
+    router: Tensor | None = None
     hessian: Tensor | None = None
     masks: Tensor | None = None
 
@@ -56,18 +71,26 @@ class Units:
             raise ValueError("this criterion needs calibration data")
         return self.statistics
 
+    def used(self) -> ExpertUse:
+        """The statistics of experts. ValueError if nothing was measured."""
+        if self.use is None:
+            raise ValueError("this criterion needs calibration data of experts")
+        return self.use
+
     def by_unit(self, values: Tensor) -> Tensor:
         """A value of every input [in] as [units, size]."""
         return values.reshape(self.count, -1)
 
 
 class StructureCriterion(Protocol):
-    """Scores of units; the smallest go first."""
+    """Scores of units; the smallest go first. `kinds` are those of the units that it judges. A criterion that
+    judges sets of units gives 1 to those of the best set of `keep` units and 0 to the others."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     paper: ClassVar[str | None]
     needs: ClassVar[frozenset[str]]
+    kinds: ClassVar[frozenset[Kind]]
 
     def score(self, units: Units, generator: torch.Generator) -> Tensor:
         """Importance of each unit: float64 [units], >= 0, finite. `generator` is a CPU generator, seeded for
@@ -82,6 +105,11 @@ def check_unit_scores(scores: Tensor, name: str) -> Tensor:
         unit = int(bad.nonzero()[0])
         raise ScoresNotFinite(f"the score of unit {unit} of {name} is {float(scores[unit])}")
     return scores
+
+
+def chosen(units: Iterable[int], count: int) -> Tensor:
+    """The scores float64 [count] of a set of units: 1 for its units, 0 for the others."""
+    return torch.zeros(count, dtype=torch.float64).index_fill_(0, torch.tensor(list(units)), 1.0)
 
 
 def best(scores: Tensor, keep: int) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from compression.anatomy import Inspection, Site, count_macs
-from compression.anatomy.families.base import used_macs
 from compression.anatomy.inspection import is_buffer
+from compression.anatomy.macs import used_macs
 from compression.anatomy.slices import slice_of, stored_tensor
 from compression.evaluation.compressibility import spread
 from compression.evaluation.types import TensorSource

@@ -33,8 +33,8 @@ class ArtifactInputs:
 
     ``source`` holds the final weights; ``settings`` is its admitted configuration; ``copy_from`` is the
     dense model's folder. ``kept`` are the source layers that stay (layer-drop; None: all) and ``layers``
-    says the same for the manifest when the source has been renumbered already. ``units`` are the neurons and
-    heads of the source that stay, by kind, layer by layer. ``masks`` are keep-masks by
+    says the same for the manifest when the source has been renumbered already. ``units`` are the neurons,
+    heads and experts of the source that stay, by kind, layer by layer. ``masks`` are keep-masks by
     weight name, empty without. ``specification`` is the resolved one as JSON; ``model_files`` and
     ``datasets`` map names to sha256; ``figures`` are those of the card (``cost`` and ``quality``, each with
     dense, pruned, recovered), and must not hold anything that was timed; ``versions`` names the software.

@@ -98,6 +98,8 @@ def _number(value: float | None) -> str:
 
 
 def _limits(granularity: str, masked: bool) -> list[str]:
+    if granularity == "expert":
+        return ["It has fewer experts and needs less memory; a token takes as many of them as before."]
     if granularity in STRUCTURES:
         return ["Its layers are narrower, and it is smaller and faster in every runtime that loads it."]
     if not masked:

@@ -25,8 +25,8 @@ class Granularity(Protocol):
 
 @dataclass(frozen=True)
 class Pattern:
-    """A granularity as a job writes it: "unstructured", "layer", "neuron", "head", "neuron+head", "n:m" with
-    `keep` of `group` kept, or "block" of `shape` (rows, columns).
+    """A granularity as a job writes it: "unstructured", "layer", "neuron", "head", "neuron+head", "expert",
+    "n:m" with `keep` of `group` kept, or "block" of `shape` (rows, columns).
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Pattern:
 
 def parse_granularity(text: str) -> Pattern:
     """ "2:4" -> Pattern("n:m", 2, 4); "16x16" -> Pattern("block", shape=(16, 16)); "unstructured",
-    "layer", "neuron", "head" and "neuron+head" as they are; ValueError for anything else.
+    "layer", "neuron", "head", "neuron+head" and "expert" as they are; ValueError for anything else.
     """
     if text in ("unstructured", "layer", *STRUCTURES):
         return Pattern(text)
@@ -48,8 +48,8 @@ def parse_granularity(text: str) -> Pattern:
     if match and (int(match[1]), int(match[2])) != (1, 1):
         return Pattern("block", shape=(int(match[1]), int(match[2])))
     raise ValueError(
-        f"granularity {text!r} is neither 'unstructured', 'layer', 'neuron', 'head', 'neuron+head', n:m with "
-        "1 <= n < m <= 32 nor blocks such as '16x16'"
+        f"granularity {text!r} is neither 'unstructured', 'layer', 'neuron', 'head', 'neuron+head', "
+        "'expert', n:m with 1 <= n < m <= 32 nor blocks such as '16x16'"
     )
 
 

@@ -1,4 +1,4 @@
-"""Neurons and heads: the same number goes from every layer, and the rest is an ordinary smaller
+"""Neurons, heads and experts: the same number goes from every layer, and the rest is an ordinary smaller
 checkpoint."""
 
 from __future__ import annotations
@@ -32,3 +32,12 @@ class NeuronHead:
     name = "neuron+head"
     summary = "Neurons and heads by about the same share. Smaller and faster everywhere."
     pattern = r"^neuron\+head$"
+
+
+@granularities.register
+class Expert:
+    """Whole experts of a mixture, with the router rows that send tokens to them."""
+
+    name = "expert"
+    summary = "Whole experts of a mixture. Smaller everywhere; a token takes as many as before."
+    pattern = "^expert$"

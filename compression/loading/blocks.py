@@ -69,6 +69,17 @@ class Block:
                 return self.module.get_parameter(name)
         raise KeyError(stored)
 
+    def keep_experts(self, kept: Tensor, routers: Sequence[str]) -> None:
+        """Make of the block the one that has only some experts (int64, ascending), numbered anew; `routers`
+        are the stored tensors with a row for each."""
+        assert self.experts is not None, "only blocks with experts lose some"
+        for name in [name for name, stored in self.names.items() if stored in routers]:
+            owner, _, leaf = name.rpartition(".")
+            rows = self.module.get_parameter(name).data
+            rows = rows.index_select(0, kept.to(rows.device))
+            self.module.get_submodule(owner)._parameters[leaf] = nn.Parameter(rows, requires_grad=False)
+        self.experts.keep(kept)
+
     def linears(self) -> dict[str, nn.Module]:
         """Modules that hold a stored `.weight`, by the stored name of that weight."""
         return {

@@ -50,6 +50,18 @@ class ExpertLayer:
             self._parameters[stored] = nn.Parameter(take(whole.data, piece), requires_grad=False)
         return self._parameters[stored]
 
+    def keep(self, kept: Tensor) -> None:
+        """Let only some experts stay (int64, ascending), numbered anew; before `parameter` is asked."""
+        for leaf in LEAVES:
+            whole = self.module.get_parameter(leaf).data
+            whole = whole.index_select(0, kept.to(whole.device))
+            self.module._parameters[leaf] = nn.Parameter(whole, requires_grad=False)
+        self.module.num_experts = len(kept)  # type: ignore[assignment]
+        places = range(len(kept))
+        self.pieces = {name: piece for name, piece in self.pieces.items() if piece.expert in places}
+        self.experts = self.experts[: len(kept)]
+        self._parameters.clear()
+
     def watch(self) -> None:
         """Let gradients of the whole reach the weights that ask for one."""
         self.module.register_forward_pre_hook(self._join)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,23 @@ class WeightReader:
     """The tensors of a folder's `*.safetensors` files by name (a `TensorSource` for evaluation and export).
 
     `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that
-    the folder itself does not have (packed masks of checkpoints) are ignored. Nothing is read before it is
+    the folder itself does not have (packed masks of checkpoints) are ignored. Those `without` are as if they
+    were not there. Nothing is read before it is
     asked for. Slices of stored tensors (`anatomy.slices`) are read and laid over by their own names; they are
     not among the `names`.
     """
 
-    def __init__(self, folder: Path, overlay: Path | Sequence[Path] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        overlay: Path | Sequence[Path] | None = None,
+        without: Collection[str] = frozenset(),
+    ) -> None:
         self.folder = folder
         self._open: dict[Path, Any] = {}
         self._where: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            self._where.update(dict.fromkeys(self._file(path).keys(), path))
+            self._where.update({name: path for name in self._file(path).keys() if name not in without})
         self._own = dict(self._where)
         self._over: dict[str, dict[Slice, Path]] = {}
         for path in _overlay_files(overlay):
@@ -107,6 +113,14 @@ class WeightReader:
             for over, path in self._over[name].items():
                 take(tensor, over).copy_(self._file(path).get_tensor(over.name))
         return tensor
+
+    def elements(self, name: str, start: int, count: int) -> Tensor:
+        """`count` elements [count] of a stored tensor, in row-major order, from element `start` on;
+        TensorMissing."""
+        if name not in self._where:
+            raise TensorMissing(f"the model's files have no tensor {name!r}")
+        found: Tensor = self._file(self._where[name]).get_range(name, start, count)
+        return found
 
     def _piece(self, piece: Slice) -> Tensor:
         path = self._over.get(piece.tensor, {}).get(piece)

@@ -9,8 +9,9 @@ MAGNITUDE_WIDTH = recipes.register(
     structure_recipe(
         "magnitude-width",
         "Magnitude of structures",
-        "Removes the neurons and heads with the smallest weights; needs no data.",
+        "Removes the neurons, heads or experts with the smallest weights; needs no data.",
         None,
+        granularities=("neuron+head", "neuron", "head", "expert"),
         criterion="magnitude",
     )
 )

@@ -1,4 +1,4 @@
-"""Random neurons and heads."""
+"""Random neurons, heads and experts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ RANDOM_WIDTH = recipes.register(
     structure_recipe(
         "random-width",
         "Random structures",
-        "Removes random neurons and heads: the baseline that every other recipe must beat.",
+        "Removes random neurons, heads or experts: the baseline that every other recipe must beat.",
         None,
+        granularities=("neuron+head", "neuron", "head", "expert"),
         criterion="random",
     )
 )

@@ -1,4 +1,4 @@
-"""Options and recipes of neurons and heads, of one width in all layers."""
+"""Options and recipes of neurons, heads and experts, of one width in all layers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _axes() -> dict[str, tuple[Any, Any]]:
     return {
         "criterion": (
             Literal[tuple(structure_criteria.names())],
-            Field("magnitude", description="What a neuron or a head is worth."),
+            Field("magnitude", description="What a neuron, a head or an expert is worth."),
         ),
         "update": (
             list[Literal[tuple(structure_updates.names())]],  # type: ignore[misc]
@@ -71,6 +71,10 @@ def _multiples() -> dict[str, tuple[Any, Any]]:
             int,
             Field(1, ge=1, le=1024, description="Heads (with their group) that stay are a multiple of it."),
         ),
+        "expert_multiple": (
+            int,
+            Field(1, ge=1, le=1024, description="Experts that stay in a layer are a multiple of it."),
+        ),
     }
 
 
@@ -90,7 +94,6 @@ def structure_recipe(
         *structure_criteria[chosen.criterion].needs,
         *(need for update in chosen.update for need in structure_updates[update].needs),
     ]
-    neurons_alone = all("neuron" in GRANULARITIES[one] for one in granularities)
     return Recipe(
         name=name,
         title=title,
@@ -100,7 +103,7 @@ def structure_recipe(
         families=tuple(
             family.name
             for family in FAMILIES
-            if family.neurons_key or (family.cuts_heads and not neurons_alone)
+            if any(all(map(family.offers, GRANULARITIES[one])) for one in granularities)
         ),
         granularities=granularities,
         targets=TARGETS,

@@ -59,7 +59,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "quality": quality,
         "damage": _damage(inputs, final),
         "baselines": _baselines(inputs),
-        "layers": layer_rows(sites),
+        "layers": layer_rows(sites, inputs.facts),
         "sites": sites,
         "dropped": None if inputs.dropped is None else dict(inputs.dropped),
         "widths": None if inputs.widths is None else dict(inputs.widths),
@@ -104,7 +104,7 @@ def _cost(inputs: ReportInputs) -> dict[str, Any]:
 def _sites(inputs: ReportInputs, final: str) -> list[dict[str, Any]]:
     last = inputs.cost.get(final) or inputs.cost["pruned"]
     kept = inputs.dropped["kept"] if inputs.dropped is not None else None
-    return site_rows(inputs.cost["dense"], last, inputs.facts, kept)
+    return site_rows(inputs.cost["dense"], last, inputs.facts, kept, inputs.experts)
 
 
 def _metrics(result: Mapping[str, Any] | None) -> dict[str, Any] | None:

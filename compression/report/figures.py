@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+from compression.anatomy.slices import expert_of
+
 Json = Mapping[str, Any]
 
 RATIOS = ("parameters", "nonzeros", "prunable_nonzeros", "bytes", "macs", "macs_nonzero")
@@ -39,18 +41,25 @@ def achieved(target: Json, dense: Json, pruned: Json, widths: Json | None = None
 
 
 def site_rows(
-    dense: Json, cost: Json, facts: Sequence[Json], kept: Sequence[int] | None = None
+    dense: Json,
+    cost: Json,
+    facts: Sequence[Json],
+    kept: Sequence[int] | None = None,
+    experts: Sequence[Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """One row a prunable weight of the final model, with the errors that pruning measured there.
 
     ``compressibility`` is that of the dense weight and that of what is left of it; ``kept`` are the dense
-    model's layers that the final one has (None: all), so that each weight is compared with what it was.
+    model's layers that the final one has (None: all) and ``experts`` the experts of every layer, so that each
+    weight is compared with what it was.
     """
     errors = {fact["name"]: fact for fact in facts}
     before = _by_layer(dense["sites"])
     rows = []
     for layer, sites in _by_layer(cost["sites"]).items():
         origin = before[layer if kept is None else kept[layer]]
+        if experts is not None:
+            origin = [was for was in origin if expert_of(was["name"]) in (None, *experts[layer])]
         for site, was in zip(sites, origin, strict=True):
             fact = errors.get(site["name"], {})
             rows.append(
@@ -71,15 +80,18 @@ def _by_layer(sites: Sequence[Json]) -> dict[int, list[Json]]:
     return layers
 
 
-def layer_rows(sites: Sequence[Json]) -> list[dict[str, Any]]:
+def layer_rows(sites: Sequence[Json], facts: Sequence[Json] = ()) -> list[dict[str, Any]]:
     """One row a layer: sparsity of its weights together, mean and largest of their errors, mean of their PQ
-    indices before and after (``pq_index``)."""
+    indices before and after (``pq_index``). Where experts went, the errors are the facts of the whole layer:
+    what all its experts are, and what they give together."""
     rows = []
+    whole = {fact["layer"]: fact for fact in facts if fact.get("kind") == "expert"}
     for layer, members in sorted(_by_layer(sites).items()):
         size = sum(prod(site["shape"]) for site in members)
         kept = sum(site["nonzeros"] for site in members)
-        errors = [s["reconstruction_error"] for s in members if s.get("reconstruction_error") is not None]
-        weights = [s["weight_error"] for s in members if s.get("weight_error") is not None]
+        told = [whole[layer]] if layer in whole else members
+        errors = [s["reconstruction_error"] for s in told if s.get("reconstruction_error") is not None]
+        weights = [s["weight_error"] for s in told if s.get("weight_error") is not None]
         rows.append(
             {
                 "layer": layer,

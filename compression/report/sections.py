@@ -83,7 +83,7 @@ def layers(report: Json) -> str:
         )
         told = (
             "Share of the energy of each weight's outputs on the calibration data that pruning lost, "
-            "mean over the layer's weights, before recovery."
+            "mean over the layer's weights (where experts went: of all of them together), before recovery."
         )
         parts.append(figure("Reconstruction error per layer", error, told))
     plotted = f'<div class="plots">{"".join(parts)}</div>' if parts else ""

@@ -22,7 +22,8 @@ class ReportInputs:
     baselines      of other criteria at the same target, by name: ``quality`` and ``domain`` (or None)
     facts          of each pruned weight: ``name``, ``reconstruction_error``, ``weight_error``
     dropped        of layer-drop: ``LayerChoice.to_json()``; None otherwise
-    widths         of neurons and heads: ``sparsity`` of them, and ``structures``: ``kind``, ``dense``,
+    experts        the experts that each layer kept, where some went; None otherwise
+    widths         of neurons, heads, experts: ``sparsity`` of them, and ``structures``: ``kind``, ``dense``,
     ``kept``, ``parameters`` (of one in one layer); None otherwise recovery       ``RecoveryResult.history``
     with ``method``; None without recovery measured       ``evaluation.measure.with_pruned_memory``:
     ``latency``, ``memory`` (each may be None) verification   what ``export.verify.run`` gave data
@@ -48,6 +49,7 @@ class ReportInputs:
     facts: Sequence[Json] = ()
     dropped: Json | None = None
     widths: Json | None = None
+    experts: Sequence[Sequence[int]] | None = None
     recovery: Json | None = None
     measured: Json = field(default_factory=dict)
     verification: Json | None = None

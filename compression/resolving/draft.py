@@ -40,7 +40,7 @@ class Draft:
 
     @property
     def structures(self) -> bool:
-        """Whether neurons or heads are removed."""
+        """Whether neurons, heads or experts are removed."""
         return (self.specification.structure.granularity or "") in STRUCTURES
 
     @property

@@ -1,8 +1,8 @@
-"""Whether a target can be met by removing neurons and heads. No torch."""
+"""Whether a target can be met by removing neurons, heads or experts, and by what. No torch."""
 
 from __future__ import annotations
 
-from compression.anatomy.structures import Structure
+from compression.anatomy.structures import GRANULARITIES, Structure
 from compression.anatomy.widths import (
     MULTIPLES,
     achieved,
@@ -20,7 +20,7 @@ from compression.specification import quantity
 
 
 def check_structures(draft: Draft) -> None:
-    """Notes a fault if no numbers of neurons and heads meet the target. Also fills the multiples that were
+    """Notes a fault if no numbers of units meet the target. Also fills the multiples that were
     left out."""
     found = structures(draft.specification, draft.inspection)
     options = dict(draft.specification.options)
@@ -37,9 +37,27 @@ def check_structures(draft: Draft) -> None:
     draft.refuse(
         f"/target/{target.kind}",
         f"{_offers(draft, found)}, and a target of {target.value} asks for {_asked(draft)}. "
-        f"Reachable: {_reachable(draft)}.",
+        f"Reachable: {_reachable(draft)}.{_hint(draft)}",
         "target_unreachable",
     )
+
+
+def check_kinds(draft: Draft) -> None:
+    """Notes a fault for a criterion and for every update that is not for the units that go."""
+    granularity, chosen = draft.specification.structure.granularity or "", draft.specification.options
+    kinds = set(GRANULARITIES[granularity])
+    picked = [("criterion", "structure_criteria", chosen.get("criterion"))]
+    picked += [
+        (f"update/{place}", "structure_updates", name) for place, name in enumerate(chosen.get("update", []))
+    ]
+    for pointer, axis, name in picked:
+        entries = {entry["name"]: kinds.issubset(entry["kinds"]) for entry in draft.catalogue.data[axis]}
+        if name not in entries or entries[name]:
+            continue
+        able = ", ".join(other for other, fits in entries.items() if fits)
+        what = " and ".join(f"{kind}s" for kind in GRANULARITIES[granularity])
+        hint = f"choose one of {able}" if able else "leave it out"
+        draft.refuse(f"/options/{pointer}", f"{name} is not for {what}: {hint}.", "option_conflict")
 
 
 def _refuse_multiple(draft: Draft, one: Structure) -> None:
@@ -70,6 +88,15 @@ def _asked(draft: Draft) -> str:
         most = achieved(draft.specification, draft.inspection, fewest)
         return "more" if (draft.specification.target.sparsity or 0.0) > most else "less than one step"
     return "less than that leaves"
+
+
+def _hint(draft: Draft) -> str:
+    if draft.specification.structure.granularity != "expert" or draft.specification.target.kind != "macs":
+        return ""
+    return (
+        " A token takes as many experts as before, so only rows of the router are saved: aim at sparsity, "
+        "parameters or bytes."
+    )
 
 
 def _reachable(draft: Draft) -> str:

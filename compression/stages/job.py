@@ -134,9 +134,9 @@ class Data:
 class Pruned:
     """What pruning gives: files laid over the dense weights, or the layers that stay; masks; facts of sites.
 
-    `layers` is the choice of layers as JSON (layer dropping only). Where neurons or heads went, `config` is
-    that of the smaller model, `widths` says how many stay, as JSON, and `units` which: by kind, layer by
-    layer.
+    `layers` is the choice of layers as JSON (layer dropping only). Where neurons, heads or experts went,
+    `config` is that of the smaller model, `widths` says how many stay, as JSON, and `units` which: by kind,
+    layer by layer; `gone` are the stored tensors that it does not have.
     """
 
     overlay: tuple[Path, ...]
@@ -147,6 +147,7 @@ class Pruned:
     config: Mapping[str, Any] | None = None
     widths: dict[str, Any] | None = None
     units: Mapping[str, list[list[int]]] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
 
     def settings(self, loaded: Loaded) -> Mapping[str, Any]:
         """The config of the weights that `source` gives (with all layers of the dense model)."""
@@ -154,11 +155,16 @@ class Pruned:
 
     def to_report(self) -> dict[str, Any]:
         """As `ReportInputs` names it."""
-        return {"facts": self.sites, "dropped": self.layers, "widths": self.widths}
+        return {
+            "facts": self.sites,
+            "dropped": self.layers,
+            "widths": self.widths,
+            "experts": self.units.get("expert"),
+        }
 
     def source(self, loaded: Loaded) -> WeightReader:
         """The weights, pruned ones in place of dense ones (with all layers of the dense model)."""
-        return WeightReader(loaded.folder, list(self.overlay))
+        return WeightReader(loaded.folder, list(self.overlay), self.gone)
 
     def model(self, loaded: Loaded) -> StreamedModel:
         """The pruned model, in the dtype that it will be written in."""

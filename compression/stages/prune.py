@@ -1,4 +1,4 @@
-"""Prune: single weights, neurons and heads, or whole layers, by the recipe's criterion or by that of a
+"""Prune: single weights, neurons, heads, experts or whole layers, by the recipe's criterion or by that of a
 baseline."""
 
 from __future__ import annotations

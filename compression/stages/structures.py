@@ -1,4 +1,4 @@
-"""Prune: neurons and heads, as many from every layer."""
+"""Prune: neurons, heads or experts, as many from every layer."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 from compression.anatomy.families import family_of
 from compression.anatomy.structures import GRANULARITIES, Structure, Widths
 from compression.anatomy.widths import achieved, choose
+from compression.block_pruning import StructureSettings
 from compression.checkpoint import Store
 from compression.errors import TargetUnreachable
+from compression.expert_pruning import ExpertPruner
 from compression.loading.data import Sequences
 from compression.loading.images.plan import Images
 from compression.loading.weights import WeightReader
 from compression.pruning import Listener, finished_files
 from compression.recipes.structures import structure_options
 from compression.stages.job import Hook, Loaded, Pruned
-from compression.structured import StructurePruner, StructureSettings
+from compression.structured import StructurePruner
 
-_LIKE_THE_RECIPE = ("neuron_multiple", "head_multiple")
+_LIKE_THE_RECIPE = ("neuron_multiple", "head_multiple", "expert_multiple")
 
 
 def prune_structures(
@@ -49,7 +51,8 @@ def widths_of(loaded: Loaded) -> dict[str, int]:
     if found is None:
         target = loaded.specification.target
         raise TargetUnreachable(
-            f"target.{target.kind} {target.value} cannot be met by removing neurons or heads of this model"
+            f"target.{target.kind} {target.value} cannot be met by removing "
+            f"{loaded.specification.structure.granularity} units of this model"
         )
     return found
 
@@ -72,16 +75,16 @@ def _pruned(
     family = family_of(loaded.admission.architecture)
     config, names = loaded.admission.config, WeightReader(loaded.folder).names()
     kinds = GRANULARITIES[loaded.specification.structure.granularity or ""]
-    pruner = StructurePruner(
-        loaded.dense_model,
-        family.groups(config, names, kinds),
-        {site.name: site for site in loaded.inspection.sites},
-        settings,
-        calibration.batches if calibration is not None else None,
-        store,
-        listener,
-        hook,
-    )
+    groups = family.groups(config, names, kinds)
+    batches = calibration.batches if calibration is not None else None
+    pruner: StructurePruner | ExpertPruner
+    if "expert" in kinds:
+        pruner = ExpertPruner(loaded.dense_model, groups, settings, batches, store, listener, hook)
+    else:
+        sites = {site.name: site for site in loaded.inspection.sites}
+        pruner = StructurePruner(
+            loaded.dense_model, groups, sites, settings, batches, store, listener, hook
+        )  # fmt: skip
     facts = pruner.run()
     layers = loaded.inspection.layers
     return Pruned(
@@ -93,6 +96,7 @@ def _pruned(
         config=family.resized(config, widths),
         widths=_account(loaded, widths),
         units=pruner.units(),
+        gone=pruner.gone(),
     )
 
 

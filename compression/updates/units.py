@@ -7,6 +7,8 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from compression.anatomy.structures import Kind
+
 
 @dataclass(frozen=True)
 class StructureTask:
@@ -33,13 +35,14 @@ class StructureCut:
 
 
 class StructureUpdate(Protocol):
-    """Changes the weight that reads the units that stay, or its bias. Updates are chained; see `UNIT_NEEDS`,
-    and "hessian"."""
+    """Changes the weight that reads the units that stay, or its bias; `kinds` are those of the units. Updates
+    are chained; see `UNIT_NEEDS`, and "hessian"."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     paper: ClassVar[str | None]
     needs: ClassVar[frozenset[str]]
+    kinds: ClassVar[frozenset[Kind]]
 
     def apply(self, task: StructureTask, cut: StructureCut) -> StructureCut:
         """The cut after this update. Nothing that comes in is changed in place."""

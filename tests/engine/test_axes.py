@@ -13,6 +13,7 @@ import pytest
 
 from compression.allocation import allocations
 from compression.allocation.base import EVIDENCE
+from compression.anatomy.structures import GRANULARITIES
 from compression.criteria import criteria
 from compression.criteria.base import NEEDS
 from compression.criteria.layers import layer_criteria
@@ -56,7 +57,8 @@ def _data(*entries) -> set[str]:
 
 def _composes_structures(recipe: Recipe) -> None:
     chosen: Any = recipe.options()
-    needs = {"means": {"calibration"}, "variances": {"calibration"}, "magnitudes": {"calibration"}} | DATA
+    measured = ("means", "variances", "magnitudes", "routing", "expert.norms", "expert.products")
+    needs = {name: {"calibration"} for name in measured} | DATA
     needs["mask.square"] = needs["gradient.mean"]
     found = [structure_criteria[chosen.criterion], *(structure_updates[name] for name in chosen.update)]
     assert recipe.needs == set().union(*(needs[need] for entry in found for need in entry.needs))
@@ -64,7 +66,10 @@ def _composes_structures(recipe: Recipe) -> None:
     properties = recipe.to_json()["options"]["properties"]
     assert properties["criterion"]["enum"] == structure_criteria.names()
     assert properties["update"]["items"]["enum"] == structure_updates.names()
-    assert not {"bloom", "t5", "swin", "moe"} & set(recipe.families)
+    assert not {"bloom", "t5", "swin"} & set(recipe.families)
+    assert ("moe" in recipe.families) == ("expert" in recipe.granularities)
+    kinds = {kind for one in recipe.granularities for kind in GRANULARITIES[one]}
+    assert all(kinds <= entry.kinds for entry in found)
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -76,7 +81,7 @@ def test_recipes_compose_what_exists(name: str):
         assert recipe.axes["criterion"] == chosen.criterion
         assert recipe.needs == _data(layer_criteria[chosen.criterion])
         return
-    if "neuron" in recipe.granularities:
+    if {"neuron", "expert"} & set(recipe.granularities):
         _composes_structures(recipe)
         return
     chosen = recipe.options()

@@ -24,7 +24,7 @@ def _units(count: int, size: int, dead: bool = False) -> Units:
     if dead:
         rows[:, :size] = 0
     columns = torch.randn(count, size, 7, generator=generator)
-    return Units("neuron.0", count, [Piece(columns, column=True)], None, rows.T @ rows)
+    return Units("neuron.0", count, [Piece(columns, column=True)], hessian=rows.T @ rows)
 
 
 def _weight(units: Units) -> Tensor:
@@ -99,7 +99,7 @@ def test_units_that_give_nothing_go_first() -> None:
 
 def test_products_without_an_inverse_are_named() -> None:
     units = _units(4, 1)
-    bad = Units(units.name, 4, units.pieces, None, torch.full((4, 4), float("nan")))
+    bad = Units(units.name, 4, units.pieces, hessian=torch.full((4, 4), float("nan")))
     with pytest.raises(HessianSingular, match=r"neuron\.0"):
         _score(bad)
     with pytest.raises(ValueError, match="products of the inputs"):

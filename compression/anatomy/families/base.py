@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 from compression.anatomy.families.reader import ConfigReader
@@ -95,7 +95,7 @@ class Layers:
     `linears` and `others` are those of one layer, by module name (`mlp.up_proj`) and by tensor name
     (`input_layernorm.weight`). `slices` are weights of a layer inside stored tensors that `others` names, by
     the name of the slice; `buffers` what old checkpoints carry in every layer. `key` of config.json says how
-    many layers there are.
+    many layers there are. `routers` are those of the `others` that have a row for every expert.
     """
 
     prefix: str
@@ -105,6 +105,7 @@ class Layers:
     slices: Mapping[str, Linear] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
     key: str = ""
+    routers: tuple[str, ...] = ()
 
     def layer(self) -> dict[str, Shape]:
         """The tensors of one layer by their name inside it."""
@@ -129,10 +130,10 @@ class Layers:
 class Parts:
     """The tensors of one model.
 
-    Its first list of layers is said by `layer_prefix`, `linears`, `others`, `slices` and `layer_buffers` (see
-    `Layers`), with as many layers as `sizes` says; most models have no other. `further` lists follow it, and
-    layers are numbered through all of them. `before` and `after` are what the model has outside its
-    layers, by whole name; `optional` and `buffers` too. `kept`
+    Its first list of layers is said by `layer_prefix`, `linears`, `others`, `slices`, `layer_buffers` and
+    `routers` (see `Layers`), with as many layers as `sizes` says; most models have no other. `further`
+    lists follow it, and layers are numbered through all of them. `before` and `after` are what the model has
+    outside its layers, by whole name; `optional` and `buffers` too. `kept`
     says of a weight why it is not pruned. `token_macs` and `sequence_macs` count the products outside the
     layers, `layer_macs` those for a token in one layer that no site makes; `cross_layers` and `window_macs`
     are as in `Inspection`. `image` is the shape of the images
@@ -162,12 +163,13 @@ class Parts:
     cross_layers: int = 0
     window_macs: int = 0
     layers_key: str = ""
+    routers: tuple[str, ...] = ()
 
     def lists(self) -> tuple[Layers, ...]:
         """The lists of layers, in the order in which a model runs them."""
         first = Layers(
             self.layer_prefix, self.sizes.layers, self.linears, self.others, self.slices, self.layer_buffers,
-            self.layers_key,
+            self.layers_key, self.routers,
         )  # fmt: skip
         return (first, *self.further)
 
@@ -188,7 +190,8 @@ class Family(ABC):
     `architectures` of config.json. `neurons_key` is the key of config.json that says how wide the
     feed-forward is ("": the class derives it, so neurons cannot go), `cuts_heads` whether the classes read
     `head_dim`, so that heads can go while their width stays; of `even_heads`, only as many as divide the
-    hidden width may stay.
+    hidden width may stay. `experts_keys` names, of every architecture with experts, the key that says how
+    many a layer has; as many as a token takes (`num_experts_per_tok`) stay.
     """
 
     name: str
@@ -196,6 +199,7 @@ class Family(ABC):
     neurons_key: str = ""
     cuts_heads: bool = False
     even_heads: frozenset[str] = frozenset()
+    experts_keys: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
@@ -225,6 +229,7 @@ class Family(ABC):
         sizes, layers = parts.sizes, parts.lists()[0]
         kinds: list[Kind] = ["neuron"] if self.neurons_key and sizes.ffn > 1 else []
         kinds += ["head"] if self.cuts_heads and head_units(sizes) > 1 else []
+        kinds += ["expert"] if len(self._experts(config)) > 1 else []
         found = []
         for kind in kinds:
             group = next(groups_of(layers, 0, sizes, kind))
@@ -232,8 +237,23 @@ class Family(ABC):
             if kind == "head" and config["architectures"][0] in self.even_heads:
                 each = sizes.heads // group.count
                 counts = tuple(n for n in range(1, group.count + 1) if sizes.hidden % (n * each) == 0)
+            if kind == "expert":
+                counts = tuple(self._experts(config))
             found.append(Structure(kind, group.count, unit_parameters(layers, group), counts))
         return tuple(found)
+
+    def offers(self, kind: Kind) -> bool:
+        """Whether units of this kind can go in models of the family, as far as their sizes allow."""
+        return {"neuron": bool(self.neurons_key), "head": self.cuts_heads, "expert": bool(self.experts_keys)}[
+            kind
+        ]
+
+    def _experts(self, config: Config) -> range:
+        """The numbers of experts that a layer may have: from as many as a token takes to all."""
+        if not self.experts_keys:
+            return range(0)
+        count = config[self.experts_keys[config["architectures"][0]]]
+        return range(config["num_experts_per_tok"], count + 1)
 
     def groups(self, config: Config, names: Iterable[str], kinds: Iterable[Kind]) -> list[Group]:
         """The units of every layer, layer by layer, in the order of the kinds."""
@@ -247,6 +267,8 @@ class Family(ABC):
         result = dict(config)
         if "neuron" in widths:
             result[self.neurons_key] = widths["neuron"]
+        if "expert" in widths:
+            result[self.experts_keys[config["architectures"][0]]] = widths["expert"]
         if "head" in widths:
             sizes = usual_sizes(config)
             group = sizes.heads // head_units(sizes)
@@ -293,62 +315,6 @@ class Family(ABC):
             window_macs=parts.window_macs,
             image=parts.image,
         )
-
-
-@dataclass(frozen=True)
-class Macs:
-    """Multiply-accumulates of the matrix products of one forward pass over one sequence of `tokens` tokens;
-    of an encoder with a decoder: over so many tokens of input and as many of target.
-
-    `sites` are the prunable weights (tokens x size each), `attention` the scores and weighted values of all
-    layers (the full square, whatever the mask; of windows, their squares), `head` what is multiplied outside
-    the sites (heads, routers).
-    Of a mixture of experts only the experts that are used count: each token multiplies with k of n, so the
-    weights of one expert count for k / n of the tokens, as if the router spread them evenly (the sum over all
-    experts of a layer is exact whatever it does). Embedding look-ups, norms, activations, biases and rotary
-    positions count nothing.
-    """
-
-    tokens: int
-    sites: Mapping[str, int]
-    attention: int
-    head: int
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return sum(self.sites.values()) + self.attention + self.head
-
-
-def count_macs(inspection: Inspection, sequence_length: int) -> Macs:
-    """Multiply-accumulates of one forward pass over one sequence of `sequence_length` tokens; see `Macs`."""
-    heads = inspection.heads * inspection.head_dim
-    squares = (inspection.layers + inspection.cross_layers) * sequence_length * sequence_length
-    return Macs(
-        tokens=sequence_length,
-        sites=_site_macs(inspection.sites, sequence_length),
-        attention=inspection.window_macs or 2 * heads * squares,
-        head=sequence_length * (inspection.token_macs + inspection.layers * inspection.layer_macs)
-        + inspection.sequence_macs,
-    )
-
-
-def _site_macs(sites: Iterable[Site], tokens: int) -> dict[str, int]:
-    """Whole numbers, each within one of what is exact, whose sum is the sum of the exact ones, rounded."""
-    found: dict[str, int] = {}
-    exact, counted = Fraction(0), 0
-    for site in sites:
-        # A share is k of n experts, or the tokens of a stage by those of the sequence.
-        share = Fraction(site.share).limit_denominator(max(MAXIMUM_EXPERTS, tokens))
-        exact += tokens * site.size * share
-        found[site.name] = round(exact) - counted
-        counted += found[site.name]
-    return found
-
-
-def used_macs(site: Site, tokens: int, weights: int) -> int:
-    """Multiply-accumulates of `tokens` tokens of a sequence with so many weights of a site."""
-    return round(tokens * weights * site.share)
 
 
 def usual_sizes(config: Config) -> Sizes:

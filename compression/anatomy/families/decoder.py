@@ -19,7 +19,7 @@ class Decoder:
     (`layers.`), `final` what follows it. `head` is the name of the head; its width is that of the first
     table. `buffers` and `layer_buffers` are what old checkpoints carry. `slices` are weights inside stored
     tensors; `layer_kept` says of weights of every layer why they are not pruned, and `layer_macs` how many
-    products they make for a token.
+    products they make for a token. `routers` are as in `Layers`.
     """
 
     sizes: Sizes
@@ -40,6 +40,7 @@ class Decoder:
     slices: Mapping[str, Linear] = field(default_factory=dict)
     layer_kept: Mapping[str, str] = field(default_factory=dict)
     layer_macs: int = 0
+    routers: tuple[str, ...] = ()
 
     def parts(self, names: Iterable[str]) -> Parts:
         """The tensors of the model, named as in a checkpoint with these names."""
@@ -77,6 +78,7 @@ class Decoder:
             tied=self.tied,
             token_macs=vocabulary * width + sum(rows * columns for rows, columns in self.edges.values()),
             layer_macs=self.layer_macs,
+            routers=self.routers,
             droppable=self.droppable,
         )
 

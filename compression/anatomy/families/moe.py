@@ -83,7 +83,7 @@ _OWN: Mapping[str, keys.Keys] = {
 # experts.
 _GROUPS = {_MIXTRAL: 8, _QWEN2: 16, _QWEN3: 4}
 _THETAS = {_MIXTRAL: 1e6, _QWEN2: 1e4, _QWEN3: 1e4}
-_COUNT = {_MIXTRAL: "num_local_experts", _QWEN2: "num_experts", _QWEN3: "num_experts"}
+_COUNT: Mapping[str, str] = {_MIXTRAL: "num_local_experts", _QWEN2: "num_experts", _QWEN3: "num_experts"}
 _SPELLINGS: Mapping[str, Mapping[str, str]] = {
     _MIXTRAL: {"num_experts": "num_local_experts"},
     _QWEN2: {},
@@ -100,6 +100,7 @@ class MoeFamily(Family):
         _QWEN2: Architecture("qwen2_moe", "text-generation"),
         _QWEN3: Architecture("qwen3_moe", "text-generation"),
     }
+    experts_keys = _COUNT
 
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
         reader = keys.renamed(reader, _SPELLINGS[architecture])
@@ -128,12 +129,6 @@ class MoeFamily(Family):
         present = list(names)
         sizes = usual_sizes(config)
         kind, hidden = config["model_type"], sizes.hidden
-        output = config.get("attention_bias", False)
-        attention = {
-            name: linear
-            for name, linear in gated(sizes, (output or config.get("qkv_bias", False), output, False)).items()
-            if name.startswith("self_attn.")
-        }
         others = norms(hidden, "input_layernorm", "post_attention_layernorm", bias=False)
         if kind == "qwen3_moe":
             others |= norms(sizes.head_dim, "self_attn.q_norm", "self_attn.k_norm", bias=False)
@@ -143,7 +138,7 @@ class MoeFamily(Family):
         share = config["num_experts_per_tok"] / count
         kept = {f"{owner}.gate.weight": _ROUTER}
         others[f"{owner}.gate.weight"] = (count, hidden)
-        linears, slices = attention, {}
+        linears, slices = _attention(config, sizes), {}
         if kind == "qwen2_moe":
             shared = replace(sizes, ffn=config["shared_expert_intermediate_size"])
             linears |= _feed_forward("mlp.shared_expert", "qwen2_moe", shared, 1.0)
@@ -169,7 +164,15 @@ class MoeFamily(Family):
             layer_buffers=("self_attn.rotary_emb.inv_freq",),
             layer_kept=kept,
             layer_macs=sum(others[name][0] * hidden for name in kept),
+            routers=(f"{owner}.gate.weight",),
         ).parts(present)
+
+
+def _attention(config: Config, sizes: Sizes) -> dict[str, Linear]:
+    """The weights of the attention of a layer."""
+    output = config.get("attention_bias", False)
+    weights = gated(sizes, (output or config.get("qkv_bias", False), output, False))
+    return {name: linear for name, linear in weights.items() if name.startswith("self_attn.")}
 
 
 def _owner(kind: str, names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compression.criteria.structures import structure_criteria
-from compression.criteria.units import Units
+from compression.criteria.units import PARTS, Units
 
 
 @structure_criteria.register
@@ -19,6 +19,7 @@ class ActivationNorm:
     summary = "The size of what the unit gives: mean over a sequence's tokens, 2-norm over sequences."
     paper = "2407.14679"
     needs = frozenset({"magnitudes"})
+    kinds = PARTS
 
     def score(self, units: Units, generator: torch.Generator) -> Tensor:
         """float64 [units]. ValueError without statistics."""

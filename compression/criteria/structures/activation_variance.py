@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compression.criteria.structures import structure_criteria
-from compression.criteria.units import Units
+from compression.criteria.units import PARTS, Units
 
 
 @structure_criteria.register
@@ -18,6 +18,7 @@ class ActivationVariance:
     summary = "The variance over tokens of what the unit gives; its mean can go into the next bias."
     paper = "2507.12988"
     needs = frozenset({"means", "variances"})
+    kinds = PARTS
 
     def score(self, units: Units, generator: torch.Generator) -> Tensor:
         """float64 [units]. ValueError without statistics."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compression.criteria.structures import structure_criteria
-from compression.criteria.units import Units
+from compression.criteria.units import PARTS, Units
 
 
 @structure_criteria.register
@@ -18,6 +18,7 @@ class Fisher:
     summary = "The squared slope of the loss along the unit, averaged over calibration sequences."
     paper = "2204.09656"
     needs = frozenset({"mask.square"})
+    kinds = PARTS
 
     def score(self, units: Units, generator: torch.Generator) -> Tensor:
         """float64 [units]. ValueError without gradients."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compression.criteria.structures import structure_criteria
-from compression.criteria.units import Units
+from compression.criteria.units import PARTS, Units
 
 
 @structure_criteria.register
@@ -19,6 +19,7 @@ class Fluctuation:
     summary = "The variance of what the unit gives times the squared norm of the columns that read it."
     paper = "2312.11983"
     needs = frozenset({"means", "variances"})
+    kinds = PARTS
 
     def score(self, units: Units, generator: torch.Generator) -> Tensor:
         """float64 [units]. ValueError without statistics."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compression.criteria.structures import structure_criteria
-from compression.criteria.units import Units
+from compression.criteria.units import PARTS, Units
 from compression.parameters import parameter
 from compression.updates.quadratic import DAMPING_STEPS, HessianSingular, damping_parameter, precision
 
@@ -29,6 +29,7 @@ class Obs:
     )
     paper: ClassVar[str | None] = "2302.04089"
     needs: ClassVar[frozenset[str]] = frozenset({"hessian"})
+    kinds = PARTS
 
     damping: float = damping_parameter()
     obs_units: int = parameter(

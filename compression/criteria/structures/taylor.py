@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compression.criteria.structures import structure_criteria
-from compression.criteria.units import Units
+from compression.criteria.units import PARTS, Units
 from compression.parameters import parameter
 
 
@@ -24,6 +24,7 @@ class Taylor:
     summary: ClassVar[str] = "Weights times gradients, added over the unit: the loss's first-order change."
     paper: ClassVar[str | None] = "2305.11627"
     needs: ClassVar[frozenset[str]] = frozenset({"gradient.mean"})
+    kinds = PARTS
 
     taylor_form: str = parameter(
         "element",

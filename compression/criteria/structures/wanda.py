@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compression.criteria.structures import structure_criteria
-from compression.criteria.units import Units
+from compression.criteria.units import PARTS, Units
 
 
 @structure_criteria.register
@@ -18,6 +18,7 @@ class Wanda:
     summary = "Weight magnitude times the norm of its input, added over all weights of the unit."
     paper = "2306.11695"
     needs = frozenset({"activations"})
+    kinds = PARTS
 
     def score(self, units: Units, generator: torch.Generator) -> Tensor:
         """Sums float64 [units]. ValueError without norms."""

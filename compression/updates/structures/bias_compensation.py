@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from compression.criteria.units import PARTS
 from compression.updates.structures import structure_updates
 from compression.updates.units import StructureCut, StructureTask
 
@@ -18,6 +19,7 @@ class BiasCompensation:
     summary = "Adds what the removed units gave on average to the bias, where the model has one."
     paper = "2312.11983"
     needs = frozenset({"means"})
+    kinds = PARTS
 
     def apply(self, task: StructureTask, cut: StructureCut) -> StructureCut:
         """The same weight with the bias [out] that keeps E[y]. ValueError without means."""

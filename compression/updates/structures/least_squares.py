@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from compression.criteria.units import PARTS
 from compression.updates.quadratic import DAMPING_STEPS, HessianSingular, damping_parameter
 from compression.updates.structures import structure_updates
 from compression.updates.units import StructureCut, StructureTask
@@ -25,6 +26,7 @@ class LeastSquares:
     summary: ClassVar[str] = "Gives the weights that read the units that stay their best values."
     paper: ClassVar[str | None] = "2302.04089"
     needs: ClassVar[frozenset[str]] = frozenset({"hessian"})
+    kinds = PARTS
 
     damping: float = damping_parameter()
 
