@@ -32,6 +32,7 @@ from compression.updates.units import StructureUpdate
 
 KEPT = ".kept"
 M = TypeVar("M")
+Seen = Callable[[StreamedModel, Group, Tensor, M | None], None]
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,18 @@ class BlockPruner(ABC, Generic[M]):
         hook: Hook | None = None,
     ) -> None:
         self._open = open_model
-        self.groups = [group for group in groups if settings.widths[group.kind] < group.count]
+        self.all_groups = list(groups)
+        self.keep = {group.name: settings.widths[group.kind] for group in groups}
         self.settings = settings
         self.calibration = calibration
         self.store = store
         self._listener = listener
         self._hook = hook
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups that lose units."""
+        return [group for group in self.all_groups if self.keep[group.name] < group.count]
 
     def step_name(self, index: int) -> str:
         """Name of the finished step of a block."""
@@ -111,6 +118,22 @@ class BlockPruner(ABC, Generic[M]):
             self._listener.progress(index + 1, model.layers)
         return self.facts(model.layers)
 
+    def look(self, seen: Seen[M]) -> None:
+        """Score all units on the dense model, block by block; `seen` hears of every group."""
+        model = self._open()
+        states = model.start(self.calibration) if self.calibration is not None else None
+        positions = self._positions(states) if states is not None else None
+        for index in range(model.layers):
+            groups = [group for group in self.all_groups if group.layer == index]
+            block, measured = model.load_block(index), None
+            if states is not None and positions is not None:
+                measured = self._collect(model, block, groups, states, positions)
+                if self.settings.sequential:
+                    model.run_block(block, states)
+            for group in groups:
+                seen(model, group, self._scores(model, group, measured), measured)
+            self._listener.progress(index + 1, model.layers)
+
     def facts(self, layers: int) -> list[dict[str, Any]]:
         """What the finished steps say of every group."""
         return [fact for index in range(layers) for fact in self.store.data(self.step_name(index))["groups"]]
@@ -118,19 +141,19 @@ class BlockPruner(ABC, Generic[M]):
     def units(self) -> dict[str, list[list[int]]]:
         """The units that stay, by kind, layer by layer; kinds of which all stay are left out."""
         found: dict[str, list[list[int]]] = {}
-        for group in self.groups:
-            with safe_open(
-                self.store.path(self.step_name(group.layer)), framework="pt", device="cpu"
-            ) as stream:
-                kept: list[int] = stream.get_tensor(group.name + KEPT).tolist()
+        kinds = {group.kind for group in self.groups}
+        for group in (group for group in self.all_groups if group.kind in kinds):
+            kept = list(range(group.count))
+            if self.keep[group.name] < group.count:
+                path = self.store.path(self.step_name(group.layer))
+                with safe_open(path, framework="pt", device="cpu") as stream:
+                    kept = stream.get_tensor(group.name + KEPT).tolist()
             found.setdefault(group.kind, []).append(kept)
         return found
 
     def gone(self) -> frozenset[str]:
         """The stored tensors that the smaller model does not have."""
-        return frozenset(
-            name for group in self.groups for name in spare(group, self.settings.widths[group.kind])
-        )
+        return frozenset(name for group in self.groups for name in spare(group, self.keep[group.name]))
 
     # -- one block
     # ---------------------------------------------------------------------------------------------
@@ -164,7 +187,7 @@ class BlockPruner(ABC, Generic[M]):
         tensors = cut_tensors(model.reader, groups, kept)
         facts = []
         for group in groups:
-            changed, fact = self._update(model, group, kept[group.name], measured)
+            changed, fact = self.update_group(model, group, kept[group.name], measured)
             tensors |= changed
             facts.append(fact)
         if states is not None and self.settings.sequential:
@@ -175,10 +198,13 @@ class BlockPruner(ABC, Generic[M]):
 
     def _choose(self, model: StreamedModel, group: Group, measured: M | None) -> Tensor:
         """The units that stay: int64, ascending."""
+        return best(self._scores(model, group, measured), self.keep[group.name])
+
+    def _scores(self, model: StreamedModel, group: Group, measured: M | None) -> Tensor:
+        """float64 [units]."""
         units = self._units(model, group, measured)
         generator = site_generator(self.settings.seed, group.name)
-        scores = check_unit_scores(self.settings.scorer().score(units, generator).cpu(), group.name)
-        return best(scores, self.settings.widths[group.kind])
+        return check_unit_scores(self.settings.scorer().score(units, generator).cpu(), group.name)
 
     # -- what depends on the kind
     # ---------------------------------------------------------------------------------------------
@@ -199,7 +225,7 @@ class BlockPruner(ABC, Generic[M]):
         """What the criterion is given."""
 
     @abstractmethod
-    def _update(
+    def update_group(
         self, model: StreamedModel, group: Group, kept: Tensor, measured: M | None
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors that the updates change, and the facts of the group."""

@@ -87,7 +87,7 @@ class ExpertPruner(BlockPruner[ExpertUse]):
         keep = self.settings.widths[group.kind]
         return Units(group.name, group.count, pieces, keep=keep, use=measured, router=rows)
 
-    def _update(
+    def update_group(
         self, model: StreamedModel, group: Group, kept: Tensor, measured: ExpertUse | None
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         stays = torch.zeros(group.count, dtype=torch.bool).index_fill_(0, kept, True)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from compression.allocation import allocations
+from compression.allocation.structures import structure_allocations
 from compression.criteria import criteria
 from compression.criteria.layers import layer_criteria
 from compression.criteria.structures import structure_criteria
@@ -39,6 +40,7 @@ def catalogue() -> dict[str, Any]:
         "allocations": _weighed(allocations),
         "updates": _weighed(updates),
         "structure_updates": _of_kinds(structure_updates),
+        "structure_allocations": _weighed(structure_allocations),
         "schedules": _entries(schedules),
         "recoveries": [
             {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
@@ -95,7 +97,7 @@ def methods_text() -> str:
     lines += ["", "## Axes"]
     axes = (
         "criteria", "layer_criteria", "structure_criteria", "granularities", "allocations", "updates",
-        "structure_updates", "schedules",
+        "structure_updates", "structure_allocations", "schedules",
     )  # fmt: skip
     for axis in axes:
         lines += [
@@ -159,7 +161,7 @@ def _own_options(recipe: dict[str, Any]) -> list[str]:
     schema = recipe["options"]
     if "criterion" not in schema["properties"] or recipe["granularities"] == ["layer"]:
         return _options(schema)
-    weights = "allocation" in schema["properties"]
+    weights = "comparison" in schema["properties"]
     shared = options_schema((weight_options if weights else structure_options)("Shared"))["properties"]
     kind = "single weights" if weights else "neurons, heads and experts"
     own = [

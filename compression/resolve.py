@@ -201,7 +201,11 @@ def chosen_needs(draft: Draft) -> set[str]:
         "updates": chosen.get("update", []),
     }
     if draft.structures:
-        axes = {"structure_criteria": [chosen["criterion"]], "structure_updates": chosen.get("update", [])}
+        axes = {
+            "structure_criteria": [chosen["criterion"]],
+            "structure_updates": chosen.get("update", []),
+            "structure_allocations": [chosen.get("allocation", "uniform")],
+        }
     if draft.layers:
         axes = {"layer_criteria": [chosen["criterion"]]}
     found = {"calibration"} if chosen.get("token_weight", "none") != "none" else set[str]()

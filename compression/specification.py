@@ -206,6 +206,12 @@ class Output(Part):
     dtype: Dtype | None = Field(
         default=None, description="Type of the written weights; default: as they came."
     )
+    layout: Literal["padded", "packaged"] | None = Field(
+        default=None,
+        description='How layers with widths of their own are written: "padded" with zeros to one width (a '
+        'stock checkpoint), or "packaged" with the code that loads them. There is no default, and other '
+        "results have none.",
+    )
 
 
 class Limits(Part):

@@ -28,7 +28,7 @@ ROWS = "activations"
 
 
 @dataclass
-class _Measured:
+class Measured:
     """What one block's calibration knows."""
 
     units: UnitCollector
@@ -36,7 +36,7 @@ class _Measured:
     outputs: Collector
 
 
-class StructurePruner(BlockPruner[_Measured]):
+class StructurePruner(BlockPruner[Measured]):
     """Cuts neurons and heads; `sites` are all weight sites by name."""
 
     def __init__(
@@ -97,13 +97,13 @@ class StructurePruner(BlockPruner[_Measured]):
         groups: Sequence[Group],
         states: States,
         positions: Positions,
-    ) -> _Measured:
+    ) -> Measured:
         needs = self.settings.needs
         rows = {one.site for group in groups for one in group.slices if one.site != group.output}
         units = UnitCollector(block, groups, states)
         inputs = Collector(block, sorted(rows) if ROWS in needs else [], states, positions)
         outputs = [group.output for group in groups]
-        found = _Measured(units, inputs, Collector(block, outputs, states, positions, needs & {"hessian"}))
+        found = Measured(units, inputs, Collector(block, outputs, states, positions, needs & {"hessian"}))
         with units, inputs, found.outputs:
             for number in range(len(states)):
                 for collector in (units, inputs, found.outputs):
@@ -116,7 +116,7 @@ class StructurePruner(BlockPruner[_Measured]):
     # -- one group
     # ---------------------------------------------------------------------------------------------
 
-    def _units(self, model: StreamedModel, group: Group, measured: _Measured | None) -> Units:
+    def _units(self, model: StreamedModel, group: Group, measured: Measured | None) -> Units:
         pieces = [self._piece(model, group, one, measured) for one in group.slices]
         statistics = None if measured is None else measured.units.statistics(group)
         hessian = masks = None
@@ -127,7 +127,7 @@ class StructurePruner(BlockPruner[_Measured]):
             masks = self._gradients.masks(self._sites[group.output])
         return Units(group.name, group.count, pieces, statistics, hessian=hessian, masks=masks)
 
-    def _piece(self, model: StreamedModel, group: Group, one: Slice, measured: _Measured | None) -> Piece:
+    def _piece(self, model: StreamedModel, group: Group, one: Slice, measured: Measured | None) -> Piece:
         def by_unit(stored: Tensor) -> Tensor:
             owned = stored.movedim(one.axis, 0)[one.offset : one.offset + one.size * group.count]
             return owned.reshape(group.count, one.size, -1).to(model.device, torch.float32)
@@ -146,8 +146,8 @@ class StructurePruner(BlockPruner[_Measured]):
             norms = measured.rows.statistics(one.site).column_norms
         return Piece(weight, column, norms=norms, gradient=gradient)
 
-    def _update(
-        self, model: StreamedModel, group: Group, kept: Tensor, measured: _Measured | None
+    def update_group(
+        self, model: StreamedModel, group: Group, kept: Tensor, measured: Measured | None
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors of the weight that reads the units, as the updates leave them; the facts."""
         site = self._sites[group.output]
@@ -184,7 +184,7 @@ class StructurePruner(BlockPruner[_Measured]):
         dense: Tensor,
         inputs: Tensor,
         done: StructureCut,
-        measured: _Measured | None,
+        measured: Measured | None,
     ) -> dict[str, Any]:
         whole = torch.zeros_like(dense).index_copy_(1, inputs, done.weight)
         lost = None

@@ -81,6 +81,24 @@ def masked(tensor: Tensor, cuts: Sequence[tuple[Slice, Tensor]]) -> Tensor:
     return expanded(cut(tensor, cuts), tensor.shape, cuts)
 
 
+def padded(tensor: Tensor, shape: Sequence[int], cuts: Sequence[tuple[Slice, Tensor]], width: int) -> Tensor:
+    """A cut tensor with zeros in the place of further units, so that it has those of `width`: the units that
+    stay first, in their order. `shape` is the dense one."""
+    whole = expanded(tensor, shape, cuts)
+    for axis in dict.fromkeys(one.axis for one, _ in cuts):
+        order: list[Tensor] = []
+        place = 0
+        for one, stays in sorted((pair for pair in cuts if pair[0].axis == axis), key=lambda p: p[0].offset):
+            order.append(torch.arange(place, one.offset))
+            # What went is zero in the whole tensor.
+            units = torch.cat([stays.nonzero().flatten(), (~stays).nonzero().flatten()])[:width]
+            order.append((one.offset + units[:, None] * one.size + torch.arange(one.size)).flatten())
+            place = one.offset + one.size * len(stays)
+        order.append(torch.arange(place, shape[axis]))
+        whole = whole.index_select(axis, torch.cat(order).to(whole.device))
+    return whole
+
+
 class CutSource:
     """The tensors of a source without some units, cut one by one when they are asked for (a `TensorSource`);
     with `zeros`, units are zeroed and shapes stay."""

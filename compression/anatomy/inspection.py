@@ -74,6 +74,7 @@ class Inspection:
     patches of one with the tokens that go before them; `preprocessing` is how images become that (a complete
     `compression.preprocessing.Preprocessing` as JSON), None where the model's file asks for unknown steps.
     `structures` are the units that can be cut in every layer alike, so that the result has a stock config.
+    `layer_heads` are the query heads of each layer where they differ (empty: `heads` in all).
     """
 
     family: str
@@ -110,6 +111,7 @@ class Inspection:
     dtype: str = "float32"
     other_bytes: int = 0
     structures: tuple[Structure, ...] = ()
+    layer_heads: tuple[int, ...] = ()
 
     @property
     def tied(self) -> tuple[str, ...]:
@@ -121,7 +123,7 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """As JSON data; `from_json` reads it back."""
         data = asdict(self)
-        for name in ("labels", "granularities", "image"):
+        for name in ("labels", "granularities", "image", "layer_heads"):
             data[name] = None if data[name] is None else list(data[name])
         data["sites"] = [{**asdict(site), "shape": list(site.shape)} for site in self.sites]
         data["not_prunable"] = [dict(item) for item in self.not_prunable]
@@ -135,6 +137,7 @@ class Inspection:
         values["labels"] = None if values["labels"] is None else tuple(values["labels"])
         image = values.get("image")
         values["image"] = None if image is None else tuple(image)
+        values["layer_heads"] = tuple(values.get("layer_heads", ()))
         values["granularities"] = tuple(values["granularities"])
         values["sites"] = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in values["sites"])
         values["not_prunable"] = tuple(dict(item) for item in values["not_prunable"])

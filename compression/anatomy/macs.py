@@ -37,12 +37,12 @@ class Macs:
 
 def count_macs(inspection: Inspection, sequence_length: int) -> Macs:
     """Multiply-accumulates of one forward pass over one sequence of `sequence_length` tokens; see `Macs`."""
-    heads = inspection.heads * inspection.head_dim
-    squares = (inspection.layers + inspection.cross_layers) * sequence_length * sequence_length
+    rows = sum(inspection.layer_heads) or (inspection.layers + inspection.cross_layers) * inspection.heads
+    squares = rows * inspection.head_dim * sequence_length * sequence_length
     return Macs(
         tokens=sequence_length,
         sites=_site_macs(inspection.sites, sequence_length),
-        attention=inspection.window_macs or 2 * heads * squares,
+        attention=inspection.window_macs or 2 * squares,
         head=sequence_length * (inspection.token_macs + inspection.layers * inspection.layer_macs)
         + inspection.sequence_macs,
     )

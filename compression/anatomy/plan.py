@@ -19,6 +19,8 @@ from compression.anatomy.budget import (
 from compression.anatomy.inspection import ITEM_SIZES, Inspection
 from compression.anatomy.macs import used_macs
 from compression.anatomy.structures import GRANULARITIES
+from compression.anatomy.unit_budget import unit_budget
+from compression.anatomy.varied import varied
 from compression.anatomy.widths import achieved, choose, resized
 from compression.specification import JobSpecification
 
@@ -104,6 +106,8 @@ def _layer_cut(
 def _structure_cut(
     specification: JobSpecification, inspection: Inspection
 ) -> tuple[dict[str, Any], Inspection, Removed]:
+    if specification.options.get("allocation", "uniform") != "uniform":
+        return _varied_cut(specification, inspection)
     widths = choose(specification, inspection)
     assert widths is not None, "a resolved target can be met"
     left = resized(inspection, widths)
@@ -134,6 +138,32 @@ def _structure_cut(
         "sparsity": achieved(specification, inspection, widths),
     }
     return cut, left, {}
+
+
+def _varied_cut(
+    specification: JobSpecification, inspection: Inspection
+) -> tuple[dict[str, Any], Inspection, Removed]:
+    """Where layers keep different numbers: what is left if they kept the same share. Only what the target
+    counts is known to a step."""
+    budget = unit_budget(specification, inspection)
+    share = budget.total / budget.whole
+    known = [one for one in inspection.structures if one.kind in budget.costs]
+    left = varied(inspection, {one.kind: [round(one.count * share)] * inspection.layers for one in known})
+    sizes = {site.name: site.size for site in left.sites}
+    removed = {site.name: site.size - sizes[site.name] for site in inspection.sites}
+    cut = {
+        "sites": [
+            {"name": site.name, "shape": list(site.shape), "keep": None, "remove": None}
+            for site in inspection.sites
+        ],
+        "weights_removed": sum(removed.values()),
+        "layers_removed": None,
+        "widths": {one.kind: {"dense": one.count, "kept": None} for one in known},
+        "sparsity": 1 - share,
+    }
+    if specification.output.layout == "packaged":
+        return cut, left, {}
+    return cut, inspection, removed
 
 
 def _figures(inspection: Inspection, dtype: str, length: int, removed: Removed) -> dict[str, int]:
@@ -210,6 +240,18 @@ def _layer_sizes(inspection: Inspection) -> list[int]:
     return list(sizes.values())
 
 
+def _narrower(specification: JobSpecification) -> str:
+    if specification.options.get("allocation", "uniform") == "uniform":
+        return "Narrower layers make the file smaller and every runtime faster."
+    decided = (
+        f"The allocation {specification.options['allocation']} decides while running how many units each layer "
+        "keeps; what the target counts is met to a step, the other figures are those of equal shares."
+    )
+    if specification.output.layout == "padded":
+        return f"{decided} Zeros up to the widest layer are counted as parameters and as multiplications."
+    return f"{decided} transformers loads the result with the code in the artifact (trust_remote_code=True)."
+
+
 def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]:
     notes: list[str] = []
     left_alone = len(inspection.sites) - len(selected_sites(specification, inspection))
@@ -221,7 +263,7 @@ def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]
             "about as fast. The experts that stay are renumbered: the plan lists the last ones as gone."
         )
     elif specification.structure.granularity in GRANULARITIES:
-        notes.append("Narrower layers make the file smaller and every runtime faster.")
+        notes.append(_narrower(specification))
     else:
         notes.append(
             "Zeros among single weights make neither the file smaller nor dense kernels faster; runtimes "

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
-from compression.anatomy.structures import COLUMNS, ROWS
+from compression.anatomy.structures import COLUMNS, ROWS, Structure
 
 PREFIX = "PerLayer"
 PACKAGED: Mapping[str, str] = {
@@ -32,7 +32,7 @@ Counts = Mapping[str, Sequence[int]]
 def varied(inspection: Inspection, counts: Counts) -> Inspection:
     """The inspection of a model whose layers keep so many units each; `heads` and `ffn` are those of the
     widest layer that there was."""
-    known = {one.kind: one for one in inspection.structures}
+    known: dict[str, Structure] = {one.kind: one for one in inspection.structures}
     gone = {
         kind: [(known[kind].count - kept) * known[kind].parameters for kept in layers]
         for kind, layers in counts.items()

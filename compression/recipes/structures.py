@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model
 
+from compression.allocation.structures import structure_allocations
 from compression.anatomy.families import FAMILIES
 from compression.anatomy.structures import GRANULARITIES
 from compression.criteria.structures import structure_criteria
@@ -36,7 +37,7 @@ def structure_options(name: str, **defaults: Any) -> type[RecipeOptions]:
 @lru_cache(maxsize=1)
 def _fields() -> dict[str, tuple[Any, Any]]:
     fields: dict[str, tuple[Any, Any]] = {**_axes(), **_multiples(), **gradient_fields()}
-    for item in all_parameters(structure_criteria, structure_updates).values():
+    for item in all_parameters(structure_criteria, structure_updates, structure_allocations).values():
         bounds: dict[str, Any] = dict(item.bounds)
         fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
     return fields
@@ -47,6 +48,22 @@ def _axes() -> dict[str, tuple[Any, Any]]:
         "criterion": (
             Literal[tuple(structure_criteria.names())],
             Field("magnitude", description="What a neuron, a head or an expert is worth."),
+        ),
+        "allocation": (
+            Literal[tuple(structure_allocations.names())],
+            Field(
+                "uniform",
+                description="How many units each layer keeps. All but uniform give layers widths of their "
+                "own, for which output.layout says how they are written.",
+            ),
+        ),
+        "remove_parts": (
+            bool,
+            Field(
+                False,
+                description="Layers of widths of their own may lose a whole attention or feed-forward (where "
+                "the weight that reads its units has no bias, and not the first layer's attention).",
+            ),
         ),
         "update": (
             list[Literal[tuple(structure_updates.names())]],  # type: ignore[misc]
@@ -93,6 +110,7 @@ def structure_recipe(
     needs = [
         *structure_criteria[chosen.criterion].needs,
         *(need for update in chosen.update for need in structure_updates[update].needs),
+        *structure_allocations[chosen.allocation].needs,
     ]
     return Recipe(
         name=name,
@@ -110,7 +128,7 @@ def structure_recipe(
         options=options,
         axes={
             "criterion": chosen.criterion,
-            "allocation": "uniform",
+            "allocation": chosen.allocation,
             "update": " + ".join(chosen.update) or "none",
             "schedule": "one-shot",
         },

@@ -33,6 +33,8 @@ _DATA = {
     "gradient.mean": {"calibration", "gradients", "loss"},
     "gradient.absolute": {"calibration", "gradients", "loss"},
     "gradient.square": {"calibration", "gradients", "loss"},
+    "unit.influence": {"calibration"},
+    "unit.divergence": {"calibration"},
     "mask.square": {"calibration", "gradients", "loss"},
     "domain.gradient.mean": {"calibration", "domain", "gradients", "loss"},
     "domain.gradient.square": {"calibration", "domain", "gradients", "loss"},

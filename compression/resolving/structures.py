@@ -16,6 +16,7 @@ from compression.anatomy.widths import (
     structures,
 )
 from compression.resolving.draft import Draft
+from compression.resolving.layout import check_budget, check_layout, is_varied
 from compression.specification import quantity
 
 
@@ -28,6 +29,11 @@ def check_structures(draft: Draft) -> None:
         if MULTIPLES[one.kind] not in draft.given_options:
             options[MULTIPLES[one.kind]] = default_multiple(one)
     draft.replace(options=options)
+    check_layout(draft)
+    if is_varied(draft):
+        if not draft.faults:
+            check_budget(draft)
+        return
     for one in found:
         if len(counts(one, draft.specification)) == 1:
             _refuse_multiple(draft, one)

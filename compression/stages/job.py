@@ -147,6 +147,7 @@ class Pruned:
     config: Mapping[str, Any] | None = None
     widths: dict[str, Any] | None = None
     units: Mapping[str, list[list[int]]] = field(default_factory=dict)
+    counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
 
     def settings(self, loaded: Loaded) -> Mapping[str, Any]:

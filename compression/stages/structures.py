@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from compression.anatomy.families import family_of
 from compression.anatomy.structures import GRANULARITIES, Structure, Widths
-from compression.anatomy.widths import achieved, choose
-from compression.block_pruning import StructureSettings
+from compression.anatomy.widths import achieved, choose, structures
+from compression.block_pruning import BlockPruner, StructureSettings
 from compression.checkpoint import Store
 from compression.errors import TargetUnreachable
 from compression.expert_pruning import ExpertPruner
@@ -18,6 +19,7 @@ from compression.loading.weights import WeightReader
 from compression.pruning import Listener, finished_files
 from compression.recipes.structures import structure_options
 from compression.stages.job import Hook, Loaded, Pruned
+from compression.stages.varied import Padding, allocate, counts_of, widths_for
 from compression.structured import StructurePruner
 
 _LIKE_THE_RECIPE = ("neuron_multiple", "head_multiple", "expert_multiple")
@@ -42,6 +44,10 @@ def baseline_structures(
     criterion)."""
     given = {key: loaded.specification.options[key] for key in _LIKE_THE_RECIPE}
     options = structure_options("Baseline", criterion=name)().model_dump() | given
+    if loaded.store.has("allocation"):
+        # The numbers that the job found, of other units.
+        store.save("allocation", None, loaded.store.data("allocation"))
+        options["allocation"] = loaded.specification.options["allocation"]
     return _pruned(loaded, options, calibration, store, listener, None)
 
 
@@ -65,7 +71,8 @@ def _pruned(
     listener: Listener,
     hook: Hook | None,
 ) -> Pruned:
-    widths = widths_of(loaded)
+    varied = options["allocation"] != "uniform"
+    widths = _whole(loaded) if varied else widths_of(loaded)
     chosen = dict(options)
     axes = {item.name: chosen.pop(item.name) for item in fields(StructureSettings) if item.name in chosen}
     axes["update"] = tuple(axes["update"])
@@ -73,20 +80,23 @@ def _pruned(
         **axes, widths=widths, seed=loaded.specification.seed, parameters=chosen
     )  # fmt: skip
     family = family_of(loaded.admission.architecture)
-    config, names = loaded.admission.config, WeightReader(loaded.folder).names()
+    config, reader = loaded.admission.config, WeightReader(loaded.folder)
     kinds = GRANULARITIES[loaded.specification.structure.granularity or ""]
-    groups = family.groups(config, names, kinds)
+    groups = family.groups(config, reader.names(), kinds)
     batches = calibration.batches if calibration is not None else None
-    pruner: StructurePruner | ExpertPruner
+    layers = loaded.inspection.layers
     if "expert" in kinds:
-        pruner = ExpertPruner(loaded.dense_model, groups, settings, batches, store, listener, hook)
+        pruner: BlockPruner[Any] = ExpertPruner(
+            loaded.dense_model, groups, settings, batches, store, listener, hook
+        )
     else:
         sites = {site.name: site for site in loaded.inspection.sites}
-        pruner = StructurePruner(
+        pruner = parts = StructurePruner(
             loaded.dense_model, groups, sites, settings, batches, store, listener, hook
-        )  # fmt: skip
+        )
+        if varied:
+            return _varied(loaded, parts, options, reader)
     facts = pruner.run()
-    layers = loaded.inspection.layers
     return Pruned(
         tuple(finished_files(store, layers)),
         None,
@@ -100,13 +110,61 @@ def _pruned(
     )
 
 
+def _varied(loaded: Loaded, pruner: StructurePruner, options: dict[str, Any], reader: WeightReader) -> Pruned:
+    """The same with numbers of each layer's own, all brought to one width by zeros."""
+    pruner.keep = allocate(loaded, pruner, options)
+    facts = pruner.run()
+    widths, counts = widths_for(loaded, pruner), counts_of(pruner)
+    padding = Padding(pruner, reader, widths)
+    return Pruned(
+        tuple(padding.files(loaded.inspection.layers)),
+        None,
+        padding.masks(),
+        facts,
+        None,
+        config=family_of(loaded.admission.architecture).resized(loaded.admission.config, widths),
+        widths=_varied_account(loaded, widths, counts),
+        units=pruner.units(),
+        counts=counts,
+    )
+
+
+def _whole(loaded: Loaded) -> dict[str, int]:
+    return {one.kind: one.count for one in structures(loaded.specification, loaded.inspection)}
+
+
+def _varied_account(loaded: Loaded, widths: Widths, counts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    found: dict[str, Structure] = {one.kind: one for one in loaded.inspection.structures}
+    whole = loaded.inspection.layers * sum(found[kind].count * found[kind].parameters for kind in widths)
+    kept = sum(sum(numbers) * found[kind].parameters for kind, numbers in counts.items())
+    return {
+        "sparsity": 1 - kept / whole,
+        "structures": [
+            {
+                "kind": kind,
+                "dense": found[kind].count,
+                "kept": width,
+                "parameters": found[kind].parameters,
+                "layers": list(counts[kind]),
+            }
+            for kind, width in widths.items()
+        ],
+    }
+
+
 def _account(loaded: Loaded, widths: Widths) -> dict[str, Any]:
     """What the report says of the widths."""
     found: dict[str, Structure] = {one.kind: one for one in loaded.inspection.structures}
     return {
         "sparsity": achieved(loaded.specification, loaded.inspection, widths),
         "structures": [
-            {"kind": kind, "dense": found[kind].count, "kept": kept, "parameters": found[kind].parameters}
+            {
+                "kind": kind,
+                "dense": found[kind].count,
+                "kept": kept,
+                "parameters": found[kind].parameters,
+                "layers": None,
+            }
             for kind, kept in widths.items()
         ],
     }

@@ -30,6 +30,7 @@ class Obs:
     paper: ClassVar[str | None] = "2302.04089"
     needs: ClassVar[frozenset[str]] = frozenset({"hessian"})
     kinds = PARTS
+    cumulative: ClassVar[bool] = True
 
     damping: float = damping_parameter()
     obs_units: int = parameter(

@@ -56,7 +56,7 @@ class PerLayerSource:
     """
 
     def __init__(self, source: TensorSource, settings: Mapping[str, Any], counts: Counts) -> None:
-        kinds: list[Kind] = [kind for kind in ("neuron", "head") if kind in counts]  # type: ignore[misc]
+        kinds: list[Kind] = [kind for kind in ("neuron", "head") if kind in counts]
         family = family_of(settings["architectures"][0])
         groups = family.groups(settings, list(source.names()), kinds)
         kept = {group.name: torch.arange(counts[group.kind][group.layer]) for group in groups}

@@ -40,7 +40,7 @@ class PerLayerModel:
         # While the stock class builds itself, it must not meet numbers that differ by layer.
         widths = config.__dict__.pop("_heterogeneity_spec", None)
         try:
-            super().__init__(config)
+            super().__init__(config)  # type: ignore[call-arg]
         finally:
             if widths is not None:
                 config.__dict__["_heterogeneity_spec"] = widths

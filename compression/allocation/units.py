@@ -1,0 +1,187 @@
+"""What an allocation of units is, and the arithmetic that makes each of them exact.
+
+A group is the units of one kind in one layer. Keeping n of a group's units costs n times the cost of a unit
+of its kind (parameters, multiply-accumulates or bytes, as the target counts); the sum over all groups must
+not exceed the budget.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from compression.errors import TargetUnreachable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compression.anatomy.structures import Group
+
+Keep = dict[str, int]
+"""By the name of a group, how many of its units stay."""
+
+UNIT_EVIDENCE = ("unit.scores", "unit.influence", "unit.divergence")
+"""What an allocation may ask for; see `UnitEvidence`."""
+
+
+class UnitEvidence(Protocol):
+    """What is known of the dense model."""
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """All groups, in the model's order."""
+        ...
+
+    def cost(self, group: Group) -> int:
+        """Of one unit."""
+        ...
+
+    def steps(self, group: Group) -> Sequence[int]:
+        """The numbers of units that may stay, ascending; all of them last."""
+        ...
+
+    def scores(self, group: Group) -> Tensor:
+        """The criterion's scores: float64 [units]."""
+        ...
+
+    def losses(self, group: Group) -> Sequence[float]:
+        """What the criterion says is lost when the n lowest units go, for n = 0 ... all; never falling."""
+        ...
+
+    def influence(self) -> Sequence[float]:
+        """For each layer, 1 - the mean cosine between what enters and what leaves it."""
+        ...
+
+    def divergence(self, keep: Mapping[str, int], sequences: int) -> float:
+        """Mean divergence of the predictions from the dense model's when these groups are cut to these
+        numbers and others are whole; numbers must be among `levels`."""
+        ...
+
+    def levels(self, group: Group) -> Sequence[int]:
+        """Some of the steps, evenly spread, for which cut layers are made; ascending, all units last."""
+        ...
+
+    def progress(self, done: int, total: int) -> None: ...
+
+
+class StructureAllocation(Protocol):
+    """Gives each group its number of units."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str | None]
+    needs: ClassVar[frozenset[str]]
+
+    def allocate(self, evidence: UnitEvidence, budget: int) -> Keep:
+        """Numbers among the steps of each group, whose cost is within the budget and as near to it as one
+        more step anywhere allows. Raises TargetUnreachable."""
+        ...
+
+
+def total(evidence: UnitEvidence, keep: Mapping[str, int]) -> int:
+    """What it costs to keep so many."""
+    return sum(keep[group.name] * evidence.cost(group) for group in evidence.groups)
+
+
+def least(evidence: UnitEvidence) -> Keep:
+    """As few as may stay."""
+    return {group.name: evidence.steps(group)[0] for group in evidence.groups}
+
+
+def check_budget(evidence: UnitEvidence, budget: int) -> None:
+    """Raises TargetUnreachable if even as few as may stay cost more."""
+    fewest = total(evidence, least(evidence))
+    if fewest > budget:
+        whole = sum(group.count * evidence.cost(group) for group in evidence.groups)
+        raise TargetUnreachable(
+            f"at least {fewest / whole:.4f} of the cost of these units stays, but the target leaves "
+            f"{budget / whole:.4f}: lower the target, or the multiples that widths are rounded to"
+        )
+
+
+Price = Callable[["Group", int, int], float]
+"""What it costs in quality that of a group, from so many units, only so many stay."""
+
+
+def cheapest(evidence: UnitEvidence, budget: int, price: Price) -> Keep:
+    """From whole groups, takes the step with the lowest price, again and again, until the budget is met; then
+    gives back steps that still fit, the dearest first. Raises TargetUnreachable."""
+    check_budget(evidence, budget)
+    keep = {group.name: group.count for group in evidence.groups}
+    spent = total(evidence, keep)
+    queue: list[tuple[float, int]] = []
+
+    def offer(number: int) -> None:
+        group = evidence.groups[number]
+        below = [step for step in evidence.steps(group) if step < keep[group.name]]
+        if below:
+            heapq.heappush(queue, (price(group, keep[group.name], below[-1]), number))
+
+    for number in range(len(evidence.groups)):
+        offer(number)
+    while spent > budget:
+        _, number = heapq.heappop(queue)
+        group = evidence.groups[number]
+        step = [step for step in evidence.steps(group) if step < keep[group.name]][-1]
+        spent -= (keep[group.name] - step) * evidence.cost(group)
+        keep[group.name] = step
+        offer(number)
+    return filled(evidence, keep, budget, price)
+
+
+def filled(evidence: UnitEvidence, keep: Mapping[str, int], budget: int, price: Price) -> Keep:
+    """Adds steps that fit into what is left of the budget, those without which the price is highest first."""
+    found = dict(keep)
+    left = budget - total(evidence, found)
+    while True:
+        fitting = []
+        for number, group in enumerate(evidence.groups):
+            above = next((step for step in evidence.steps(group) if step > found[group.name]), None)
+            if above is not None and (above - found[group.name]) * evidence.cost(group) <= left:
+                fitting.append((-price(group, above, found[group.name]), number, above))
+        if not fitting:
+            return found
+        _, number, above = min(fitting)
+        group = evidence.groups[number]
+        left -= (above - found[group.name]) * evidence.cost(group)
+        found[group.name] = above
+
+
+def by_loss(evidence: UnitEvidence) -> Price:
+    """What the criterion says is lost by a step, for what the step saves."""
+
+    def price(group: Group, before: int, after: int) -> float:
+        losses = evidence.losses(group)
+        lost = losses[group.count - after] - losses[group.count - before]
+        return lost / ((before - after) * evidence.cost(group))
+
+    return price
+
+
+def by_share(evidence: UnitEvidence, shares: Mapping[str, float], budget: int) -> Keep:
+    """Groups keep `shares` of their units, all multiplied by the one factor that meets the budget (never more
+    than all); rounded down to steps, the rest of the budget goes to those that are furthest below theirs.
+    Raises TargetUnreachable."""
+    check_budget(evidence, budget)
+
+    def rounded(factor: float) -> Keep:
+        keep = {}
+        for group in evidence.groups:
+            wanted = min(1.0, shares[group.name] * factor) * group.count
+            steps = evidence.steps(group)
+            keep[group.name] = max((step for step in steps if step <= wanted + 1e-9), default=steps[0])
+        return keep
+
+    low, high = 0.0, 1.0
+    while total(evidence, rounded(high)) <= budget and high < 1e9:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if total(evidence, rounded(middle)) <= budget else (low, middle)
+    keep = rounded(low)
+
+    def price(group: Group, before: int, after: int) -> float:
+        return min(1.0, shares[group.name] * low) - after / group.count
+
+    return filled(evidence, keep, budget, price)

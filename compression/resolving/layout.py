@@ -1,0 +1,96 @@
+"""How a result is written whose layers keep different numbers of units, and whether its target can be met. No
+torch."""
+
+from __future__ import annotations
+
+from compression.anatomy.unit_budget import UnitBudget, unit_budget
+from compression.anatomy.varied import PACKAGED
+from compression.anatomy.widths import MULTIPLES, dense_figure
+from compression.resolving.draft import Draft
+from compression.specification import quantity
+
+_PADDED = '"padded" (a stock checkpoint with zeros up to the widest layer, hardly smaller or faster)'
+_PACKAGED = '"packaged" (as small and fast as it is; transformers loads it with the code in the artifact)'
+
+
+def is_varied(draft: Draft) -> bool:
+    """Whether layers keep different numbers of units."""
+    return bool(draft.structures and draft.specification.options.get("allocation", "uniform") != "uniform")
+
+
+def check_layout(draft: Draft) -> None:
+    """Notes a fault if `output.layout` does not go with the allocation and the model."""
+    layout = draft.specification.output.layout
+    if not is_varied(draft):
+        if layout is not None:
+            draft.refuse(
+                "/output/layout",
+                "Leave it out: only layers with different numbers of neurons or heads need it (options."
+                "allocation other than 'uniform').",
+                "option_conflict",
+            )
+        return
+    allocation = draft.specification.options["allocation"]
+    packaged = draft.inspection.architecture in PACKAGED
+    if draft.specification.structure.granularity == "expert":
+        draft.refuse(
+            "/options/allocation",
+            f"Experts go in equal numbers from every layer: write 'uniform' in place of {allocation!r}.",
+            "option_conflict",
+        )
+    elif layout is None:
+        choices = f"{_PADDED} or {_PACKAGED}" if packaged else _PADDED
+        draft.refuse(
+            "/output/layout",
+            f"With {allocation!r} every layer has widths of its own, which no stock config can say. Choose "
+            f"how the result is written: {choices}; or options.allocation 'uniform', for a smaller stock "
+            "checkpoint.",
+            "layout_missing",
+        )
+    elif layout == "packaged" and not packaged:
+        draft.refuse(
+            "/output/layout",
+            f"There is no packaged code for {draft.inspection.architecture} (there is for "
+            f"{', '.join(PACKAGED)}): choose {_PADDED}, or options.allocation 'uniform'.",
+            "layout_unsupported",
+        )
+    elif layout == "padded" and draft.specification.target.kind != "sparsity":
+        kind = draft.specification.target.kind
+        draft.refuse(
+            f"/target/{kind}",
+            f"Padded with zeros, the result has hardly fewer {kind}: aim at sparsity, or choose {_PACKAGED}.",
+            "target_unsupported",
+        )
+
+
+def check_budget(draft: Draft) -> None:
+    """Notes a fault if no numbers of units meet the target."""
+    budget = unit_budget(draft.specification, draft.inspection)
+    for kind, steps in budget.steps.items():
+        if len(steps) == 1:
+            option = MULTIPLES[kind]
+            draft.refuse(
+                f"/options/{option}",
+                f"No smaller number of {kind}s is a multiple of {draft.specification.options[option]}: "
+                "lower it.",
+                "option_conflict",
+            )
+    if not draft.faults and not budget.reachable:
+        target = draft.specification.target
+        draft.refuse(
+            f"/target/{target.kind}",
+            f"Units of the granularity {draft.specification.structure.granularity!r} cannot meet a target of "
+            f"{target.value}. Reachable: {_reachable(draft, budget)}.",
+            "target_unreachable",
+        )
+
+
+def _reachable(draft: Draft, budget: UnitBudget) -> str:
+    kind, value = draft.specification.target.kind, draft.specification.target.value
+    if kind == "sparsity":
+        return f"up to {int((1 - budget.least / budget.whole) * 10_000) / 10_000}"
+    dense = dense_figure(draft.specification, draft.inspection)
+    least = dense - (budget.whole - budget.least)
+    if quantity(kind, value)[0] == "ratio":
+        return f"ratios from {-(-least * 10_000 // dense) / 10_000} on"
+    return f"{least:,} {kind} and more"
