@@ -18,8 +18,8 @@ def formats(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def limits(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """Why a model cannot be written in a format: `format`, `reason`, and the `granularities` of the cut of which it is
-    so (empty: of any)."""
+    """Why a model cannot be written in a format: `format`, `reason`, and the `granularities` of the cut of
+    which it is so (empty: of any)."""
     faults = gguf.faults(config)
     if faults:
         return ({"format": GGUF, "reason": "; ".join(faults), "granularities": []},)

@@ -1,7 +1,7 @@
 """Which models llama.cpp runs from a GGUF file, and what its loaders ask of them. No torch.
 
-llama.cpp has one loader and one graph for each architecture; what a graph does not compute cannot be said in the
-file. The rules below are those of `src/models/*.cpp` of llama.cpp (the copy in llama-cpp-python 0.3.36).
+llama.cpp has one loader and one graph for each architecture; what a graph does not compute cannot be said in
+the file. The rules below are those of `src/models/*.cpp` of llama.cpp (the copy in llama-cpp-python 0.3.36).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 _ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "activation_function")
 # Their loaders take the hidden width for that of all heads together.
 _HEADS_FILL_THE_WIDTH = ("qwen2", "qwen2moe", "phi3", "gpt2")
-# Scores of models with so many layers are divided by the root of hidden / heads, of all others by that of head_dim.
+# Scores of models with so many layers are divided by the root of hidden / heads, of all others by that of
+# head_dim.
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
 _WITH_WINDOWS = ("gemma2", "gemma3")
 
@@ -74,8 +75,8 @@ def remarks(config: Config) -> list[str]:
     if "sliding_attention" not in config.get("layer_types", ["sliding_attention"]):
         return []
     return [
-        f"llama.cpp has no sliding windows in this architecture: it attends to all tokens, the model to the last "
-        f"{window:,}, so that texts longer than that give other results."
+        "llama.cpp has no sliding windows in this architecture: it attends to all tokens, the model to the "
+        f"last {window:,}, so that texts longer than that give other results."
     ]
 
 
@@ -95,8 +96,7 @@ def head_size(config: Config) -> int:
 def full_rope(config: Config) -> Mapping[str, Any]:
     """The rotary settings of layers that attend to all tokens; empty where positions are a table."""
     rope = config.get("rope_parameters") or {}
-    found: Mapping[str, Any] = rope.get("full_attention", rope)
-    return found
+    return dict(rope.get("full_attention") or rope)
 
 
 def _activation(config: Config) -> Iterator[str]:
@@ -128,9 +128,9 @@ def _heads(config: Config) -> Iterator[str]:
     arch = architecture_of(config)
     if arch not in _HEADS_FILL_THE_WIDTH or arch == "gpt2":
         return
-    width = config["num_attention_heads"] * head_size(config)
-    if width != config["hidden_size"]:
-        yield f"its heads are {width} wide together, but llama.cpp's {arch} takes hidden_size ({config['hidden_size']})"
+    width, hidden = config["num_attention_heads"] * head_size(config), config["hidden_size"]
+    if width != hidden:
+        yield f"its heads are {width} wide together, but llama.cpp's {arch} takes hidden_size ({hidden})"
 
 
 def _family(config: Config) -> Iterator[str]:

@@ -74,8 +74,8 @@ class Inspection:
     patches of one with the tokens that go before them; `preprocessing` is how images become that (a complete
     `compression.preprocessing.Preprocessing` as JSON), None where the model's file asks for unknown steps.
     `structures` are the units that can be cut in every layer alike, so that the result has a stock config.
-    `formats` are those that the model can be written in; `format_limits` say why not in another one (`format`,
-    `reason`), or not in one of them once it is cut by some `granularities` (empty: by any).
+    `formats` are those that the model can be written in; `format_limits` say why not in another one
+    (`format`, `reason`), or not in one of them once it is cut by some `granularities` (empty: by any).
     """
 
     family: str

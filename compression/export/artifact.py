@@ -64,8 +64,8 @@ class ArtifactInputs:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What was written: the folder, the manifest, and every file as {path, bytes, sha256}. `gguf` says of the GGUF
-    file its {path, bytes, tensors, remarks}."""
+    """What was written: the folder, the manifest, and every file as {path, bytes, sha256}. `gguf` says of
+    the GGUF file its {path, bytes, tensors, remarks}."""
 
     folder: Path
     manifest: dict[str, Any]

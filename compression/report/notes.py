@@ -83,8 +83,8 @@ def _gguf(report: Json) -> list[str]:
     if written is None:
         return []
     told = (
-        f"{written['path']} ({bytes_text(written['bytes'])}) holds the same model for llama.cpp; it was read back, and "
-        "every weight compared bit by bit. Nothing in it is quantised."
+        f"{written['path']} ({bytes_text(written['bytes'])}) holds the same model for llama.cpp; it was read "
+        "back, and every weight compared bit by bit. Nothing in it is quantised."
     )
     return [told, *written["remarks"]]
 

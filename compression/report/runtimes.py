@@ -23,8 +23,8 @@ def runtimes(
 ) -> list[dict[str, Any]]:
     """One entry a runtime: ``name``, ``version``, ``loads``, ``faster``, ``checked``, ``note``.
 
-    ``faster`` is yes, no or depends: than the dense model in the same runtime. ``gguf``: whether the artifact has a
-    GGUF file.
+    ``faster`` is yes, no or depends: than the dense model in the same runtime. ``gguf``: whether the
+    artifact has a GGUF file.
     """
     layers = granularity == "layer" or granularity in STRUCTURES
     measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."

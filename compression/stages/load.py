@@ -105,7 +105,8 @@ def make_view(folder: Path, model: Path, sources: dict[str, FileSource], admissi
 
 
 def check_weights(loaded: Loaded) -> None:
-    """Look at the values, which headers do not show. Raises WeightsNotFinite, TensorsMismatch, FormatImpossible."""
+    """Look at the values, which headers do not show. Raises WeightsNotFinite, TensorsMismatch,
+    FormatImpossible."""
     check_formats(loaded)
     check_finite(loaded)
     check_tied(loaded)

@@ -28,8 +28,8 @@ class Field:
 
 
 def model_fields(config: Mapping[str, Any], name: str, dtype: str) -> list[Field]:
-    """The keys `general.*` and those of the architecture. `config` is that of the written model, `dtype` the type
-    of its matrices; `general.architecture` is left to the writer, which always begins with it."""
+    """The keys `general.*` and those of the architecture. `config` is that of the written model, `dtype` the
+    type of its matrices; `general.architecture` is left to the writer, which always begins with it."""
     arch = architecture_of(config)
     general = [
         Field("general.type", "str", "model"),

@@ -42,8 +42,8 @@ KINDS: Mapping[Kind, tuple[gguf.GGUFValueType, gguf.GGUFValueType | None]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a file will hold besides the weights' values: its keys, its tensors with the type of each, and what
-    llama.cpp does differently with the model, as sentences."""
+    """What a file will hold besides the weights' values: its keys, its tensors with the type of each, and
+    what llama.cpp does differently with the model, as sentences."""
 
     arch: str
     fields: list[Field]
@@ -54,12 +54,11 @@ class Plan:
 
 
 def check(config: Mapping[str, Any], folder: Path) -> Tokenizer:
-    """Raises FormatImpossible unless a model of this configuration, with the tokenizer in `folder`, can be written."""
+    """Raises FormatImpossible unless a model of this configuration, with the tokenizer in `folder`, can be
+    written."""
     faults = runtime.faults(config)
     if faults:
-        raise FormatImpossible(
-            f"No GGUF can be written of this model: {'; '.join(faults)}.", pointer=POINTER
-        )
+        raise FormatImpossible(f"No GGUF can be written of this model: {'; '.join(faults)}.", pointer=POINTER)
     return read_tokenizer(folder, config)
 
 

@@ -1,9 +1,9 @@
 """BPE that was made from a SentencePiece model, and the scores that its pieces had. No torch.
 
-llama.cpp's `llama` tokenizer joins, again and again, the two neighbours whose union is the piece with the highest
-score, the leftmost first. BPE joins the pair with the lowest rank. Both do the same if every way to make a piece
-of two others is a merge, and the merges of one piece have ranks next to each other, as conversion from
-SentencePiece leaves them; then minus the place of a piece among the merges is its score.
+llama.cpp's `llama` tokenizer joins, again and again, the two neighbours whose union is the piece with the
+highest score, the leftmost first. BPE joins the pair with the lowest rank. Both do the same if every way to
+make a piece of two others is a merge, and the merges of one piece have ranks next to each other, as
+conversion from SentencePiece leaves them; then minus the place of a piece among the merges is its score.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ def prefix_space(data: Mapping[str, Any]) -> bool | None:
     if steps == [prepends, replaces] and not splits:
         return True
     # Gemma splits at spaces, of which its normaliser has left none.
-    at_spaces = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    at_spaces = {
+        "type": "Split",
+        "pattern": {"String": " "},
+        "behavior": "MergedWithPrevious",
+        "invert": False,
+    }
     if steps == [replaces] and splits in ([], [at_spaces]):
         return False
     if steps or len(splits) != 1 or splits[0].get("type") != "Metaspace":
@@ -44,7 +49,9 @@ def scores(model: Mapping[str, Any], added: Set[str]) -> dict[str, float] | str:
     """Score of every piece that merges make; or, as the end of a sentence, why the merges are not those of a
     SentencePiece model. `added` are tokens that no merge needs to make."""
     vocabulary = model["vocab"]
-    pairs = [tuple(one.split(" ", 1)) if isinstance(one, str) else tuple(one) for one in model.get("merges") or []]
+    pairs = [
+        tuple(one.split(" ", 1)) if isinstance(one, str) else tuple(one) for one in model.get("merges") or []
+    ]
     found: dict[str, float] = {}
     last = ""
     for left, right in pairs:

@@ -1,8 +1,8 @@
 """How a byte-level tokenizer splits text before its merges, by llama.cpp's names. No torch.
 
-llama.cpp knows pre-tokenizers by name alone: each name stands for regular expressions compiled into it, and for
-whether a word that is a token stays whole whatever the merges say (`ignore_merges`). A tokenizer.json spells them
-out; what is spelled like one of them is recognised, anything else is not.
+llama.cpp knows pre-tokenizers by name alone: each name stands for regular expressions compiled into it, and
+for whether a word that is a token stays whole whatever the merges say (`ignore_merges`). A tokenizer.json
+spells them out; what is spelled like one of them is recognised, anything else is not.
 """
 
 from __future__ import annotations

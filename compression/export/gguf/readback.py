@@ -74,9 +74,7 @@ def _as_read(field: Field) -> Any:
     return list(field.value) if isinstance(field.value, Sequence) and field.kind != "str" else field.value
 
 
-def _width_faults(
-    reader: gguf.GGUFReader, arch: str, stored: Mapping[str, ReaderTensor]
-) -> Iterator[str]:
+def _width_faults(reader: gguf.GGUFReader, arch: str, stored: Mapping[str, ReaderTensor]) -> Iterator[str]:
     def number(key: str) -> int:
         return int(reader.fields[f"{arch}.{key}"].contents())
 

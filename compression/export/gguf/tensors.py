@@ -1,4 +1,5 @@
-"""Which tensors a GGUF file holds, from which stored weights, and how a weight changes on its way there and back."""
+"""Which tensors a GGUF file holds, from which stored weights, and how a weight changes on its way there and
+back."""
 
 from __future__ import annotations
 
@@ -73,8 +74,9 @@ _ALWAYS_FULL = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_em
 
 @dataclass(frozen=True)
 class Item:
-    """A tensor of the file: its name, the stored weights it is made of, and how each changes. Several are stacked
-    along a new first axis, which counts experts. `heads` are those of a `rotary` change; `full`: float32 always.
+    """A tensor of the file: its name, the stored weights it is made of, and how each changes. Several are
+    stacked along a new first axis, which counts experts. `heads` are those of a `rotary` change; `full`:
+    float32 always.
     """
 
     name: str
@@ -159,10 +161,10 @@ def forward(item: Item, read: Callable[[str], Tensor]) -> Tensor:
 def changed(item: Item, weight: Tensor) -> Tensor:
     """A stored weight as the file has it.
 
-    rotary: transformers rotates the pairs (i, i + d/2) of the rows of a head, llama.cpp's `llama` the pairs (2i,
-    2i + 1), so row i of the first half becomes row 2i and row i of the second row 2i + 1. plus_one: Gemma
-    multiplies by 1 + weight, llama.cpp by what the file says. gate, up: the first and the second half of the
-    rows of every expert.
+    rotary: transformers rotates the pairs (i, i + d/2) of the rows of a head, llama.cpp's `llama` the pairs
+    (2i, 2i + 1), so row i of the first half becomes row 2i and row i of the second row 2i + 1. plus_one:
+    Gemma multiplies by 1 + weight, llama.cpp by what the file says. gate, up: the first and the second half
+    of the rows of every expert.
     """
     if item.change == "rotary":
         rest = weight.shape[1:]
@@ -180,8 +182,8 @@ def changed(item: Item, weight: Tensor) -> Tensor:
 
 
 def rope_factors(config: Mapping[str, Any]) -> Tensor | None:
-    """float32 [head_dim / 2]: what llama.cpp divides each frequency by, for rotary positions of type llama3; else
-    None.
+    """float32 [head_dim / 2]: what llama.cpp divides each frequency by, for rotary positions of type llama3;
+    else None.
 
     As in transformers: wave lengths above original / low_freq_factor are stretched by `factor`, those below
     original / high_freq_factor are left alone, and between them the frequencies are mixed linearly.

@@ -1,8 +1,9 @@
 """The tokenizer of a GGUF file, from tokenizer.json and tokenizer_config.json. No torch.
 
-llama.cpp has tokenizers of its own, and takes from the file their kind, tokens and merges. Of two kinds it can be
-said that they cut text as the model's own does: byte-level BPE with a pre-tokenizer that it knows by name (`gpt2`),
-and BPE that was made from a SentencePiece model (`llama`). Any other is refused, never approximated.
+llama.cpp has tokenizers of its own, and takes from the file their kind, tokens and merges. Of two kinds it
+can be said that they cut text as the model's own does: byte-level BPE with a pre-tokenizer that it knows by
+name (`gpt2`), and BPE that was made from a SentencePiece model (`llama`). Any other is refused, never
+approximated.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         kind = Field("tokenizer.ggml.model", "str", "none")
-        return Tokenizer([kind], ["The model came without tokenizer.json: the GGUF file takes token ids only."])
+        return Tokenizer(
+            [kind], ["The model came without tokenizer.json: the GGUF file takes token ids only."]
+        )
     data = json.loads(path.read_text(encoding="utf-8"))
     settings = _settings(folder)
     model = data.get("model") or {}
@@ -59,8 +62,8 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 def _impossible(what: str) -> FormatImpossible:
     return FormatImpossible(
-        f"No GGUF can be written: the model's tokenizer.json {what}. Leave gguf out of output.formats, or upload the "
-        "model without its tokenizer: the file then takes token ids.",
+        f"No GGUF can be written: the model's tokenizer.json {what}. Leave gguf out of output.formats, or "
+        "upload the model without its tokenizer: the file then takes token ids.",
         pointer=POINTER,
     )
 
@@ -102,7 +105,9 @@ def _byte_level(
     composed = normalizer is not None and normalizer.get("type") == "NFC"
     if normalizer is not None and not composed:
         raise _impossible(f"normalises text ({normalizer.get('type')}), which llama.cpp does not do")
-    remarks = ["llama.cpp does not compose characters (NFC) before it cuts text into tokens."] if composed else []
+    remarks = (
+        ["llama.cpp does not compose characters (NFC) before it cuts text into tokens."] if composed else []
+    )
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
     fields = [
         Field("tokenizer.ggml.model", "str", "gpt2"),
@@ -141,9 +146,7 @@ def _sentencepiece(
     return fields, []
 
 
-def _special(
-    data: Mapping[str, Any], settings: Mapping[str, Any], config: Mapping[str, Any]
-) -> list[Field]:
+def _special(data: Mapping[str, Any], settings: Mapping[str, Any], config: Mapping[str, Any]) -> list[Field]:
     """The ids of the tokens with a part to play: by tokenizer_config.json, else by config.json."""
     ids = dict(data["model"]["vocab"]) | {one["content"]: one["id"] for one in data.get("added_tokens") or []}
     fields = []
@@ -160,14 +163,13 @@ def _special(
 
 
 def _added(data: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Field]:
-    """Whether a text gets a first and a last token: as tokenizer.json's template says, else as the settings do."""
+    """Whether a text gets a first and a last token: as tokenizer.json's template says, else as the settings
+    do."""
     template = _template_of(data.get("post_processor"))
     if template is None:
         begins, ends = (bool(settings.get(f"add_{role}_token")) for role in ("bos", "eos"))
     else:
-        place = next(
-            (number for number, part in enumerate(template) if "Sequence" in part), len(template)
-        )
+        place = next((number for number, part in enumerate(template) if "Sequence" in part), len(template))
         begins, ends = place > 0, place + 1 < len(template)
     return [
         Field("tokenizer.ggml.add_bos_token", "bool", begins),
