@@ -36,6 +36,12 @@ _HEADS_FILL_THE_WIDTH = ("qwen2", "qwen2moe", "phi3", "gpt2")
 # Scores of models with so many layers are divided by the root of hidden / heads, of all others by that of
 # head_dim.
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
+_WITH_YARN = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe")
+# Of these llama.cpp computes something else than transformers, or nothing.
+_YARN = {
+    "beta_fast": 32, "beta_slow": 1, "attention_factor": None, "mscale": None, "mscale_all_dim": None,
+    "truncate": True,
+}  # fmt: skip
 _WITH_WINDOWS = ("gemma2", "gemma3")
 
 
@@ -117,8 +123,12 @@ def _rope(config: Config) -> Iterator[str]:
     arch, rope = architecture_of(config), full_rope(config)
     kind = rope.get("rope_type", "default")
     valid = ["default", "linear", *(["llama3"] if arch == "llama" else [])]
+    valid += ["yarn"] if arch in _WITH_YARN else []
     if kind not in valid:
         yield f"its rotary positions are of type {kind!r}; written are {', '.join(valid)} of {arch}"
+    odd = [key for key, usual in _YARN.items() if kind == "yarn" and rope.get(key, usual) != usual]
+    if odd:
+        yield f"its YaRN has its own {' and '.join(odd)}; only the usual one is written"
     sliding = (config.get("rope_parameters") or {}).get("sliding_attention", {})
     if sliding.get("rope_type", "default") != "default":
         yield "the rotary positions of its windows are scaled, which llama.cpp does not do"

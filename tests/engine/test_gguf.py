@@ -32,10 +32,12 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", {}),
     "llama-tied": ("LlamaForCausalLM-tied", {}),
     "llama3": ("LlamaForCausalLM", {"head_dim": 16, "rope_parameters": LLAMA3}),
+    "yarn": ("Qwen2ForCausalLM", {"max_position_embeddings": 256, "rope_parameters": YARN}),
     "mistral": ("MistralForCausalLM", {}),
     "qwen2": ("Qwen2ForCausalLM", {}),
     "qwen3": ("Qwen3ForCausalLM-windows", {}),
@@ -126,6 +128,9 @@ def test_keys_as_transformers_reads_them(written: Callable[[str], Path]) -> None
     assert (gemma["gemma3.rope.freq_base"], gemma["gemma3.rope.freq_base_swa"]) == (1e6, 1e4)
     assert (gemma["gemma3.rope.scaling.type"], gemma["gemma3.rope.scaling.factor"]) == ("linear", 8.0)
     assert gemma["gemma3.final_logit_softcapping"] == 20.0
+    yarn = {field.key.removeprefix("qwen2.rope."): field.value for field in _plan(written("yarn")).fields}
+    assert (yarn["scaling.type"], yarn["scaling.factor"]) == ("yarn", 4.0)
+    assert (yarn["scaling.original_context_length"], yarn["freq_base"]) == (64, 5000.0)
     experts = {field.key: field.value for field in _plan(written("qwen2moe")).fields}
     assert (experts["qwen2moe.expert_count"], experts["qwen2moe.expert_used_count"]) == (4, 2)
     assert experts["qwen2moe.expert_shared_feed_forward_length"] == 40
@@ -229,6 +234,7 @@ def test_reading_back_notices_what_is_wrong(written: Callable[[str], Path], tmp_
         ("GPT2LMHeadModel-inverse", {}, "scales its attention scores"),
         ("Qwen2MoeForCausalLM-windows", {}, "norm_topk_prob"),
         ("LlamaForCausalLM", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ("LlamaForCausalLM", {"rope_parameters": {**YARN, "beta_fast": 16.0}}, "its own beta_fast"),
     ],
 )
 def test_models_that_llama_cpp_would_compute_otherwise(

@@ -97,9 +97,12 @@ def _rope(config: Mapping[str, Any]) -> Iterator[Field]:
         yield Field("rope.freq_base_swa", "f32", config["rope_parameters"]["sliding_attention"]["rope_theta"])
     if architecture_of(config) == "phi3":
         yield Field("rope.scaling.original_context_length", "u32", config["original_max_position_embeddings"])
-    if rope["rope_type"] == "linear":
-        yield Field("rope.scaling.type", "str", "linear")
+    if rope["rope_type"] in ("linear", "yarn"):
+        yield Field("rope.scaling.type", "str", rope["rope_type"])
         yield Field("rope.scaling.factor", "f32", rope["factor"])
+    if rope["rope_type"] == "yarn":
+        pretrained = rope["original_max_position_embeddings"]
+        yield Field("rope.scaling.original_context_length", "u32", pretrained)
 
 
 def _experts(config: Mapping[str, Any]) -> Iterator[Field]:
