@@ -139,6 +139,11 @@ def test_text_is_cut_as_the_model_does(tmp_path: Path, name: str) -> None:
     tokens, kinds = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.token_type"]
     assert len(tokens) == len(kinds) == len(set(tokens)) == 600
     assert (kinds[1], kinds[-1]) == (3, 5)
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b"[PAD599]", b"[PAD598]", 1))
+    assert readback.faults(path) == [
+        "model.gguf: the key tokenizer.ggml.tokens is not what config.json and tokenizer.json say"
+    ]
 
 
 def test_first_and_last_tokens_template_and_padding(tmp_path: Path) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import torch
-from gguf.gguf_reader import ReaderField, ReaderTensor
+from gguf.gguf_reader import ReaderTensor
 from torch import Tensor
 
 from compression.export.gguf.fields import Field
 from compression.export.gguf.file import KINDS, TYPES, Plan, plan
+from compression.export.gguf.reader import Reader, packed, value
 from compression.export.gguf.tensors import ROPE_FACTORS, Item
 from compression.loading.weights import WeightReader
 
@@ -36,8 +37,8 @@ def faults(path: Path) -> list[str]:
     weights = WeightReader(folder)
     wanted = plan(config, weights, folder)
     try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, OSError, IndexError) as error:
+        reader = Reader(path)
+    except (ValueError, OSError, IndexError, KeyError) as error:
         return [f"{path.name} cannot be read back: {type(error).__name__}"]
     stored = {tensor.name: tensor for tensor in reader.tensors}
     found = [*_field_faults(reader, wanted), *_width_faults(reader, wanted.arch, stored)]
@@ -55,23 +56,18 @@ def _field_faults(reader: gguf.GGUFReader, wanted: Plan) -> Iterator[str]:
             continue
         kind, part = KINDS[field.kind]
         types = [kind] if part is None else [kind, part]
-        if list(found.types) != types or _value(found) != _as_read(field):
+        if list(found.types) != types or value(found) != _as_read(field):
             yield f"the key {field.key} is not what config.json and tokenizer.json say"
     if fields:
         yield f"there are keys that nobody wrote: {', '.join(sorted(fields)[:3])}"
 
 
-def _value(field: ReaderField) -> Any:
-    return field.contents()
-
-
 def _as_read(field: Field) -> Any:
-    """A value as 32 bits hold it."""
-    if field.kind == "f32":
-        return float(np.float32(field.value))
-    if field.kind == "[f32]":
-        return np.asarray(field.value, np.float32).tolist()
-    return list(field.value) if isinstance(field.value, Sequence) and field.kind != "str" else field.value
+    """A value as the file holds it: numbers in 32 bits, lists as their bytes."""
+    part = KINDS[field.kind][1]
+    if part is not None:
+        return packed(list(field.value), part)
+    return float(np.float32(field.value)) if field.kind == "f32" else field.value
 
 
 def _width_faults(reader: gguf.GGUFReader, arch: str, stored: Mapping[str, ReaderTensor]) -> Iterator[str]:
@@ -86,8 +82,8 @@ def _width_faults(reader: gguf.GGUFReader, arch: str, stored: Mapping[str, Reade
             if number(key) != int(stored[name].shape[1 - axis]):
                 yield f"{arch}.{key} is {number(key)}, but {name} has {int(stored[name].shape[1 - axis])}"
     heads, groups = number("attention.head_count"), number("attention.head_count_kv")
-    size, value = number("attention.key_length"), number("attention.value_length")
-    widths = {"q": heads * size, "k": groups * size, "v": groups * value}
+    size, other = number("attention.key_length"), number("attention.value_length")
+    widths = {"q": heads * size, "k": groups * size, "v": groups * other}
     for layer in range(number("block_count")):
         block = f"blk.{layer}"
         if f"{block}.attn_norm.weight" not in stored:
