@@ -172,6 +172,8 @@ def test_first_and_last_tokens_template_and_padding(tmp_path: Path) -> None:
     assert [
         remark for remark in found.remarks if "NFC" in remark or "<|endoftext|>" in remark
     ] == found.remarks
+    endless = read_tokenizer(folder, {"vocab_size": 600})
+    assert [remark for remark in endless.remarks if "takes token 11" in remark]
     (folder / "tokenizer.json").unlink()
     bare = read_tokenizer(folder, config)
     assert [field.value for field in bare.fields] == ["none"]

@@ -25,6 +25,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
 # A file of this kind must have merges; symbols begin as single characters, so these two never meet.
 _NO_MERGES = ["<none> <none>"]
+# What llama.cpp takes for the end where the file names none.
+_USUAL_END = {"gpt2": 11, "llama": 2}
 _WHITE = ("lstrip", "rstrip", "single_word")
 POINTER = "/output/formats"
 
@@ -56,8 +58,9 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         fields, remarks = _sentencepiece(data, tokens, kinds)
     else:
         fields, remarks = _byte_level(data, tokens, kinds)
-    fields += _special(data, settings, config) + _added(data, settings) + _template(folder, settings)
-    return Tokenizer(fields, remarks + _remarks(data))
+    special = _special(data, settings, config)
+    fields += special + _added(data, settings) + _template(folder, settings)
+    return Tokenizer(fields, remarks + _endless(fields[0].value, special) + _remarks(data))
 
 
 def _impossible(what: str) -> FormatImpossible:
@@ -160,6 +163,12 @@ def _special(data: Mapping[str, Any], settings: Mapping[str, Any], config: Mappi
         if isinstance(number, int):
             fields.append(Field(f"tokenizer.ggml.{key}", "u32", number))
     return fields
+
+
+def _endless(kind: str, special: list[Field]) -> list[str]:
+    if any(field.key == "tokenizer.ggml.eos_token_id" for field in special):
+        return []
+    return [f"The model names no token that ends a text: llama.cpp takes token {_USUAL_END[kind]} for it."]
 
 
 def _added(data: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Field]:
