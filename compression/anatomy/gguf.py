@@ -32,7 +32,7 @@ _SILU = ("silu", "swish")
 _TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 _ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "activation_function")
 # Their loaders take the hidden width for that of all heads together.
-_HEADS_FILL_THE_WIDTH = ("qwen2", "qwen2moe", "phi3", "gpt2")
+_HEADS_FILL_THE_WIDTH = ("qwen2", "qwen2moe")
 # Scores of models with so many layers are divided by the root of hidden / heads, of all others by that of
 # head_dim.
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
@@ -136,7 +136,7 @@ def _rope(config: Config) -> Iterator[str]:
 
 def _heads(config: Config) -> Iterator[str]:
     arch = architecture_of(config)
-    if arch not in _HEADS_FILL_THE_WIDTH or arch == "gpt2":
+    if arch not in _HEADS_FILL_THE_WIDTH:
         return
     width, hidden = config["num_attention_heads"] * head_size(config), config["hidden_size"]
     if width != hidden:

@@ -233,6 +233,7 @@ def test_reading_back_notices_what_is_wrong(written: Callable[[str], Path], tmp_
         ("Phi3ForCausalLM-long", {}, "of type 'longrope'"),
         ("GPT2LMHeadModel-inverse", {}, "scales its attention scores"),
         ("Qwen2MoeForCausalLM-windows", {}, "norm_topk_prob"),
+        ("Qwen2MoeForCausalLM", {"head_dim": 16}, "its heads are 64 wide together"),
         ("LlamaForCausalLM", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ("LlamaForCausalLM", {"rope_parameters": {**YARN, "beta_fast": 16.0}}, "its own beta_fast"),
     ],
