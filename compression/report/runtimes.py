@@ -13,11 +13,18 @@ from compression.specification import n_m
 
 
 def runtimes(
-    task: str, granularity: str, versions: Mapping[str, str], *, verified: bool, latency_ratio: float | None
+    task: str,
+    granularity: str,
+    versions: Mapping[str, str],
+    *,
+    verified: bool,
+    latency_ratio: float | None,
+    gguf: bool = False,
 ) -> list[dict[str, Any]]:
     """One entry a runtime: ``name``, ``version``, ``loads``, ``faster``, ``checked``, ``note``.
 
-    ``faster`` is yes, no or depends: than the dense model in the same runtime.
+    ``faster`` is yes, no or depends: than the dense model in the same runtime. ``gguf``: whether the
+    artifact has a GGUF file.
     """
     layers = granularity == "layer" or granularity in STRUCTURES
     measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
@@ -29,7 +36,7 @@ def runtimes(
     faster = "yes" if layers else "no"
     found = [
         _entry("transformers", versions.get("transformers", ""), "yes", faster, note, checked=verified),
-        *_of_task(task, layers),
+        *_of_task(task, layers, gguf),
         _entry(
             "ONNX Runtime",
             "1.x",
@@ -57,9 +64,9 @@ def _entry(
     }
 
 
-def _of_task(task: str, layers: bool) -> list[dict[str, Any]]:
+def _of_task(task: str, layers: bool, gguf: bool) -> list[dict[str, Any]]:
     if task == "text-generation":
-        return _decoder_runtimes(layers)
+        return _decoder_runtimes(layers, gguf)
     if task == "text2text-generation":
         return _both_runtimes()
     # No runtime that serves texts takes images.
@@ -86,8 +93,11 @@ def _both_runtimes() -> list[dict[str, Any]]:
     ]
 
 
-def _decoder_runtimes(layers: bool) -> list[dict[str, Any]]:
+def _decoder_runtimes(layers: bool, gguf: bool) -> list[dict[str, Any]]:
     faster = "yes" if layers else "no"
+    loads, how = "after conversion to GGUF", "Convert with its own script"
+    if gguf:
+        loads, how = "yes", "model.gguf is in the artifact"
     zeros = "A plain checkpoint with an ordinary config.json."
     return [
         _entry(
@@ -101,9 +111,9 @@ def _decoder_runtimes(layers: bool) -> list[dict[str, Any]]:
         _entry(
             "llama.cpp",
             "current",
-            "after conversion to GGUF",
+            loads,
             faster,
-            "Convert with its own script; quantisation does not keep count of zeros.",
+            f"{how}; quantisation does not keep count of zeros.",
         ),
     ]
 
