@@ -18,6 +18,7 @@
       DatasetInsufficient           found while running: too little text for what is asked
       WeightsNotFinite              NaN or infinity among the weights
       CheckpointInvalid             a checkpoint of this job does not fit
+      FormatImpossible              the model cannot be written in a format that was asked for
       RecoveryImpossible            the recovery cannot be done with this model or data
       RecoveryDiverged              the loss of a recovery became NaN or infinite
       ArtifactVerificationFailed    the reloaded artifact does not give the evaluated outputs
@@ -177,6 +178,12 @@ class CheckpointInvalid(CompressionError):
     """A checkpoint of this job is damaged or belongs to another specification."""
 
     code = "checkpoint_invalid"
+
+
+class FormatImpossible(CompressionError):
+    """The model, or its tokenizer, cannot be written in a format that was asked for."""
+
+    code = "format_impossible"
 
 
 class RecoveryImpossible(CompressionError):

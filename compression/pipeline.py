@@ -95,7 +95,7 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
             cost=cost,
             **judged.to_report(),
             data=data.facts(),
-            artifact={"bytes": artifact.bytes, "files": artifact.files},
+            artifact={"bytes": artifact.bytes, "files": artifact.files, "gguf": artifact.gguf},
             seconds=clock.seconds,
             baselines=compared,
             **pruned.to_report(),

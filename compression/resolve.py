@@ -14,6 +14,7 @@ from compression.resolving.data import check_gates, resolve_evaluation, resolve_
 from compression.resolving.domain import resolve_domain_calibration, resolve_domain_evaluation
 from compression.resolving.draft import Draft
 from compression.resolving.images import resolve_preprocessing
+from compression.resolving.output import resolve_output
 from compression.resolving.structures import check_kinds
 from compression.resolving.target import check_target
 from compression.specification import JobSpecification, granularity_kind, n_m
@@ -43,8 +44,7 @@ def resolve(
     check_gates(draft)
     resolve_recovery(draft)
     resolve_preprocessing(draft)
-    dtype = spec.output.dtype or (inspection.dtype if inspection.dtype in ("float32", "bfloat16") else None)
-    draft.update("output", dtype=dtype)
+    resolve_output(draft)
     if not draft.faults:
         check_target(draft)
     if draft.faults:

@@ -202,7 +202,12 @@ class Structure(Part):
 class Output(Part):
     """What is written."""
 
-    formats: list[Literal["safetensors"]] = Field(default=["safetensors"], min_length=1, max_length=4)
+    formats: list[Literal["safetensors", "gguf"]] = Field(
+        default=["safetensors"],
+        min_length=1,
+        max_length=4,
+        description='What the artifact holds: "safetensors" always, with "gguf" also a file for llama.cpp.',
+    )
     dtype: Dtype | None = Field(
         default=None, description="Type of the written weights; default: as they came."
     )

@@ -108,6 +108,14 @@ RecoveryOption = Annotated[
 Dtype = Annotated[
     str | None, Option(help="Type of the written weights: float32 or bfloat16.", rich_help_panel=RUN)
 ]
+Format = Annotated[
+    list[str] | None,
+    Option(
+        metavar="FORMAT",
+        help="Another format beside the safetensors: gguf, for llama.cpp. Repeatable.",
+        rich_help_panel=RUN,
+    ),
+]
 Seed = Annotated[int | None, Option(help="Seed of everything random.", rich_help_panel=RUN)]
 LimitSeconds = Annotated[int | None, Option(help="Stop the job after this time.", rich_help_panel=RUN)]
 Queue = Annotated[str | None, Option(help="Which workers: cpu or gpu.", rich_help_panel=RUN)]

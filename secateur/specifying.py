@@ -35,6 +35,7 @@ class Wish:
     gates: Sequence[Mapping[str, Any]] = ()
     baselines: Sequence[str] = ()
     dtype: str | None = None
+    formats: Sequence[str] = ()
     seed: int | None = None
     limit_seconds: int | None = None
     queue: str | None = None
@@ -94,7 +95,7 @@ def specification(wish: Wish, model: str, texts: Texts) -> dict[str, Any]:
         "calibration": sample,
         "recovery": repair or spec.get("recovery"),
         "evaluation": check,
-        "output": _merge(spec.get("output"), dtype=wish.dtype),
+        "output": _merge(spec.get("output"), dtype=wish.dtype, formats=_formats(wish.formats)),
         "limits": _merge(spec.get("limits"), seconds=wish.limit_seconds),
         "metadata": _merge(spec.get("metadata"), **wish.metadata),
         "recipe": wish.recipe
@@ -189,6 +190,11 @@ def _merge(base: Any, **given: Any) -> dict[str, Any]:
     merged = dict(base or {})
     merged.update({key: value for key, value in given.items() if value not in (None, [], {})})
     return merged
+
+
+def _formats(given: Sequence[str]) -> list[str]:
+    """What is asked for, after the safetensors, which are always written; empty if nothing is."""
+    return list(dict.fromkeys(["safetensors", *given])) if given else []
 
 
 def _inner(base: Any, dataset: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from compression.anatomy.families import family_of
+from compression.anatomy.formats import formats, limits
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site, elements, layer_of, with_layer
 from compression.anatomy.macs import Macs, count_macs
 from compression.anatomy.patterns import ignored
@@ -37,4 +38,6 @@ def inspect(config: Mapping[str, Any], tensors: Iterable[str], *, has_tokenizer:
         bytes=sum(map(stored, required)),
         layer_bytes=sum(stored(name) for name in required if name.startswith(first)),
         dtype=dtype,
+        formats=formats(config),
+        format_limits=limits(config),
     )

@@ -75,6 +75,8 @@ class Inspection:
     `compression.preprocessing.Preprocessing` as JSON), None where the model's file asks for unknown steps.
     `structures` are the units that can be cut in every layer alike, so that the result has a stock config.
     `layer_heads` are the query heads of each layer where they differ (empty: `heads` in all).
+    `formats` are those that the model can be written in; `format_limits` say why not in another one
+    (`format`, `reason`), or not in one of them once it is cut by some `granularities` (empty: by any).
     """
 
     family: str
@@ -112,6 +114,8 @@ class Inspection:
     other_bytes: int = 0
     structures: tuple[Structure, ...] = ()
     layer_heads: tuple[int, ...] = ()
+    formats: tuple[str, ...] = ("safetensors",)
+    format_limits: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def tied(self) -> tuple[str, ...]:
@@ -123,11 +127,12 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """As JSON data; `from_json` reads it back."""
         data = asdict(self)
-        for name in ("labels", "granularities", "image", "layer_heads"):
+        for name in ("labels", "granularities", "image", "formats", "layer_heads"):
             data[name] = None if data[name] is None else list(data[name])
         data["sites"] = [{**asdict(site), "shape": list(site.shape)} for site in self.sites]
         data["not_prunable"] = [dict(item) for item in self.not_prunable]
         data["structures"] = [{**asdict(one), "counts": list(one.counts)} for one in self.structures]
+        data["format_limits"] = [dict(one) for one in self.format_limits]
         return data
 
     @classmethod
@@ -144,6 +149,8 @@ class Inspection:
         values["structures"] = tuple(
             Structure(**{**one, "counts": tuple(one["counts"])}) for one in values.get("structures", ())
         )
+        values["formats"] = tuple(values.get("formats", ("safetensors",)))
+        values["format_limits"] = tuple(dict(one) for one in values.get("format_limits", ()))
         return cls(**values)
 
 

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compression.anatomy.formats import GGUF, SAFETENSORS
 from compression.evaluation import stock
 from compression.evaluation.types import TensorSource
 from compression.export.card import model_card
+from compression.export.gguf import file as gguf_file
 from compression.export.masks import FORMAT, write_masks
-from compression.export.model import write_model
+from compression.export.model import WrittenModel, write_model
 from compression.export.writer import SHARD_BYTES
 
 MANIFEST_SCHEMA = "secateur.manifest/1"
@@ -62,11 +64,13 @@ class ArtifactInputs:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What was written: the folder, the manifest, and every file as {path, bytes, sha256}."""
+    """What was written: the folder, the manifest, and every file as {path, bytes, sha256}. `gguf` says of
+    the GGUF file its {path, bytes, tensors, remarks}."""
 
     folder: Path
     manifest: dict[str, Any]
     files: list[dict[str, Any]]
+    gguf: Mapping[str, Any] | None = None
 
     @property
     def bytes(self) -> int:
@@ -115,16 +119,40 @@ def write_artifact(inputs: ArtifactInputs) -> Artifact:
         _write_json(extra / "kept.json", {"schema": "secateur.kept/1", "layers": list(layers)})
     if inputs.units:
         _write_json(extra / "units.json", {"schema": "secateur.units/1", "units": dict(inputs.units)})
+    gguf = _write_gguf(inputs) if GGUF in _formats(inputs) else None
     (folder / "README.md").write_text(model_card(inputs), encoding="utf-8")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = [file_entry(folder, path) for path in paths]
-    manifest = _manifest(inputs, layers, files)
+    manifest = _manifest(inputs, layers, files, gguf)
     _write_json(extra / "manifest.json", manifest)
-    return Artifact(folder, manifest, [*files, file_entry(folder, extra / "manifest.json")])
+    return Artifact(folder, manifest, [*files, file_entry(folder, extra / "manifest.json")], gguf)
+
+
+def _formats(inputs: ArtifactInputs) -> Sequence[str]:
+    found: Sequence[str] = (inputs.specification.get("output") or {}).get("formats") or (SAFETENSORS,)
+    return found
+
+
+def _write_gguf(inputs: ArtifactInputs) -> dict[str, Any]:
+    """Write the GGUF file beside the safetensors, from what they were written from."""
+    path = inputs.folder / gguf_file.NAME
+    config = json.loads((inputs.folder / "config.json").read_text(encoding="utf-8"))
+    written = WrittenModel(inputs.source, inputs.kept, inputs.dtype)
+    plan = gguf_file.plan(config, written, inputs.folder)
+    gguf_file.write(path, plan, written)
+    return {
+        "path": path.name,
+        "bytes": path.stat().st_size,
+        "tensors": len(plan.items) + (plan.factors is not None),
+        "remarks": plan.remarks,
+    }
 
 
 def _manifest(
-    inputs: ArtifactInputs, layers: Sequence[int] | None, files: list[dict[str, Any]]
+    inputs: ArtifactInputs,
+    layers: Sequence[int] | None,
+    files: list[dict[str, Any]],
+    gguf: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     specification = {k: v for k, v in inputs.specification.items() if k not in _NOT_OF_THE_RESULT}
     return {
@@ -143,6 +171,7 @@ def _manifest(
         },
         "figures": inputs.figures,
         "versions": dict(inputs.versions),
+        "gguf": None if gguf is None else dict(gguf),
         "files": files,
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from compression.anatomy.formats import GGUF
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.evaluation import stock
 from compression.specification import n_m
@@ -59,6 +60,7 @@ def model_card(inputs: ArtifactInputs) -> str:
         f'model = {loader}.from_pretrained("PATH", dtype="auto")',
         "```",
         "",
+        *_gguf(specification),
         "## What it is not",
         "",
         *_limits(granularity, bool(inputs.masks)),
@@ -67,6 +69,19 @@ def model_card(inputs: ArtifactInputs) -> str:
         "",
     ]
     return "\n".join(parts)
+
+
+def _gguf(specification: Mapping[str, Any]) -> list[str]:
+    if GGUF not in ((specification.get("output") or {}).get("formats") or []):
+        return []
+    return [
+        "For llama.cpp: `model.gguf` holds the same weights, as they are here; nothing is quantised.",
+        "",
+        "```sh",
+        "llama-cli -m PATH/model.gguf",
+        "```",
+        "",
+    ]
 
 
 def _cost_table(cost: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,8 @@ from compression.anatomy import inspect
 from compression.errors import ArtifactVerificationFailed
 from compression.evaluation import probe, stock
 from compression.evaluation.types import CLASSIFICATION, FEATURES, IMAGES
+from compression.export.gguf import file as gguf_file
+from compression.export.gguf import readback
 from compression.export.masks import read_masks
 from compression.loading.weights import WeightReader
 from compression.specification import n_m
@@ -58,7 +60,7 @@ def check(folder: Path, expected: Path, device: str = "cpu") -> dict[str, Any]:
         outputs = [stock.answer(model, batch, fixed.task).cpu() for batch in fixed.batches]
     memory = probe.memory_report(before, device)
     difference, tolerance, agreement = compare(outputs, list(fixed.outputs))
-    faults = [*key_faults(info, fixed.task), *file_faults(folder), *zero_faults(folder)]
+    faults = [*key_faults(info, fixed.task), *file_faults(folder), *zero_faults(folder), *gguf_faults(folder)]
     if not difference <= tolerance:
         faults.append(
             f"the reloaded model's outputs differ by {difference:.3g} from the evaluated ones "
@@ -154,6 +156,13 @@ def zero_faults(folder: Path) -> list[str]:
             if int(rows.reshape(rows.shape[0], -1, m).sum(-1).max()) > n:
                 faults.append(f"{name} has more than {n} non-zeros in a group of {m}")
     return faults
+
+
+def gguf_faults(folder: Path) -> list[str]:
+    """Keys and weights of a GGUF file in the folder that differ from config.json, the tokenizer and the
+    safetensors; every weight is compared bit by bit."""
+    path = folder / gguf_file.NAME
+    return readback.faults(path) if path.exists() else []
 
 
 def stored_inputs_first(folder: Path, names: list[str]) -> set[str]:

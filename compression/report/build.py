@@ -80,6 +80,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         inputs.versions,
         verified=inputs.verification is not None,
         latency_ratio=ratio,
+        gguf=inputs.artifact.get("gguf") is not None,
     )
     report["notes"] = notes(report, granularity)
     report["reproducibility"] = _reproducibility(inputs)

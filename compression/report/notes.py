@@ -15,7 +15,7 @@ Json = Mapping[str, Any]
 def notes(report: Json, granularity: str) -> list[str]:
     """Sentences for the top of the page, the most important first."""
     found = [_size(report, granularity), _speed(report, granularity), _quality(report), *_recovery(report)]
-    found += [_domain(report), *_evaluation(report), *_overlap(report)]
+    found += [_domain(report), *_evaluation(report), *_overlap(report), *_gguf(report)]
     return [note for note in found if note]
 
 
@@ -76,6 +76,17 @@ def _speed(report: Json, granularity: str) -> str:
     elif n_m(granularity) is not None:
         expected += f"No common hardware makes use of the pattern {granularity}. "
     return expected + measured
+
+
+def _gguf(report: Json) -> list[str]:
+    written = report["artifact"].get("gguf")
+    if written is None:
+        return []
+    told = (
+        f"{written['path']} ({bytes_text(written['bytes'])}) holds the same model for llama.cpp; it was read "
+        "back, and every weight compared bit by bit. Nothing in it is quantised."
+    )
+    return [told, *written["remarks"]]
 
 
 def _range(case: Json) -> str:

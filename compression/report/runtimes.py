@@ -13,11 +13,18 @@ from compression.specification import n_m
 
 
 def runtimes(
-    task: str, granularity: str, versions: Mapping[str, str], *, verified: bool, latency_ratio: float | None
+    task: str,
+    granularity: str,
+    versions: Mapping[str, str],
+    *,
+    verified: bool,
+    latency_ratio: float | None,
+    gguf: bool = False,
 ) -> list[dict[str, Any]]:
     """One entry a runtime: ``name``, ``version``, ``loads``, ``faster``, ``checked``, ``note``.
 
-    ``faster`` is yes, no or depends: than the dense model in the same runtime.
+    ``faster`` is yes, no or depends: than the dense model in the same runtime. ``gguf``: whether the
+    artifact has a GGUF file.
     """
     layers = granularity == "layer" or granularity in STRUCTURES
     measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
@@ -31,7 +38,7 @@ def runtimes(
     faster = "depends" if granularity == "expert" else "yes" if layers else "no"
     found = [
         _entry("transformers", versions.get("transformers", ""), "yes", faster, note, checked=verified),
-        *_of_task(task, faster),
+        *_of_task(task, faster, gguf),
         _entry(
             "ONNX Runtime",
             "1.x",
@@ -59,9 +66,9 @@ def _entry(
     }
 
 
-def _of_task(task: str, faster: str) -> list[dict[str, Any]]:
+def _of_task(task: str, faster: str, gguf: bool) -> list[dict[str, Any]]:
     if task == "text-generation":
-        return _decoder_runtimes(faster)
+        return _decoder_runtimes(faster, gguf)
     if task == "text2text-generation":
         return _both_runtimes()
     # No runtime that serves texts takes images.
@@ -88,7 +95,10 @@ def _both_runtimes() -> list[dict[str, Any]]:
     ]
 
 
-def _decoder_runtimes(faster: str) -> list[dict[str, Any]]:
+def _decoder_runtimes(faster: str, gguf: bool) -> list[dict[str, Any]]:
+    loads, how = "after conversion to GGUF", "Convert with its own script"
+    if gguf:
+        loads, how = "yes", "model.gguf is in the artifact"
     zeros = "A plain checkpoint with an ordinary config.json."
     return [
         _entry(
@@ -102,9 +112,9 @@ def _decoder_runtimes(faster: str) -> list[dict[str, Any]]:
         _entry(
             "llama.cpp",
             "current",
-            "after conversion to GGUF",
+            loads,
             faster,
-            "Convert with its own script; quantisation does not keep count of zeros.",
+            f"{how}; quantisation does not keep count of zeros.",
         ),
     ]
 

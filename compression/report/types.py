@@ -28,7 +28,8 @@ class ReportInputs:
     with ``method``; None without recovery measured       ``evaluation.measure.with_pruned_memory``:
     ``latency``, ``memory`` (each may be None) verification   what ``export.verify.run`` gave data
     facts of ``calibration``, ``evaluation``, ``recovery`` and ``overlap`` {use: shared texts} artifact
-    ``bytes`` and ``files`` of the artifact inputs         sha256 of the model's files and of the datasets:
+    ``bytes``, ``files`` and ``gguf`` (or None) of the artifact inputs         sha256 of the model's files
+    and of the datasets:
     ``model``, ``datasets`` versions       software by name; device: ``type``, ``name``, ``threads`` seconds
     wall time of each stage, by name; ``resumed``: whether an earlier attempt was gone on from
     """

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 
+from compression.anatomy.formats import GGUF
 from compression.anatomy.inspection import Inspection
 from compression.checkpoint import Hook, Store, file_digest, job_key
 from compression.device import prepare_device
 from compression.errors import TensorsMismatch, WeightsNotFinite
+from compression.export.gguf import file as gguf_file
 from compression.loading.admission import Admission, FileSource, PathSource, admit_model
 from compression.loading.weights import WeightReader
 from compression.recipes import recipes
@@ -76,6 +78,7 @@ def software() -> dict[str, str]:
         "transformers": version("transformers"),
         "safetensors": version("safetensors"),
         "tokenizers": version("tokenizers"),
+        "gguf": version("gguf"),
     }
 
 
@@ -102,9 +105,20 @@ def make_view(folder: Path, model: Path, sources: dict[str, FileSource], admissi
 
 
 def check_weights(loaded: Loaded) -> None:
-    """Look at the values, which headers do not show. Raises WeightsNotFinite, TensorsMismatch."""
+    """Look at the values, which headers do not show. Raises WeightsNotFinite, TensorsMismatch,
+    FormatImpossible."""
+    check_formats(loaded)
     check_finite(loaded)
     check_tied(loaded)
+
+
+def check_formats(loaded: Loaded) -> None:
+    """Refuse, before anything is computed, a format that the model or its tokenizer cannot be written in.
+
+    The gateway has looked at config.json; it does not read vocabularies. Raises FormatImpossible.
+    """
+    if GGUF in loaded.specification.output.formats:
+        gguf_file.check(loaded.admission.config, loaded.folder)
 
 
 def check_finite(loaded: Loaded) -> dict[str, int]:

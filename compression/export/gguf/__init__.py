@@ -1,0 +1,1 @@
+"""One GGUF file beside the safetensors: keys, tensors, tokenizer, writing, and reading back."""
