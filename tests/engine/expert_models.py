@@ -1,4 +1,4 @@
-"""Tiny mixtures of experts in both layouts, and the stock model with some experts out of the router's reach."""
+"""Tiny mixtures of experts in both layouts, and the stock model with some experts never routed to."""
 
 from __future__ import annotations
 
