@@ -247,6 +247,13 @@ def test_clusters_of_many(seed: int) -> None:
         assert clustered(torch.from_numpy(distances), count) == _by_hand(distances, count)
 
 
+@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+def test_what_needs_no_data_takes_none(criterion: str, folder: Path, tmp_path: Path) -> None:
+    cuts = [Cut(folder, tmp_path / str(given), criterion, KEEP, calibrated=given) for given in (False, True)]
+    assert cuts[0].kept == cuts[1].kept
+    assert all(fact["reconstruction_error"] is None for fact in cuts[0].facts)
+
+
 def test_random_experts_are_those_of_the_seed(folder: Path, tmp_path: Path) -> None:
     kept = [
         Cut(folder, tmp_path / str(number), "random", KEEP, seed=seed).kept

@@ -15,8 +15,8 @@ from compression.updates.structures import structure_updates
 class ExpertMerge:
     """The expert that stays of a cluster becomes the mean of its members, each weighed by what the router
     gave it on the calibration data; so do the rows of the router. STUN takes the plain mean, and only where
-    few clusters are left (Lee et al. 2024, selective reconstruction); weighing by use follows M-SMoE (Li et al.
-    2024). Experts of a cluster to which no token was sent weigh alike."""
+    few clusters are left (Lee et al. 2024, selective reconstruction); weighing by use follows M-SMoE (Li et
+    al. 2024). Experts of a cluster to which no token was sent weigh alike."""
 
     name = "expert-merge"
     summary = "The expert that stays of a cluster becomes its mean, weighed by what the router gave each."
