@@ -28,7 +28,7 @@ from compression.seeds import site_generator
 from compression.statistics import Positions, sample_positions
 from compression.surgery import cut, cuts_of, moves, spare
 from compression.updates.structures import structure_updates
-from compression.updates.units import StructureUpdate
+from compression.updates.units import ExpertUpdate, StructureUpdate
 
 KEPT = ".kept"
 M = TypeVar("M")
@@ -54,7 +54,7 @@ class StructureSettings:
         """The criterion with the job's parameters."""
         return configured(structure_criteria[self.criterion], self.parameters)
 
-    def chain(self) -> list[StructureUpdate]:
+    def chain(self) -> list[StructureUpdate | ExpertUpdate]:
         """The updates in order, with the job's parameters."""
         return [configured(structure_updates[name], self.parameters) for name in self.update]
 

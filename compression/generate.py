@@ -63,9 +63,15 @@ def _weighed(registry: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def _of_kinds(registry: Iterable[Any]) -> list[dict[str, Any]]:
-    """The same with the kinds of units that they are for."""
-    kinds = {entry.name: sorted(entry.kinds) for entry in registry}
-    return [{**entry, "kinds": kinds[entry["name"]]} for entry in _weighed(registry)]
+    """The same with the kinds of units that they are for, and whether they give or need clusters of units."""
+    more = {
+        entry.name: {
+            "kinds": sorted(entry.kinds),
+            "clusters": hasattr(entry, "clusters") or "clusters" in entry.needs,
+        }
+        for entry in registry
+    }
+    return [{**entry, **more[entry["name"]]} for entry in _weighed(registry)]
 
 
 def _entries(registry: Iterable[Any]) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ from compression.pruning import Batch, Listener
 from compression.statistics import Collector, Positions, reconstruction_error, weight_error
 from compression.surgery import cuts_of, expanded
 from compression.unit_statistics import UnitCollector
-from compression.updates.units import StructureCut, StructureTask
+from compression.updates.units import StructureCut, StructureTask, StructureUpdate
 
 ROWS = "activations"
 
@@ -168,6 +168,7 @@ class StructurePruner(BlockPruner[Measured]):
                     measured.outputs.statistics(site.name).need("hessian"),
                 )  # fmt: skip
             for update in chain:
+                assert isinstance(update, StructureUpdate)
                 done = update.apply(task, done)
         changed = {}
         if chain:

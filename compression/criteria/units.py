@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -95,6 +95,19 @@ class StructureCriterion(Protocol):
     def score(self, units: Units, generator: torch.Generator) -> Tensor:
         """Importance of each unit: float64 [units], >= 0, finite. `generator` is a CPU generator, seeded for
         this group."""
+        ...
+
+
+Cluster = tuple[int, list[int]]
+"""The unit that stays of a cluster, and all its members, ascending."""
+
+
+@runtime_checkable
+class ClusterCriterion(StructureCriterion, Protocol):
+    """A criterion that keeps one unit of each cluster of units that are alike."""
+
+    def clusters(self, units: Units) -> list[Cluster]:
+        """`units.keep` clusters. ValueError without statistics."""
         ...
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compression.loading.experts import ExpertLayer
+from compression.loading.experts import LEAVES, ExpertLayer
 from compression.loading.hidden import HiddenStates
 
 Batch = dict[str, Tensor]
@@ -68,6 +68,14 @@ class Block:
             if other == stored:
                 return self.module.get_parameter(name)
         raise KeyError(stored)
+
+    def write(self, stored: str, tensor: Tensor) -> None:
+        """Give the stored tensor of this name another value, of all experts at once too; KeyError."""
+        leaf = stored.rpartition(".")[2]
+        if self.experts is not None and leaf in LEAVES and stored not in self.experts.pieces:
+            self.experts.module.get_parameter(leaf).data.copy_(tensor)
+        else:
+            self.parameter(stored).data.copy_(tensor)
 
     def keep_experts(self, kept: Tensor, routers: Sequence[str]) -> None:
         """Make of the block the one that has only some experts (int64, ascending), numbered anew; `routers`

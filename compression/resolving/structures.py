@@ -64,6 +64,22 @@ def check_kinds(draft: Draft) -> None:
         what = " and ".join(f"{kind}s" for kind in GRANULARITIES[granularity])
         hint = f"choose one of {able}" if able else "leave it out"
         draft.refuse(f"/options/{pointer}", f"{name} is not for {what}: {hint}.", "option_conflict")
+    _check_clusters(draft)
+
+
+def _check_clusters(draft: Draft) -> None:
+    """Notes a fault for every update that needs clusters of units where the criterion makes none."""
+    chosen, data = draft.specification.options, draft.catalogue.data
+    makers = [entry["name"] for entry in data["structure_criteria"] if entry["clusters"]]
+    takers = {entry["name"] for entry in data["structure_updates"] if entry["clusters"]}
+    for place, name in enumerate(chosen.get("update", [])):
+        if name in takers and chosen.get("criterion") not in makers:
+            draft.refuse(
+                f"/options/update/{place}",
+                f"{name} works on clusters, which {chosen.get('criterion')} does not make: choose the "
+                f"criterion {' or '.join(makers)}, or leave it out.",
+                "option_conflict",
+            )
 
 
 def _refuse_multiple(draft: Draft, one: Structure) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from compression.anatomy.structures import Kind
+from compression.criteria.units import Cluster, Units
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class StructureCut:
     bias: Tensor | None = None
 
 
+@runtime_checkable
 class StructureUpdate(Protocol):
     """Changes the weight that reads the units that stay, or its bias; `kinds` are those of the units. Updates
     are chained; see `UNIT_NEEDS`, and "hessian"."""
@@ -46,4 +49,21 @@ class StructureUpdate(Protocol):
 
     def apply(self, task: StructureTask, cut: StructureCut) -> StructureCut:
         """The cut after this update. Nothing that comes in is changed in place."""
+        ...
+
+
+@runtime_checkable
+class ExpertUpdate(Protocol):
+    """Changes the experts that stay: their tensors, and their rows of the router, become sums of what experts
+    of the dense layer had. Updates are chained."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str | None]
+    needs: ClassVar[frozenset[str]]
+    kinds: ClassVar[frozenset[Kind]]
+
+    def mix(self, units: Units, clusters: Sequence[Cluster], mixing: Tensor) -> Tensor:
+        """How much of every expert goes into each that stays, ascending: float64 [kept, units]; `mixing` is
+        what it was so far, which is not changed in place."""
         ...

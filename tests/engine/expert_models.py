@@ -1,4 +1,4 @@
-"""Tiny mixtures of experts in both layouts, and the stock model with some experts out of the router's reach."""
+"""Tiny mixtures of experts in both layouts, and the stock model with some experts never routed to."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def sequences() -> list[Tensor]:
 class Cut:
     """A model whose layers keep so many experts, pruned and written by the engine."""
 
-    def __init__(self, dense: Path, work: Path, criterion: str, keep: int, **settings: Any) -> None:
+    def __init__(
+        self, dense: Path, work: Path, criterion: str, keep: int, *, calibrated: bool = True, **settings: Any
+    ) -> None:
         self.dense, self.folder = dense, work / "cut"
         self.admission: Admission = admit_model(folder_sources(dense))
         self.inspection = Inspection.from_json(self.admission.inspection)
@@ -70,7 +72,8 @@ class Cut:
         chosen = StructureSettings(criterion, {"expert": keep}, **settings)
         self.store = Store(work / "steps", "key")
         self.pruner = ExpertPruner(
-            lambda: StreamedModel(dense, config, self.admission.family), groups, chosen, batches(),
+            lambda: StreamedModel(dense, config, self.admission.family), groups, chosen,
+            batches() if calibrated else None,
             self.store, Recorder(),
         )  # fmt: skip
         self.facts = self.pruner.run()

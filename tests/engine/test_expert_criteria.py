@@ -30,8 +30,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 class Reference:
     """What the routers and experts of the stock model see and give in every layer, in float64."""
 
-    def __init__(self, folder: Path, kept: dict[int, list[int]] | None = None) -> None:
+    def __init__(
+        self, folder: Path, kept: dict[int, list[int]] | None = None, replaced: dict[int, Any] | None = None
+    ) -> None:
         self.model = stock_model(folder, torch.float64).requires_grad_(False)
+        for layer, module in (replaced or {}).items():
+            self.model.model.layers[layer].mlp = module
         self.hidden: list[list[Tensor]] = [[] for _ in range(LAYERS)]
         for layer in range(LAYERS):
             self.model.model.layers[layer].mlp.register_forward_pre_hook(self._note(layer))
@@ -59,7 +63,7 @@ class Reference:
         return float((whole - self.given(layer, kept)).square().sum() / whole.square().sum())
 
     def tokens(self, layer: int) -> list[list[tuple[float, float, set[int]]]]:
-        """Of every expert: (router's weight, norm of its output, all experts of the token), token by token."""
+        """Of every expert, token by token: router's weight, norm of its output, all experts of the token."""
         mlp = self.model.model.layers[layer].mlp
         found: list[list[tuple[float, float, set[int]]]] = [[] for _ in range(EXPERTS)]
         for x in self.inputs(layer):
@@ -81,9 +85,13 @@ class Reference:
             return [sum(share for share, _, _ in mine) for mine in tokens]
         if criterion == "expert-output":
             return [float(np.mean([share * norm for share, norm, _ in mine] or [0.0])) for mine in tokens]
-        mlp = self.model.model.layers[layer].mlp
-        parts = (mlp.gate.weight, mlp.experts.gate_up_proj, mlp.experts.down_proj)
+        parts = self.parts(layer)
         return [sum(float(part[expert].square().sum()) for part in parts) for expert in range(EXPERTS)]
+
+    def parts(self, layer: int) -> tuple[Tensor, ...]:
+        """All that the experts of a layer own, expert by expert."""
+        mlp = self.model.model.layers[layer].mlp
+        return mlp.gate.weight, mlp.experts.gate_up_proj, mlp.experts.down_proj
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +137,7 @@ def test_statistics_are_those_of_the_stock_model(
         assert use.tokens == len(reference.inputs(layer)) == 52
         assert use.counts.tolist() == [len(mine) for mine in tokens]
         together = [
-            [sum(b in all_ for _, _, all_ in tokens[a]) for b in range(EXPERTS)] for a in range(EXPERTS)
+            [sum(b in taken for _, _, taken in tokens[a]) for b in range(EXPERTS)] for a in range(EXPERTS)
         ]
         assert use.together.tolist() == together
         assert use.weights.tolist() == pytest.approx(reference.scores("router-mass", layer), rel=1e-5)
@@ -176,32 +184,59 @@ def _by_hand(distances: np.ndarray, count: int) -> list[list[int]]:
     return sorted(sorted(cluster) for cluster in clusters)
 
 
+def _clusters(reference: Reference, layer: int, weight: float) -> list[tuple[int, list[int]]]:
+    """The expert that stays of each cluster, and its members."""
+    rows = reference.parts(layer)[0].numpy()
+    apart = np.linalg.norm(rows[:, None] - rows[None], axis=2)
+    tokens = reference.tokens(layer)
+    common = np.array([[sum(b in taken for _, _, taken in mine) for b in range(EXPERTS)] for mine in tokens])
+    pairs = list(combinations(range(EXPERTS), 2))
+    distances = apart / np.mean([apart[pair] for pair in pairs])
+    distances -= weight * common / np.mean([common[pair] for pair in pairs])
+    found = []
+    for members in _by_hand(distances, KEEP):
+        owned = {one: torch.cat([part[one].flatten() for part in reference.parts(layer)]) for one in members}
+        mean = torch.stack(list(owned.values())).mean(0)
+        apart_from_mean = {one: float((values - mean).norm()) for one, values in owned.items()}
+        found.append((min(members, key=apart_from_mean.__getitem__), members))
+    return sorted(found)
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_one_expert_of_each_cluster(
     weight: float, folder: Path, reference: Reference, tmp_path: Path
 ) -> None:
     cut = Cut(folder, tmp_path, "router-similarity", KEEP, parameters={"coactivation_weight": weight})
-    pairs = list(combinations(range(EXPERTS), 2))
     for layer in range(LAYERS):
-        mlp = reference.model.model.layers[layer].mlp
-        rows = mlp.gate.weight.numpy()
-        tokens = reference.tokens(layer)
-        apart = np.linalg.norm(rows[:, None] - rows[None], axis=2)
-        common = np.array(
-            [[sum(b in all_ for _, _, all_ in mine) for b in range(EXPERTS)] for mine in tokens]
-        )
-        distances = apart / np.mean([apart[pair] for pair in pairs])
-        distances -= weight * common / np.mean([common[pair] for pair in pairs])
-        owned = [
-            torch.cat([rows_[one].flatten() for rows_ in
-                       (mlp.gate.weight, mlp.experts.gate_up_proj, mlp.experts.down_proj)]).numpy()
-            for one in range(EXPERTS)
-        ]  # fmt: skip
-        wanted = []
-        for members in _by_hand(distances, KEEP):
-            mean = np.mean([owned[one] for one in members], axis=0)
-            wanted.append(min(members, key=lambda one: float(np.linalg.norm(owned[one] - mean))))
-        assert cut.kept[layer] == sorted(wanted)
+        assert cut.kept[layer] == [stays for stays, _ in _clusters(reference, layer, weight)]
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_clusters_become_their_mean(sequential: bool, folder: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"update": ("expert-merge",), "sequential": sequential}
+    cut = Cut(folder, tmp_path, "router-similarity", KEEP, **settings)
+    small = stock_model(cut.write(), torch.float64).requires_grad_(False)
+    for layer in range(LAYERS):
+        earlier = {one: small.model.layers[one].mlp for one in range(layer if sequential else 0)}
+        reference = Reference(folder, replaced=earlier)
+        shares = reference.scores("router-mass", layer)
+        clusters = _clusters(reference, layer, 1.0)
+        assert cut.kept[layer] == [stays for stays, _ in clusters]
+        mlp = small.model.layers[layer].mlp
+        found = (mlp.gate.weight, mlp.experts.gate_up_proj, mlp.experts.down_proj)
+        lost = total = 0.0
+        for part, merged in zip(reference.parts(layer), found, strict=True):
+            for place, (stays, members) in enumerate(clusters):
+                used = {one: shares[one] for one in members}
+                if not any(used.values()):
+                    used = dict.fromkeys(members, 1.0)
+                mean = sum(share * part[one] for one, share in used.items()) / sum(used.values())
+                assert torch.allclose(merged[place], mean, rtol=0, atol=1e-6)
+                lost += float((merged[place] - part[stays]).square().sum())
+            lost += float(part.square().sum() - part[cut.kept[layer]].square().sum())
+            total += float(part.square().sum())
+        assert cut.facts[layer]["weight_error"] == pytest.approx((lost / total) ** 0.5, rel=1e-4)
+        assert cut.facts[layer]["reconstruction_error"] is None
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -210,6 +245,13 @@ def test_clusters_of_many(seed: int) -> None:
     distances = values + values.T
     for count in (1, 7, 19, 20):
         assert clustered(torch.from_numpy(distances), count) == _by_hand(distances, count)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+def test_what_needs_no_data_takes_none(criterion: str, folder: Path, tmp_path: Path) -> None:
+    cuts = [Cut(folder, tmp_path / str(given), criterion, KEEP, calibrated=given) for given in (False, True)]
+    assert cuts[0].kept == cuts[1].kept
+    assert all(fact["reconstruction_error"] is None for fact in cuts[0].facts)
 
 
 def test_random_experts_are_those_of_the_seed(folder: Path, tmp_path: Path) -> None:

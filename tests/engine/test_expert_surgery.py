@@ -56,16 +56,17 @@ def test_removed_is_never_routed_to(case: str, layout: str, tmp_path: Path) -> N
     assert again.parameters == sum(value.numel() for value in model.parameters())
 
 
+def _dense_name(name: str, kept: list[int]) -> str:
+    return re.sub(r"(\.experts\.|_proj/)(\d+)", lambda found: f"{found[1]}{kept[int(found[2])]}", name)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_tensor_is_one_of_the_dense_model(layout: str, tmp_path: Path) -> None:
     cut = Cut(tiny(tmp_path / "dense", "Qwen2MoeForCausalLM", layout), tmp_path, "magnitude", 3)
     before, after = WeightReader(cut.dense), WeightReader(cut.write())
     small = Inspection.from_json(admit_model(folder_sources(cut.folder)).inspection)
     for site in small.sites:
-        kept = cut.kept[site.layer]
-        name = re.sub(
-            r"(\.experts\.|_proj/)(\d+)", lambda found: f"{found[1]}{kept[int(found[2])]}", site.name
-        )
+        name = _dense_name(site.name, cut.kept[site.layer])
         assert torch.equal(after.tensor(site.name), before.tensor(name)), site.name
     for layer, kept in enumerate(cut.kept):
         gate = f"model.layers.{layer}.mlp.gate.weight"

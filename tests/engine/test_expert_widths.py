@@ -58,8 +58,8 @@ def test_an_inspection_cut_is_the_inspection_of_what_is_cut(name: str, models: d
         config = family_of(admission.architecture).resized(admission.config, {"expert": kept})
         found = resized(whole, {"expert": kept})
         wanted = inspect(config, [site.name for site in found.sites] + _stored(name))
-        for field in ("sites", "parameters", "bytes", "prunable_parameters", "layer_parameters", "layer_bytes",
-                      "layer_macs", "not_prunable"):  # fmt: skip
+        for field in ("sites", "parameters", "bytes", "prunable_parameters", "layer_parameters",
+                      "layer_bytes", "layer_macs", "not_prunable"):  # fmt: skip
             assert getattr(found, field) == getattr(wanted, field), (field, kept)
 
 
@@ -107,12 +107,16 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"target": {"sparsity": 0.01}}, "/target/sparsity", "less than one step"),
     ({"target": {"parameters": 0.1}}, "/target/parameters", "ratios from 0."),
     ({"target": {"macs": 0.7}}, "/target/macs", "as many experts as before"),
-    ({"target": {"sparsity": 0.5}, "options": {"expert_multiple": 9}}, "/options/expert_multiple", "lower it"),
+    ({"target": {"sparsity": 0.5}, "options": {"expert_multiple": 9}}, "/options/expert_multiple",
+     "lower it"),
     ({"target": {"sparsity": 0.5}, "options": {"criterion": "wanda"}}, "/options/criterion",
      "wanda is not for experts: choose one of"),
     ({"target": {"sparsity": 0.5}, "options": {"update": ["least-squares"]}}, "/options/update/0",
      "least-squares is not for experts"),
-    ({"target": {"sparsity": 0.5}, "structure": {"granularity": "neuron"}}, "/structure/granularity", "expert"),
+    ({"target": {"sparsity": 0.5}, "options": {"update": ["expert-merge"]}}, "/options/update/0",
+     "choose the criterion router-similarity"),
+    ({"target": {"sparsity": 0.5}, "structure": {"granularity": "neuron"}}, "/structure/granularity",
+     "expert"),
     ({"target": {"sparsity": 0.5}, "structure": {"ignore": ["*.gate.weight"]}}, "/structure/ignore",
      "leave it out"),
     ({"target": {"sparsity": 0.5}, "recipe": "expert-drop"}, "/calibration", "activations"),

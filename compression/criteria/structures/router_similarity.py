@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compression.anatomy.structures import Kind
 from compression.criteria.structures import structure_criteria
-from compression.criteria.units import EXPERTS, Units, chosen
+from compression.criteria.units import EXPERTS, Cluster, Units, chosen
 from compression.parameters import parameter
 
 
@@ -39,7 +39,7 @@ class RouterSimilarity:
         statistics."""
         return chosen((stays for stays, _ in self.clusters(units)), units.count)
 
-    def clusters(self, units: Units) -> list[tuple[int, list[int]]]:
+    def clusters(self, units: Units) -> list[Cluster]:
         """Of each cluster the expert that stays and all its members, in order. ValueError without
         statistics."""
         found = clustered(self.distances(units), units.keep)
