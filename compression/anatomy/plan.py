@@ -244,8 +244,8 @@ def _narrower(specification: JobSpecification) -> str:
     if specification.options.get("allocation", "uniform") == "uniform":
         return "Narrower layers make the file smaller and every runtime faster."
     decided = (
-        f"The allocation {specification.options['allocation']} decides while running how many units each layer "
-        "keeps; what the target counts is met to a step, the other figures are those of equal shares."
+        f"The allocation {specification.options['allocation']} decides while running how many units each "
+        "layer keeps; what the target counts is met to a step, the other figures are those of equal shares."
     )
     if specification.output.layout == "padded":
         return f"{decided} Zeros up to the widest layer are counted as parameters and as multiplications."

@@ -10,6 +10,7 @@ from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
 from compression.anatomy.structures import COLUMNS, ROWS, Structure
 
 PREFIX = "PerLayer"
+PACKAGE = "compression.export.per_layer.modeling_secateur"
 PACKAGED: Mapping[str, str] = {
     "LlamaForCausalLM": "LlamaConfig",
     "MistralForCausalLM": "MistralConfig",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from compression.anatomy.varied import PACKAGE, PREFIX
 from compression.evaluation.types import (
     CLASSIFICATION,
     FEATURES,
@@ -57,7 +59,7 @@ def load_with_info(
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    cls = getattr(transformers, loader_name(task, config.get("architectures")))
+    cls = _class(task, config.get("architectures"))
     stored = config.get("dtype")
     # Said to the loader, not cast afterwards: what it computes itself would be rounded to float16 by then.
     wide = torch.float32 if stored == "float16" else "auto"
@@ -73,6 +75,13 @@ def load_with_info(
         model = model.float()
     model = model.to(device).eval()
     return model, {name: sorted(map(str, keys)) for name, keys in info.items() if name.endswith("_keys")}
+
+
+def _class(task: str, architectures: Sequence[str] | None) -> Any:
+    if architectures and architectures[0].startswith(PREFIX):
+        # The module that the artifact carries; a model of the user's never has such a name.
+        return getattr(import_module(PACKAGE), architectures[0])
+    return getattr(transformers, loader_name(task, architectures))
 
 
 def answer(model: nn.Module, batch: Batch, task: str) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,10 +36,11 @@ class ArtifactInputs:
 
     ``source`` holds the final weights; ``settings`` is its admitted configuration; ``copy_from`` is the
     dense model's folder. ``kept`` are the source layers that stay (layer-drop; None: all) and ``layers``
-    says the same for the manifest when the source has been renumbered already. ``units`` are the neurons,
-    heads and experts of the source that stay, by kind, layer by layer. ``masks`` are keep-masks by
-    weight name, empty without. ``specification`` is the resolved one as JSON; ``model_files`` and
-    ``datasets`` map names to sha256; ``figures`` are those of the card (``cost`` and ``quality``, each with
+    says the same for the manifest when the source has been renumbered already. ``code`` is the
+    module that loads a model whose layers have widths of their own (None: stock classes do). ``units``
+    are the neurons, heads and experts of the source that stay, by kind, layer by layer. ``masks`` are
+    keep-masks by weight name, empty without. ``specification`` is the resolved one as JSON;
+    ``model_files`` and ``datasets`` map names to sha256; ``figures`` are those of the card (``cost`` and ``quality``, each with
     dense, pruned, recovered), and must not hold anything that was timed; ``versions`` names the software.
     """
 
@@ -57,6 +59,7 @@ class ArtifactInputs:
     kept: Sequence[int] | None = None
     layers: Sequence[int] | None = None
     units: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    code: Path | None = None
     dtype: torch.dtype | None = None
     shard_bytes: int = SHARD_BYTES
     after_file: Callable[[int, int], None] = lambda done, total: None
@@ -110,6 +113,8 @@ def write_artifact(inputs: ArtifactInputs) -> Artifact:
         shard_bytes=inputs.shard_bytes,
         after_file=inputs.after_file,
     )
+    if inputs.code is not None:
+        shutil.copyfile(inputs.code, folder / inputs.code.name)
     extra = folder / "secateur"
     extra.mkdir(exist_ok=True)
     layers = inputs.layers if inputs.layers is not None else inputs.kept
@@ -161,6 +166,7 @@ def _manifest(
         "loader": {
             "library": "transformers",
             "class": stock.loader_name(inputs.task, inputs.settings.get("architectures")),
+            "code": None if inputs.code is None else inputs.code.name,
         },
         "specification": specification,
         "inputs": {"model": dict(inputs.model_files), "datasets": dict(inputs.datasets)},

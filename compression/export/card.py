@@ -30,7 +30,6 @@ def model_card(inputs: ArtifactInputs) -> str:
     target = specification.get("target") or {}
     asked = ", ".join(f"{name} {value}" for name, value in target.items())
     granularity = (specification.get("structure") or {}).get("granularity") or "as the recipe has it"
-    loader = stock.loader_name(inputs.task, inputs.settings.get("architectures"))
     parts = [
         "---",
         "library_name: transformers",
@@ -52,23 +51,39 @@ def model_card(inputs: ArtifactInputs) -> str:
         *_cost_table(inputs.figures.get("cost") or {}),
         *_quality_table(inputs.figures.get("quality") or {}, "the evaluation data"),
         *_quality_table(inputs.figures.get("domain_quality") or {}, "the domain's evaluation data"),
-        "## Load it",
-        "",
-        "```python",
-        f"from transformers import {loader}",
-        "",
-        f'model = {loader}.from_pretrained("PATH", dtype="auto")',
-        "```",
-        "",
+        *_loading(inputs),
         *_gguf(specification),
         "## What it is not",
         "",
-        *_limits(granularity, bool(inputs.masks)),
+        *_limits(granularity, bool(inputs.masks), inputs.code is not None),
         "",
         "`secateur/manifest.json` has the whole specification, the versions and the sha256 of every file.",
         "",
     ]
     return "\n".join(parts)
+
+
+def _loading(inputs: ArtifactInputs) -> list[str]:
+    loader = stock.loader_name(inputs.task, inputs.settings.get("architectures"))
+    trusted = "" if inputs.code is None else ", trust_remote_code=True"
+    lines = [
+        "## Load it",
+        "",
+        "```python",
+        f"from transformers import {loader}",
+        "",
+        f'model = {loader}.from_pretrained("PATH", dtype="auto"{trusted})',
+        "```",
+        "",
+    ]
+    if inputs.code is None:
+        return lines
+    return [
+        *lines,
+        "Its layers have widths of their own (`per_layer_config` in config.json).",
+        f"`{inputs.code.name}` builds the stock layers with them and holds no arithmetic: read it first.",
+        "",
+    ]
 
 
 def _gguf(specification: Mapping[str, Any]) -> list[str]:
@@ -112,7 +127,14 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4g}"
 
 
-def _limits(granularity: str, masked: bool) -> list[str]:
+def _limits(granularity: str, masked: bool, coded: bool) -> list[str]:
+    if coded:
+        return ["Its layers are narrower, each by its own measure, and only the code beside it loads it."]
+    if granularity in STRUCTURES and masked:
+        return [
+            "Its layers are narrower, each by its own measure; zeros bring them to one width, so it is no",
+            "smaller or faster than its widest layer would make it.",
+        ]
     if granularity == "expert":
         return ["It has fewer experts and needs less memory; a token takes as many of them as before."]
     if granularity in STRUCTURES:

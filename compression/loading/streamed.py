@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compression.anatomy.varied import PACKAGE, PREFIX
 from compression.device import compute_dtype
 from compression.errors import CompressionError
 from compression.loading.architectures import ARCHITECTURES
@@ -73,12 +74,14 @@ class StreamedModel:
         self.device = torch.device(device)
         self.dtype = dtype or compute_dtype(str(settings.get("dtype", "float32")))
         self.architecture = str((settings.get("architectures") or ["?"])[0])
-        if self.architecture not in ARCHITECTURES:
+        stock = self.architecture.removeprefix(PREFIX)
+        if stock not in ARCHITECTURES:
             raise ArchitectureUnsupported(f"architecture {self.architecture!r} cannot be run by the engine")
         self.family = family or str(settings.get("model_type"))
         self.reader = WeightReader(folder, overlay)
-        known = self._known = ARCHITECTURES[self.architecture]
-        model_class = getattr(importlib.import_module(known.module), self.architecture)
+        known = self._known = ARCHITECTURES[stock]
+        module = known.module if stock == self.architecture else PACKAGE
+        model_class = getattr(importlib.import_module(module), self.architecture)
         self.config = model_class.config_class.from_dict(trimmed_config(settings, keep_layers))
         self._skeleton = Skeleton(
             model_class, self.config, known, self.reader, self.device, self.dtype, keep_layers

@@ -81,6 +81,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         verified=inputs.verification is not None,
         latency_ratio=ratio,
         gguf=inputs.artifact.get("gguf") is not None,
+        layout=None if inputs.widths is None else inputs.widths["layout"],
     )
     report["notes"] = notes(report, granularity)
     report["reproducibility"] = _reproducibility(inputs)

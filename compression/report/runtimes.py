@@ -20,11 +20,13 @@ def runtimes(
     verified: bool,
     latency_ratio: float | None,
     gguf: bool = False,
+    layout: str | None = None,
 ) -> list[dict[str, Any]]:
     """One entry a runtime: ``name``, ``version``, ``loads``, ``faster``, ``checked``, ``note``.
 
     ``faster`` is yes, no or depends: than the dense model in the same runtime. ``gguf``: whether the
-    artifact has a GGUF file.
+    artifact has a GGUF file; ``layout`` how layers with widths of their own are written (None: there
+    are none).
     """
     layers = granularity == "layer" or granularity in STRUCTURES
     measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
@@ -35,7 +37,13 @@ def runtimes(
         note = f"{what} are computed, so every runtime is faster." + measured
     else:
         note = "Zeros are multiplied like any other number." + measured
-    faster = "depends" if granularity == "expert" else "yes" if layers else "no"
+    if layout == "packaged":
+        return _packaged_runtimes(versions.get("transformers", ""), measured, checked=verified)
+    if layout == "padded":
+        note = "Layers are as wide as the widest; zeros up to that are multiplied." + measured
+    faster = "yes" if layers else "no"
+    if granularity == "expert" or layout == "padded":
+        faster = "depends"
     found = [
         _entry("transformers", versions.get("transformers", ""), "yes", faster, note, checked=verified),
         *_of_task(task, faster, gguf),
@@ -64,6 +72,18 @@ def _entry(
         "checked": checked,
         "note": note,
     }
+
+
+def _packaged_runtimes(version: str, measured: str, *, checked: bool) -> list[dict[str, Any]]:
+    code = "trust_remote_code=True runs modeling_secateur.py of the artifact, which builds stock layers."
+    other = "Its models have one width for all layers. Choose output.layout padded, or allocation uniform."
+    return [
+        _entry(
+            "transformers", version, "with the code in the artifact", "yes", code + measured, checked=checked
+        ),
+        *(_entry(name, "current", "no", "no", other) for name in ("vLLM", "Text Generation Inference")),
+        _entry("llama.cpp", "current", "no", "no", "No GGUF of layers with widths of their own is written."),
+    ]
 
 
 def _of_task(task: str, faster: str, gguf: bool) -> list[dict[str, Any]]:

@@ -142,13 +142,36 @@ def _dropped(report: Json) -> str:
 
 def _widths(widths: Json) -> str:
     rows: list[Row] = [
-        [f"{one['kind']}s of a layer", number(f"{one['dense']:,}"), number(f"{one['kept']:,}")]
+        [f"{one['kind']}s of a layer", number(f"{one['dense']:,}"), number(_kept(one))]
         for one in widths["structures"]
     ]
-    words = (
-        f"{percent(widths['sparsity'])} of the parameters of these units are gone; all layers kept as many."
-    )
-    return figure("Widths", table(["", number("dense"), number("result")], rows, words), " ")
+    layout = _LAYOUTS[widths["layout"]]
+    words = f"{percent(widths['sparsity'])} of the parameters of these units are gone; {layout}."
+    plain = table(["", number("dense"), number("result")], rows, words)
+    drawn = [
+        plots.columns(
+            f"{one['kind']}s that stay, layer by layer",
+            [(str(layer), kept) for layer, kept in enumerate(one["layers"])],
+            lambda value: f"{value:,.0f}",
+            top=one["dense"],
+        )
+        for one in widths["structures"]
+        if one["layers"] is not None
+    ]
+    return figure("Widths", plain, " ") + "".join(figure("Layer by layer", plot, " ") for plot in drawn)
+
+
+_LAYOUTS = {
+    None: "all layers kept as many",
+    "padded": "layers kept numbers of their own, and zeros bring them all to the width of the widest",
+    "packaged": "layers kept numbers of their own, which the code in the artifact builds",
+}
+
+
+def _kept(one: Json) -> str:
+    if one["layers"] is None:
+        return f"{one['kept']:,}"
+    return f"{min(one['layers']):,} to {max(one['layers']):,}"
 
 
 def _sites(report: Json) -> str:

@@ -30,36 +30,46 @@ def check_layout(draft: Draft) -> None:
                 "option_conflict",
             )
         return
-    allocation = draft.specification.options["allocation"]
     packaged = draft.inspection.architecture in PACKAGED
     if draft.specification.structure.granularity == "expert":
         draft.refuse(
             "/options/allocation",
-            f"Experts go in equal numbers from every layer: write 'uniform' in place of {allocation!r}.",
+            "Experts go in equal numbers from every layer: write 'uniform'.",
             "option_conflict",
         )
     elif layout is None:
         choices = f"{_PADDED} or {_PACKAGED}" if packaged else _PADDED
         draft.refuse(
             "/output/layout",
-            f"With {allocation!r} every layer has widths of its own, which no stock config can say. Choose "
-            f"how the result is written: {choices}; or options.allocation 'uniform', for a smaller stock "
-            "checkpoint.",
+            f"With {draft.specification.options['allocation']!r} every layer has widths of its own, which no "
+            f"stock config can say. Choose how the result is written: {choices}; or options.allocation "
+            "'uniform', for a smaller stock checkpoint.",
             "layout_missing",
         )
-    elif layout == "packaged" and not packaged:
+    elif layout == "packaged":
+        _check_packaged(draft, offered=packaged)
+    elif draft.specification.target.kind != "sparsity":
+        kind = draft.specification.target.kind
+        draft.refuse(
+            f"/target/{kind}",
+            f"Padded with zeros, the result has hardly fewer {kind}: aim at sparsity, or choose {_PACKAGED}.",
+            "target_unsupported",
+        )
+
+
+def _check_packaged(draft: Draft, *, offered: bool) -> None:
+    if not offered:
         draft.refuse(
             "/output/layout",
             f"There is no packaged code for {draft.inspection.architecture} (there is for "
             f"{', '.join(PACKAGED)}): choose {_PADDED}, or options.allocation 'uniform'.",
             "layout_unsupported",
         )
-    elif layout == "padded" and draft.specification.target.kind != "sparsity":
-        kind = draft.specification.target.kind
+    elif "gguf" in draft.specification.output.formats:
         draft.refuse(
-            f"/target/{kind}",
-            f"Padded with zeros, the result has hardly fewer {kind}: aim at sparsity, or choose {_PACKAGED}.",
-            "target_unsupported",
+            "/output/formats",
+            f'No GGUF is written of layers with widths of their own: leave "gguf" out, or choose {_PADDED}.',
+            "format_unsupported",
         )
 
 

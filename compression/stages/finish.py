@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from compression.anatomy import inspect
+from compression.anatomy.varied import Counts, varied
 from compression.evaluation import probe
 from compression.evaluation.cost import cost
 from compression.evaluation.measure import measure, with_pruned_memory
 from compression.evaluation.quality import evaluate
-from compression.evaluation.types import TEXT_TO_TEXT
+from compression.evaluation.types import TEXT_TO_TEXT, TensorSource
 from compression.export import verify
 from compression.export.artifact import Artifact, ArtifactInputs, weight_bytes, write_artifact
 from compression.export.model import WrittenModel, rewritten_config, write_model
+from compression.export.per_layer.layout import CODE, PerLayerSource, per_layer_settings
 from compression.loading.data import Sequences
 from compression.loading.images.plan import Images
 from compression.loading.streamed import StreamedModel, trimmed_config
@@ -28,6 +30,7 @@ from compression.recovery.registry import recover
 from compression.recovery.types import RecoveryContext
 from compression.stages.data import evaluation_length, recovery_rows
 from compression.stages.job import Data, Loaded, Pruned, Watched
+from compression.stages.varied import write_packaged
 
 # What the artifact is verified on: few enough to keep whole logits, from the evaluation data where there is
 # any.
@@ -92,11 +95,16 @@ def finish(loaded: Loaded, data: Data, pruned: Pruned) -> Final:
     )
     settings = rewritten_config(pruned.settings(loaded), pruned.kept, loaded.output_dtype)
     files = list(result.files)
-    model = StreamedModel(
-        folder, settings, loaded.admission.family, loaded.device, loaded.result_dtype, overlay=files
-    )
+    source = WeightReader(folder, files)
     history = {"method": result.method, **result.history}
-    return Final(WeightReader(folder, files), settings, None, model, folder, history)
+    if packaged(loaded, pruned):
+        written = write_packaged(loaded, source, pruned, loaded.work / "packaged")
+        model = replace(pruned, written=written).model(loaded)
+    else:
+        model = StreamedModel(
+            folder, settings, loaded.admission.family, loaded.device, loaded.result_dtype, overlay=files
+        )
+    return Final(source, settings, None, model, folder, history)
 
 
 def written_sites(loaded: Loaded, pruned: Pruned) -> list[str]:
@@ -115,7 +123,7 @@ def quality(
 
 def costs(loaded: Loaded, pruned: Pruned, final: Final) -> dict[str, Any]:
     """What the dense, the pruned and (after a recovery) the recovered model cost."""
-    dense = WeightReader(loaded.folder)
+    dense, counts = WeightReader(loaded.folder), packaged(loaded, pruned)
     found = {
         "dense": cost(
             dense,
@@ -124,22 +132,40 @@ def costs(loaded: Loaded, pruned: Pruned, final: Final) -> dict[str, Any]:
             weight_bytes=weight_bytes(loaded.folder),
         ),
         "pruned": written_cost(
-            loaded, pruned.source(loaded), pruned.kept, trimmed_config(pruned.settings(loaded), pruned.kept)
+            loaded,
+            pruned.source(loaded),
+            pruned.kept,
+            trimmed_config(pruned.settings(loaded), pruned.kept),
+            counts,
         ),
     }
     if final.recovery is not None:
-        found["recovered"] = written_cost(loaded, final.source, final.kept, final.settings)
+        found["recovered"] = written_cost(loaded, final.source, final.kept, final.settings, counts)
     return found
 
 
+def packaged(loaded: Loaded, pruned: Pruned) -> Counts:
+    """How many units each layer keeps in a result that is written with code of its own; else nothing."""
+    return pruned.counts if loaded.specification.output.layout == "packaged" else {}
+
+
 def written_cost(
-    loaded: Loaded, source: WeightReader, kept: tuple[int, ...] | None, settings: Mapping[str, Any]
+    loaded: Loaded,
+    source: WeightReader,
+    kept: tuple[int, ...] | None,
+    settings: Mapping[str, Any],
+    counts: Counts,
 ) -> dict[str, Any]:
-    """What a model will cost once it is written; `settings` are those of the written one."""
+    """What a model will cost once it is written; `settings` are those of the written one, `counts` the units
+    that layers keep of them (empty: all)."""
     written = WrittenModel(source, kept, loaded.output_dtype)
+    inspection = inspect(settings, written.names(), has_tokenizer=loaded.inspection.has_tokenizer)
+    if counts:
+        written = WrittenModel(PerLayerSource(source, settings, counts), kept, loaded.output_dtype)
+        inspection = varied(inspection, counts)
     return cost(
         written,
-        inspect(settings, written.names(), has_tokenizer=loaded.inspection.has_tokenizer),
+        inspection,
         sequence_length=evaluation_length(loaded),
         weight_bytes=written.bytes,
         kept_only=True,
@@ -155,11 +181,15 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
         loaded.observer.progress(done, total)
         loaded.hook("mid_export")
 
+    source: TensorSource = final.source
+    settings, counts = final.settings, packaged(loaded, pruned)
+    if counts:
+        source, settings = PerLayerSource(source, settings, counts), per_layer_settings(settings, counts)
     return write_artifact(
         ArtifactInputs(
             folder=folder,
-            source=final.source,
-            settings=final.settings,
+            source=source,
+            settings=settings,
             copy_from=loaded.folder,
             task=loaded.admission.task,
             specification=loaded.specification.to_json(),
@@ -168,7 +198,8 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
             versions=loaded.versions,
             figures=figures,
             recipe_title=loaded.recipe.title,
-            masks=pruned.masks,
+            masks={} if counts else pruned.masks,
+            code=CODE if counts else None,
             kept=final.kept,
             layers=pruned.kept,
             units=pruned.units,

@@ -136,7 +136,9 @@ class Pruned:
 
     `layers` is the choice of layers as JSON (layer dropping only). Where neurons, heads or experts went,
     `config` is that of the smaller model, `widths` says how many stay, as JSON, and `units` which: by kind,
-    layer by layer; `gone` are the stored tensors that it does not have.
+    layer by layer; `gone` are the stored tensors that it does not have. Where layers kept different numbers,
+    `counts` are these by kind, `config` and weights are those of the padded model, and `written`, where the
+    result comes with code of its own, is a folder with it and its settings.
     """
 
     overlay: tuple[Path, ...]
@@ -148,6 +150,7 @@ class Pruned:
     widths: dict[str, Any] | None = None
     units: Mapping[str, list[list[int]]] = field(default_factory=dict)
     counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    written: tuple[Path, Mapping[str, Any]] | None = None
     gone: frozenset[str] = frozenset()
 
     def settings(self, loaded: Loaded) -> Mapping[str, Any]:
@@ -169,6 +172,11 @@ class Pruned:
 
     def model(self, loaded: Loaded) -> StreamedModel:
         """The pruned model, in the dtype that it will be written in."""
+        if self.written is not None:
+            folder, settings = self.written
+            return StreamedModel(
+                folder, settings, loaded.admission.family, loaded.device, loaded.result_dtype
+            )  # fmt: skip
         return StreamedModel(
             loaded.folder,
             self.settings(loaded),

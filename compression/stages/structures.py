@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from compression.anatomy.families import family_of
@@ -19,7 +19,7 @@ from compression.loading.weights import WeightReader
 from compression.pruning import Listener, finished_files
 from compression.recipes.structures import structure_options
 from compression.stages.job import Hook, Loaded, Pruned
-from compression.stages.varied import Padding, allocate, counts_of, widths_for
+from compression.stages.varied import Padding, allocate, counts_of, widths_for, write_packaged
 from compression.structured import StructurePruner
 
 _LIKE_THE_RECIPE = ("neuron_multiple", "head_multiple", "expert_multiple")
@@ -116,7 +116,7 @@ def _varied(loaded: Loaded, pruner: StructurePruner, options: dict[str, Any], re
     facts = pruner.run()
     widths, counts = widths_for(loaded, pruner), counts_of(pruner)
     padding = Padding(pruner, reader, widths)
-    return Pruned(
+    found = Pruned(
         tuple(padding.files(loaded.inspection.layers)),
         None,
         padding.masks(),
@@ -127,6 +127,10 @@ def _varied(loaded: Loaded, pruner: StructurePruner, options: dict[str, Any], re
         units=pruner.units(),
         counts=counts,
     )
+    if loaded.specification.output.layout != "packaged":
+        return found
+    folder = pruner.store.root / "packaged"
+    return replace(found, written=write_packaged(loaded, found.source(loaded), found, folder))
 
 
 def _whole(loaded: Loaded) -> dict[str, int]:
@@ -138,6 +142,7 @@ def _varied_account(loaded: Loaded, widths: Widths, counts: Mapping[str, Sequenc
     whole = loaded.inspection.layers * sum(found[kind].count * found[kind].parameters for kind in widths)
     kept = sum(sum(numbers) * found[kind].parameters for kind, numbers in counts.items())
     return {
+        "layout": loaded.specification.output.layout,
         "sparsity": 1 - kept / whole,
         "structures": [
             {
@@ -156,6 +161,7 @@ def _account(loaded: Loaded, widths: Widths) -> dict[str, Any]:
     """What the report says of the widths."""
     found: dict[str, Structure] = {one.kind: one for one in loaded.inspection.structures}
     return {
+        "layout": None,
         "sparsity": achieved(loaded.specification, loaded.inspection, widths),
         "structures": [
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from compression.anatomy.structures import Group
 from compression.anatomy.unit_budget import UnitBudget, unit_budget
 from compression.block_pruning import KEPT
 from compression.errors import TargetUnreachable
+from compression.evaluation.types import TensorSource
+from compression.export.model import write_model
+from compression.export.per_layer.layout import PerLayerSource, per_layer_settings
 from compression.loading.weights import WeightReader
 from compression.parameters import configured
-from compression.stages.job import Loaded
+from compression.stages.job import Loaded, Pruned
 from compression.structured import StructurePruner
 from compression.surgery import Cuts, cut, cuts_of, padded
 from compression.unit_evidence import PrunedEvidence, allocation_step
@@ -74,6 +78,18 @@ def counts_of(pruner: StructurePruner) -> dict[str, list[int]]:
     for group in pruner.all_groups:
         found.setdefault(group.kind, []).append(pruner.keep[group.name])
     return found
+
+
+def write_packaged(
+    loaded: Loaded, source: TensorSource, pruned: Pruned, folder: Path
+) -> tuple[Path, Mapping[str, Any]]:
+    """A padded model's weights as the folder of a model that comes with code of its own; the folder and its
+    settings."""
+    settings = per_layer_settings(pruned.settings(loaded), pruned.counts)
+    trimmed = PerLayerSource(source, pruned.settings(loaded), pruned.counts)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_model(folder, trimmed, settings, loaded.folder, dtype=loaded.output_dtype)
+    return folder, settings
 
 
 class Padding:

@@ -47,7 +47,7 @@ class Known:
 
     def levels(self, group: Group) -> Sequence[int]:
         steps = self.steps(group)
-        return steps[:: max(1, len(steps) // 4)][:-1] + [steps[-1]] if len(steps) > 5 else steps  # type: ignore[operator]
+        return [*steps[:: max(1, len(steps) // 4)][:-1], steps[-1]] if len(steps) > 5 else steps
 
     def scores(self, group: Group) -> Tensor:
         return self._scores[group.name]
@@ -102,8 +102,7 @@ def test_the_same_every_time(name: str) -> None:
 
 
 def test_global_keeps_what_is_dearest_for_its_cost() -> None:
-    """With single steps: no unit that went is worth more, for its cost, than one that stayed and whose room it
-    would fit into."""
+    """With single steps: no head that went is worth more, for its cost, than one that stayed."""
     evidence = Known(1)
     keep = structure_allocations["global"].allocate(evidence, int(0.5 * WHOLE))
     gone, stayed = {}, {}
