@@ -11,6 +11,7 @@ from typing import Any
 from compression.allocation import allocations
 from compression.criteria import criteria, layer_criteria
 from compression.criteria.structures import structure_criteria
+from compression.criteria.vocabulary import vocabulary_criteria
 from compression.granularity import granularities
 from compression.recipes import recipes
 from compression.recipes.base import options_schema
@@ -32,6 +33,10 @@ def catalogue() -> dict[str, Any]:
         "criteria": _weighed(criteria),
         "layer_criteria": [{"name": c.name, "summary": c.summary, "arxiv": c.paper} for c in layer_criteria],
         "structure_criteria": _weighed(structure_criteria),
+        "vocabulary_criteria": [
+            {"name": c.name, "summary": c.summary, "needs": sorted(c.needs), "arxiv": c.paper}
+            for c in vocabulary_criteria
+        ],
         "granularities": [
             {"name": g.name, "summary": g.summary, "pattern": g.pattern} for g in granularities
         ],
@@ -87,8 +92,8 @@ def methods_text() -> str:
         lines += ["", f"### `{recovery['name']}`", "", recovery["summary"], *_options(recovery["options"])]
     lines += ["", "## Axes"]
     axes = (
-        "criteria", "layer_criteria", "structure_criteria", "granularities", "allocations", "updates",
-        "structure_updates", "schedules",
+        "criteria", "layer_criteria", "structure_criteria", "vocabulary_criteria", "granularities",
+        "allocations", "updates", "structure_updates", "schedules",
     )  # fmt: skip
     for axis in axes:
         lines += [
@@ -148,7 +153,7 @@ def _shared_schema(recipes: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _own_options(recipe: dict[str, Any]) -> list[str]:
     schema = recipe["options"]
-    if "criterion" not in schema["properties"]:
+    if "update" not in schema["properties"]:
         return _options(schema)
     weights = "allocation" in schema["properties"]
     shared = options_schema((weight_options if weights else structure_options)("Shared"))["properties"]

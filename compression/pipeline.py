@@ -17,7 +17,7 @@ from compression.report.build import build
 from compression.report.html import render
 from compression.report.types import ReportInputs
 from compression.stages import data as datasets
-from compression.stages import finish, load, prune
+from compression.stages import finish, load, prune, retold
 from compression.stages.job import Loaded, Observer, Request
 from compression.stages.judge import Qualities
 
@@ -76,18 +76,20 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     clock.enter("calibrate")
     datasets.calibrate(loaded, data)
     pruned = prune.prune(loaded, data, lambda: clock.enter("prune"))
-    judged.pruned(pruned)
+    again = retold.read_again(loaded, data, pruned)
+    judged.pruned(pruned, again)
     compared = judged.baselines()
     clock.enter("recover")
-    final = finish.finish(loaded, data, pruned)
+    final = finish.finish(loaded, again, pruned)
+    data.recovery = again.recovery
     clock.enter("evaluate")
-    judged.recovered(final)
+    judged.recovered(final, pruned, again)
     cost = finish.costs(loaded, pruned, final)
     judged.announce()
     clock.enter("export")
     artifact = finish.export(loaded, pruned, final, _figures(cost, judged))
     clock.enter("verify")
-    verified, measured = finish.check(loaded, data, final, artifact)
+    verified, measured = finish.check(loaded, again, pruned, final, artifact)
     clock.enter(None)
     report = build(
         ReportInputs(
@@ -98,7 +100,7 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
             artifact={"bytes": artifact.bytes, "files": artifact.files},
             seconds=clock.seconds,
             baselines=compared,
-            **pruned.to_report(),
+            **(pruned.to_report() | {"vocabulary": retold.account(data, again, pruned)}),
             recovery=final.recovery,
             measured=measured,
             verification=verified,

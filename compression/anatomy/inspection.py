@@ -74,6 +74,8 @@ class Inspection:
     patches of one with the tokens that go before them; `preprocessing` is how images become that (a complete
     `compression.preprocessing.Preprocessing` as JSON), None where the model's file asks for unknown steps.
     `structures` are the units that can be cut in every layer alike, so that the result has a stock config.
+    `row_parameters` are the elements that one token of the vocabulary has (of a tied head none of its own,
+    biases too), `row_macs` its part of `token_macs`.
     """
 
     family: str
@@ -110,6 +112,8 @@ class Inspection:
     dtype: str = "float32"
     other_bytes: int = 0
     structures: tuple[Structure, ...] = ()
+    row_parameters: int = 0
+    row_macs: int = 0
 
     @property
     def tied(self) -> tuple[str, ...]:

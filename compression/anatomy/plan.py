@@ -19,6 +19,7 @@ from compression.anatomy.budget import (
 from compression.anatomy.families.base import used_macs
 from compression.anatomy.inspection import ITEM_SIZES, Inspection
 from compression.anatomy.structures import GRANULARITIES
+from compression.anatomy.vocabulary import VOCABULARY, rows_wanted, with_rows
 from compression.anatomy.widths import achieved, choose, resized
 from compression.specification import JobSpecification
 
@@ -48,6 +49,8 @@ def plan(specification: JobSpecification, inspection: Inspection) -> dict[str, A
         cut, left, removed = _layer_cut(specification, inspection)
     elif specification.structure.granularity in GRANULARITIES:
         cut, left, removed = _structure_cut(specification, inspection)
+    elif specification.structure.granularity == VOCABULARY:
+        cut, left, removed = _vocabulary_cut(specification, inspection)
     else:
         cut, left, removed = _weight_cut(specification, inspection)
     dense = _figures(inspection, inspection.dtype, length, {})
@@ -132,6 +135,21 @@ def _structure_cut(
     return cut, left, {}
 
 
+def _vocabulary_cut(
+    specification: JobSpecification, inspection: Inspection
+) -> tuple[dict[str, Any], Inspection, Removed]:
+    rows = rows_wanted(specification, inspection)
+    assert rows is not None, "a resolved target can be met"
+    left = with_rows(inspection, rows)
+    cut = {
+        "sites": [],
+        "weights_removed": inspection.parameters - left.parameters,
+        "layers_removed": None,
+        "vocabulary": {"dense": inspection.vocabulary, "kept": rows},
+    }
+    return cut, left, {}
+
+
 def _figures(inspection: Inspection, dtype: str, length: int, removed: Removed) -> dict[str, int]:
     macs = count_macs(inspection, length)
     size = ITEM_SIZES[dtype]
@@ -211,6 +229,11 @@ def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]
     left_alone = len(inspection.sites) - len(selected_sites(specification, inspection))
     if specification.structure.granularity == "layer":
         notes.append("Fewer layers make the file smaller and every runtime faster.")
+    elif specification.structure.granularity == VOCABULARY:
+        notes.append(
+            "Fewer rows of the vocabulary make the file smaller, and the head faster. How many must stay is "
+            "known only once the job reads the tokenizer: special and added tokens, and the alphabet."
+        )
     elif specification.structure.granularity in GRANULARITIES:
         notes.append("Narrower layers make the file smaller and every runtime faster.")
     else:

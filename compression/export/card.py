@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.vocabulary import VOCABULARY
 from compression.evaluation import stock
 from compression.specification import n_m
 
@@ -98,6 +99,12 @@ def _number(value: float | None) -> str:
 
 
 def _limits(granularity: str, masked: bool) -> list[str]:
+    if granularity == VOCABULARY:
+        return [
+            "It knows fewer tokens than the dense model: `secateur/vocabulary.json` lists which of its",
+            "rows stay, by their new ids. Texts of another kind than it was trimmed for take more tokens.",
+            "Use the tokenizer of this folder, not that of the dense model: ids differ.",
+        ]
     if granularity in STRUCTURES:
         return ["Its layers are narrower, and it is smaller and faster in every runtime that loads it."]
     if not masked:

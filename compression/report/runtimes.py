@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.vocabulary import VOCABULARY
 from compression.specification import n_m
 
 
@@ -20,16 +21,22 @@ def runtimes(
     ``faster`` is yes, no or depends: than the dense model in the same runtime.
     """
     layers = granularity == "layer" or granularity in STRUCTURES
+    rows = granularity == VOCABULARY
     measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
     if layers:
         what = "Fewer layers" if granularity == "layer" else "Smaller matrices"
         note = f"{what} are computed, so every runtime is faster." + measured
+    elif rows:
+        note = (
+            "Layers compute as before; look-up and head are smaller. The folder's own tokenizer is needed."
+            + measured
+        )
     else:
         note = "Zeros are multiplied like any other number." + measured
-    faster = "yes" if layers else "no"
+    faster = "yes" if layers else "depends" if rows else "no"
     found = [
         _entry("transformers", versions.get("transformers", ""), "yes", faster, note, checked=verified),
-        *_of_task(task, layers),
+        *_of_task(task, faster),
         _entry(
             "ONNX Runtime",
             "1.x",
@@ -57,37 +64,36 @@ def _entry(
     }
 
 
-def _of_task(task: str, layers: bool) -> list[dict[str, Any]]:
+def _of_task(task: str, faster: str) -> list[dict[str, Any]]:
     if task == "text-generation":
-        return _decoder_runtimes(layers)
+        return _decoder_runtimes(faster)
     if task == "text2text-generation":
-        return _both_runtimes()
+        return _both_runtimes(faster)
     # No runtime that serves texts takes images.
-    return [] if task == "image-classification" else _encoder_runtimes(layers)
+    return [] if task == "image-classification" else _encoder_runtimes(faster)
 
 
-def _both_runtimes() -> list[dict[str, Any]]:
+def _both_runtimes(faster: str) -> list[dict[str, Any]]:
     """Those of encoders with a decoder, of which no whole layer is removed."""
     return [
         _entry(
             "CTranslate2",
             "4.x",
             "after conversion",
-            "no",
+            faster,
             "Convert with ct2-transformers-converter.",
         ),
         _entry(
             "llama.cpp",
             "current",
             "after conversion to GGUF",
-            "no",
+            faster,
             "Convert with its own script; quantisation does not keep count of zeros.",
         ),
     ]
 
 
-def _decoder_runtimes(layers: bool) -> list[dict[str, Any]]:
-    faster = "yes" if layers else "no"
+def _decoder_runtimes(faster: str) -> list[dict[str, Any]]:
     zeros = "A plain checkpoint with an ordinary config.json."
     return [
         _entry(
@@ -95,7 +101,7 @@ def _decoder_runtimes(layers: bool) -> list[dict[str, Any]]:
             "0.19.1 and later",
             "yes",
             faster,
-            zeros if layers else zeros + " Support for 2:4 weights was removed in 0.19.1.",
+            zeros if faster != "no" else zeros + " Support for 2:4 weights was removed in 0.19.1.",
         ),
         _entry("Text Generation Inference", "3.x", "yes", faster, zeros),
         _entry(
@@ -108,8 +114,7 @@ def _decoder_runtimes(layers: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _encoder_runtimes(layers: bool) -> list[dict[str, Any]]:
-    faster = "yes" if layers else "no"
+def _encoder_runtimes(faster: str) -> list[dict[str, Any]]:
     return [
         _entry(
             "sentence-transformers",

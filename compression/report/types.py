@@ -23,7 +23,9 @@ class ReportInputs:
     facts          of each pruned weight: ``name``, ``reconstruction_error``, ``weight_error``
     dropped        of layer-drop: ``LayerChoice.to_json()``; None otherwise
     widths         of neurons and heads: ``sparsity`` of them, and ``structures``: ``kind``, ``dense``,
-    ``kept``, ``parameters`` (of one in one layer); None otherwise recovery       ``RecoveryResult.history``
+    ``kept``, ``parameters`` (of one in one layer); None otherwise
+    vocabulary     of rows of the vocabulary: ``dense`` and ``kept`` numbers of them and what else
+    ``stages.retold.account`` says; None otherwise recovery       ``RecoveryResult.history``
     with ``method``; None without recovery measured       ``evaluation.measure.with_pruned_memory``:
     ``latency``, ``memory`` (each may be None) verification   what ``export.verify.run`` gave data
     facts of ``calibration``, ``evaluation``, ``recovery`` and ``overlap`` {use: shared texts} artifact
@@ -48,6 +50,7 @@ class ReportInputs:
     facts: Sequence[Json] = ()
     dropped: Json | None = None
     widths: Json | None = None
+    vocabulary: Json | None = None
     recovery: Json | None = None
     measured: Json = field(default_factory=dict)
     verification: Json | None = None

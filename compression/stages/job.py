@@ -136,7 +136,10 @@ class Pruned:
 
     `layers` is the choice of layers as JSON (layer dropping only). Where neurons or heads went, `config` is
     that of the smaller model, `widths` says how many stay, as JSON, and `units` which: by kind, layer by
-    layer.
+    layer. Where rows of the vocabulary went, `rows` int64 are the dense model's that stay, in their new
+    order,
+    `tokenizer` is a folder with the files that go with the weights, `specials` are the tokens that end and
+    fill texts, and `vocabulary` says what went, as JSON.
     """
 
     overlay: tuple[Path, ...]
@@ -147,6 +150,14 @@ class Pruned:
     config: Mapping[str, Any] | None = None
     widths: dict[str, Any] | None = None
     units: Mapping[str, list[list[int]]] = field(default_factory=dict)
+    rows: Tensor | None = None
+    tokenizer: Path | None = None
+    specials: tuple[int, int] | None = None
+    vocabulary: dict[str, Any] | None = None
+
+    def companions(self, loaded: Loaded) -> Path:
+        """The folder whose tokenizer and generation settings go with the weights."""
+        return loaded.folder if self.tokenizer is None else self.tokenizer
 
     def settings(self, loaded: Loaded) -> Mapping[str, Any]:
         """The config of the weights that `source` gives (with all layers of the dense model)."""
