@@ -143,6 +143,14 @@ def _shared(data: dict[str, Any]) -> list[str]:
         "config. Sparsity is a share of the parameters of all neurons or heads, biases too.",
         "Where one key-value head serves all query heads it stays, and query heads are removed one by one.",
         *_options(options_schema(structure_options("Shared"))),
+        "",
+        "## Rows of the vocabulary",
+        "",
+        "Sparsity is the share of rows that go. Tokens are counted over all text of `calibration.dataset`,",
+        "whatever `calibration.samples` says. Special and added tokens, the alphabet (bytes or single",
+        "characters) and, for every BPE token that stays, both parts of its last merge stay too; texts whose",
+        "tokens all stay are the same tokens afterwards. The rows that stay are rounded up to",
+        "`vocabulary_multiple`; targets by parameters or bytes round down, so that they are met.",
     ]
 
 

@@ -81,7 +81,6 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     compared = judged.baselines()
     clock.enter("recover")
     final = finish.finish(loaded, again, pruned)
-    data.recovery = again.recovery
     clock.enter("evaluate")
     judged.recovered(final, pruned, again)
     cost = finish.costs(loaded, pruned, final)
@@ -96,7 +95,7 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
             **_provenance(loaded),
             cost=cost,
             **judged.to_report(),
-            data=data.facts(),
+            data=data.facts() | {"recovery": again.facts()["recovery"]},
             artifact={"bytes": artifact.bytes, "files": artifact.files},
             seconds=clock.seconds,
             baselines=compared,

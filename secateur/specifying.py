@@ -201,4 +201,6 @@ def _usual_recipe(target: Mapping[str, Any], structure: Mapping[str, Any], sampl
         return "layer-drop"
     if structure.get("granularity") in ("neuron", "head", "neuron+head"):
         return "flap" if sample.get("dataset") else "magnitude-width"
+    if structure.get("granularity") == "vocabulary":
+        return "vocab-trim"
     return "wanda" if sample.get("dataset") else "magnitude"

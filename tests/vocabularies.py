@@ -113,7 +113,9 @@ def with_tokenizer(folder: Path, case: str, tokenizer: Tokenizer, *, spare: int 
     named = {"pad_token": ("<pad>", "[PAD]"), "eos_token": ("</s>", END), "unk_token": ("<unk>", "[UNK]")}
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 60}
     for role, names in named.items():
-        settings |= {role: name for name in names if tokenizer.token_to_id(name) is not None}
+        known = [name for name in names if tokenizer.token_to_id(name) is not None]
+        if known:
+            settings[role] = known[0]
     settings["added_tokens_decoder"] = {
         str(number): {"content": token.content, "special": token.special}
         for number, token in tokenizer.get_added_tokens_decoder().items()

@@ -56,7 +56,9 @@ def plan(specification: JobSpecification, inspection: Inspection) -> dict[str, A
     dense = _figures(inspection, inspection.dtype, length, {})
     pruned = _figures(left, specification.output.dtype or inspection.dtype, length, removed)
     dense["bytes"] += inspection.other_bytes
-    pruned["bytes"] += inspection.other_bytes * left.layers // inspection.layers
+    # Of what lies beside the parameters, a stored copy of a tied head is the most where there is one.
+    rows = left.vocabulary / inspection.vocabulary if inspection.vocabulary else 1
+    pruned["bytes"] += int(inspection.other_bytes * left.layers // inspection.layers * rows)
     return {
         "valid": True,
         "dense": dense,

@@ -53,9 +53,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "schema": SCHEMA,
         "recipe": {key: inputs.recipe.get(key) for key in ("name", "title", "summary", "paper")},
         "model": dict(inputs.model),
-        "target": achieved(
-            specification["target"], cost["dense"], cost[final], inputs.widths or inputs.vocabulary
-        ),
+        "target": achieved(specification["target"], cost["dense"], cost[final], inputs.units),
         "granularity": granularity,
         "cost": cost,
         "quality": quality,

@@ -55,3 +55,8 @@ class ReportInputs:
     measured: Json = field(default_factory=dict)
     verification: Json | None = None
     resumed: bool = False
+
+    @property
+    def units(self) -> Json | None:
+        """The account of what went whole (neurons and heads, rows of the vocabulary): with ``sparsity``."""
+        return self.widths if self.widths is not None else self.vocabulary

@@ -103,6 +103,10 @@ def _counts(loaded: Loaded, plan: DataPlan | None) -> Tensor | None:
             list(found.values()), dtype=torch.int64
         )
         loaded.store.save(COUNTS, {"counts": counts}, {"tokens": int(counts.sum())})
+        loaded.observer.log(
+            f"Of the {len(counts):,} rows of the vocabulary {int(counts.count_nonzero()):,} occur among the "
+            f"{int(counts.sum()):,} tokens of the calibration dataset."
+        )
     return loaded.store.load(COUNTS)[0]["counts"]
 
 

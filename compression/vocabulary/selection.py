@@ -11,8 +11,8 @@ from compression.vocabulary.tokenizer_file import TokenizerFile, refuse
 
 @dataclass(frozen=True)
 class Bounds:
-    """What cannot go: `required` are the rows (a closed set), of which so many belong to `specials` and so
-    many more to the `alphabet`."""
+    """What cannot go: `required` are the rows (a closed set), of which so many belong to the `alphabet` and
+    so many more to `specials`."""
 
     required: frozenset[int]
     specials: int
@@ -34,9 +34,9 @@ class Vocabulary:
     def bounds(self, named: Iterable[int]) -> Bounds:
         """What must stay: the tokenizer's special and added tokens, the ids that are `named` by the model's
         settings, and what every text is encoded with."""
-        specials = closed({*self.tokenizer.specials(), *named}, self.parts)
-        required = specials | closed(self.tokenizer.alphabet(), self.parts)
-        return Bounds(frozenset(required), len(specials), len(required) - len(specials))
+        alphabet = closed(self.tokenizer.alphabet(), self.parts)
+        required = alphabet | closed({*self.tokenizer.specials(), *named}, self.parts)
+        return Bounds(frozenset(required), len(required) - len(alphabet), len(alphabet))
 
     def keep(self, worth: Sequence[float], count: int, required: Iterable[int]) -> list[int]:
         """`count` rows: those required, then tokens by their worth, the largest first (of equals the lowest

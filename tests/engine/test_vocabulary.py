@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -190,13 +191,46 @@ def test_every_reader_gets_the_same_ids(kind: str, folder: Path, tmp_path: Path)
     assert len(smaller) == len([row for row in rows if row < tokenizer.get_vocab_size()])
 
 
+OWN_CLASSES = {
+    "byte-level": ("gpt2", "GPT2Tokenizer"), "byte-fallback": ("llama", "LlamaTokenizer"),
+    "unigram": ("t5", "T5Tokenizer"), "wordpiece": ("bert", "BertTokenizer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_own_class_of_a_model_reads_the_same(kind: str, tmp_path: Path) -> None:
+    """Such a class builds a tokenizer of its own from the vocabulary and the merges of the file."""
+    tokenizer, (model, name) = KINDS[kind](), OWN_CLASSES[kind]
+    source, target = tmp_path / "dense", tmp_path / "smaller"
+    found = Vocabulary(read_tokenizer(written(source, tokenizer)), tokenizer.get_vocab_size())
+    names = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), END)
+    if kind != "byte-level":
+        names |= {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    settings_ = {"tokenizer_class": name, **({} if kind == "wordpiece" else names)}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings_))
+    counts = Counter(number for line in corpus(60, 4) for number in tokenizer.encode(line).ids)
+    required = found.bounds(()).required
+    rows = found.keep([float(counts[row]) for row in range(found.rows)], found.rows * 9 // 10, required)
+    target.mkdir()
+    write_companions(source, target, sorted(source.iterdir()), found.tokenizer, rows)
+    for place in (source, target):
+        (place / "config.json").write_text(json.dumps({"model_type": model}))
+    dense, smaller = (AutoTokenizer.from_pretrained(place) for place in (source, target))
+    assert type(smaller).__name__ == name
+    known = [ids for line in corpus(60, 4) if set(ids := dense(line)["input_ids"]) <= set(rows)]
+    read = [[rows[number] for number in smaller(line)["input_ids"]]
+            for line in corpus(60, 4) if set(dense(line)["input_ids"]) <= set(rows)]  # fmt: skip
+    assert read == known
+    assert len(known) > 10
+
+
 def test_settings_are_renumbered() -> None:
     config = {"eos_token_id": [4, 2], "bos_token_id": 4, "pad_token_id": -1, "forced_bos_token_id": None,
               "vocab_size": 9, "pad_token_type_id": 4, "suppress_token_ids": [2]}  # fmt: skip
     assert token_ids(config) == {2, 4}
     changed = renumbered(config, {4: 0, 2: 7}, "config.json")
     assert changed == config | {"eos_token_id": [0, 7], "bos_token_id": 0, "suppress_token_ids": [7]}
-    with pytest.raises(TokenizerInvalid, match="config.json: it names token 4"):
+    with pytest.raises(TokenizerInvalid, match="it names token 4"):
         renumbered(config, {2: 0}, "config.json")
 
 
