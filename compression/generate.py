@@ -150,7 +150,8 @@ def _shared(data: dict[str, Any]) -> list[str]:
         "whatever `calibration.samples` says. Special and added tokens, the alphabet (bytes or single",
         "characters) and, for every BPE token that stays, both parts of its last merge stay too; texts whose",
         "tokens all stay are the same tokens afterwards. The rows that stay are rounded up to",
-        "`vocabulary_multiple`; targets by parameters or bytes round down, so that they are met.",
+        "`vocabulary_multiple`; targets by parameters or bytes round down, so that they are met. The",
+        "baseline `magnitude` takes the norms of embeddings.",
     ]
 
 

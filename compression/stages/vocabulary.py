@@ -26,8 +26,7 @@ from compression.vocabulary.rewriting import renumbered, token_ids, write_compan
 from compression.vocabulary.selection import Bounds, Vocabulary
 from compression.vocabulary.tokenizer_file import FILE, read_tokenizer
 
-STEP, COUNTS = "vocabulary", "token-counts"
-ROWS = "vocabulary/rows"
+STEP, ROWS, COUNTS = "vocabulary", "vocabulary-rows", "token-counts"
 BASELINES = {"magnitude": "norm", "random": "random"}
 _ROLES = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 _GENERATION = "generation_config.json"
@@ -38,20 +37,22 @@ def prune_vocabulary(loaded: Loaded, data: Data, store: Store, criterion: str | 
     TargetUnreachable, TokenizerInvalid.
     """
     name = str(loaded.specification.options["criterion"]) if criterion is None else BASELINES[criterion]
-    vocabulary = Vocabulary(read_tokenizer(loaded.folder / FILE), loaded.inspection.vocabulary)
+    vocabulary = _vocabulary(loaded)
     plan = data.plan if isinstance(data.plan, DataPlan) else None
     ends = () if plan is None else (plan.encoder.end, plan.encoder.pad)
     bounds = vocabulary.bounds(_named(loaded, ends))
     counts = _counts(loaded, plan)
-    if not store.has(STEP):
-        count = _wanted(loaded, bounds)
+    if not store.has(ROWS):
         worth = vocabulary_criteria[name].score(
             Tokens(vocabulary.rows, counts, lambda: _norms(loaded)),
             site_generator(loaded.specification.seed, STEP),
         )
-        rows = vocabulary.keep(worth.tolist(), count, bounds.required)
-        _save(loaded, store, rows)
-    rows = store.load(STEP)[0][ROWS].tolist()
+        rows = vocabulary.keep(worth.tolist(), _wanted(loaded, bounds), bounds.required)
+        store.save(ROWS, {"rows": torch.tensor(rows, dtype=torch.int64)}, {"kept": len(rows)})
+    kept = store.load(ROWS)[0]["rows"]
+    if not store.has(STEP):
+        _save(loaded, store, kept)
+    rows = kept.tolist()
     places = {row: place for place, row in enumerate(rows)}
     config = renumbered(_explicit(loaded), places, "config.json") | {"vocab_size": len(rows)}
     _check_positions(loaded, config)
@@ -70,11 +71,21 @@ def prune_vocabulary(loaded: Loaded, data: Data, store: Store, criterion: str | 
         [],
         None,
         config=config,
-        rows=torch.tensor(rows, dtype=torch.int64),
+        rows=kept,
         tokenizer=folder,
         specials=(places[ends[0]], places[ends[1]]) if ends else None,
         vocabulary=_account(vocabulary, bounds, rows, counts, name),
     )
+
+
+def check_vocabulary(loaded: Loaded) -> None:
+    """Look at the tokenizer before anything is measured: whether tokens can be removed from it, and whether
+    the target leaves what must stay. Raises TokenizerInvalid, TargetUnreachable."""
+    _wanted(loaded, _vocabulary(loaded).bounds(_named(loaded, ())))
+
+
+def _vocabulary(loaded: Loaded) -> Vocabulary:
+    return Vocabulary(read_tokenizer(loaded.folder / FILE), loaded.inspection.vocabulary)
 
 
 def _wanted(loaded: Loaded, bounds: Bounds) -> int:
@@ -123,16 +134,15 @@ def _norms(loaded: Loaded) -> Tensor:
     return torch.cat([rows.double().norm(dim=1) for _, rows in reader.rows(names[0])])
 
 
-def _save(loaded: Loaded, store: Store, rows: Sequence[int]) -> None:
-    """Keep the rows that stay, and the tensors that are left, as a step."""
+def _save(loaded: Loaded, store: Store, kept: Tensor) -> None:
+    """Keep what is left of the tensors with a row for every token as a step."""
     reader, names = _tables(loaded)
-    kept = torch.tensor(rows, dtype=torch.int64)
-    tensors = {ROWS: kept}
+    tensors = {}
     for number, name in enumerate(names):
         tensors[name] = reader.tensor(name).index_select(0, kept)
         loaded.observer.progress(number + 1, len(names))
     loaded.hook("mid_block")
-    store.save(STEP, tensors, {"kept": len(rows)})
+    store.save(STEP, tensors, {"kept": len(kept)})
 
 
 def _explicit(loaded: Loaded) -> dict[str, Any]:

@@ -176,25 +176,33 @@ def test_quality_is_told_by_byte_and_baselines_are_trimmed_alike(tmp_path: Path)
 
 
 @pytest.mark.parametrize("method", ["lora", pytest.param("distillation", marks=pytest.mark.slow)])
-def test_the_smaller_model_recovers_and_a_killed_job_ends_with_the_same_bytes(
-    method: str, tmp_path: Path
-) -> None:
+def test_the_smaller_model_recovers(method: str, tmp_path: Path) -> None:
     asked = job(tmp_path, {"parameters": 0.9}, recovery={"method": method, "budget": {"steps": 3}})
-    whole = pipeline.run(asked, Recorder())
-    report = json.loads(whole.report.read_text())
+    report = json.loads(pipeline.run(asked, Recorder()).report.read_text())
     assert report["cost"]["recovered"]["parameters"] <= 0.9 * report["cost"]["dense"]["parameters"]
     assert report["recovery"]["steps"] == 3
     # Before training the teacher's distribution over the rows that stay is the student's own.
     assert report["recovery"]["curve"][0]["held_out"] == pytest.approx(0, abs=1e-6)
-    assert run_and_kill(tmp_path, tmp_path / "again", "before_checkpoint_rename", 5) == -signal.SIGKILL
+    assert "vocabulary" not in report["verification"], "a trained model is another one"
+
+
+def test_a_killed_job_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    asked = job(tmp_path, {"sparsity": 0.2}, evaluation={"measure": [], "samples": 1})
+    whole = pipeline.run(asked, Recorder())
+    # Baseline, counts and rows are finished; the tensors are not.
+    assert run_and_kill(tmp_path, tmp_path / "again", "before_checkpoint_rename", 6) == -signal.SIGKILL
+    steps = {path.stem for path in (tmp_path / "again" / "checkpoints").glob("*.json")}
+    assert steps == {"baseline", "token-counts", "vocabulary-rows"}
     resumed = pipeline.run(request(tmp_path, tmp_path / "again"), Recorder())
     assert hashes(whole.artifact) == hashes(resumed.artifact)
 
 
 def test_a_target_beyond_what_must_stay(tmp_path: Path) -> None:
     asked = job(tmp_path, {"sparsity": 0.9})
+    recorder = Recorder()
     with pytest.raises(TargetUnreachable) as caught:
-        pipeline.run(asked, Recorder())
+        pipeline.run(asked, recorder)
+    assert recorder.stages == ["load", "inspect"]
     # 256 bytes, the end token and the added one, rounded to 264 of 486 rows.
     assert "258 must stay: 2 special and added tokens and 256" in str(caught.value)
     assert "Reachable: 0.0124 to 0.4567" in str(caught.value)
