@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -89,10 +90,8 @@ def account(before: Data, after: Data, pruned: Pruned) -> dict[str, Any] | None:
     first, second = before.evaluation, after.evaluation
     if pruned.rows is None or pruned.vocabulary is None or first is None or second is None:
         return pruned.vocabulary
-    rows = pruned.rows
-    same = len(first.batches) == len(second.batches) and all(
-        _equal(one, dense_ids(other, rows)) for one, other in zip(first.batches, second.batches, strict=True)
-    )
+    again = (dense_ids(batch, pruned.rows) for batch in second.batches)
+    same = all(one == other for one, other in zip_longest(_texts(first.batches), _texts(again)))
     told = {"unchanged": same, "dense": _tokens_a_byte(first), "pruned": _tokens_a_byte(second)}
     return {**pruned.vocabulary, "segmentation": told}
 
@@ -101,9 +100,17 @@ def _tokens_a_byte(found: Any) -> float | None:
     return found.tokens / found.text_bytes if found.text_bytes else None
 
 
-def _equal(one: Batch, other: Batch) -> bool:
-    names = [name for name in one if name.endswith("input_ids")]
-    return all(one[name].shape == other[name].shape and torch.equal(one[name], other[name]) for name in names)
+def _texts(batches: Iterable[Batch]) -> Iterator[list[list[int]]]:
+    """The tokens of every text (and of its target), however texts are put into batches."""
+    for batch in batches:
+        sides = [side for side in ("", "decoder_") if f"{side}input_ids" in batch]
+        for row in range(batch["input_ids"].shape[0]):
+            found = []
+            for side in sides:
+                ids = batch[f"{side}input_ids"][row]
+                mask = batch.get(f"{side}attention_mask")
+                found.append((ids if mask is None else ids[mask[row].bool()]).tolist())
+            yield found
 
 
 def check_rows(

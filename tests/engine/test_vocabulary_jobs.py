@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from compression.anatomy.plan import plan
 from compression.errors import SpecificationInvalid, TargetUnreachable
 from compression.evaluation import stock
 from compression.loading.admission import admit_model, folder_sources
+from compression.loading.data import DataPlan
 from compression.report import schema
 from compression.stages import data as datasets
 from compression.stages import finish, load, prune, retold
@@ -100,13 +102,45 @@ def test_rows_that_stay_answer_as_before(case: str, tmp_path: Path) -> None:
     assert float((wanted - found).abs().max()) <= 1e-5
     _same_texts(dense, smaller, rows)
     _special_ids(dense, smaller, rows)
-    judged = prune.judge(loaded, retold.read_again(loaded, data, pruned).evaluation, pruned, data.evaluation)
+    again = retold.read_again(loaded, data, pruned)
+    judged = prune.judge(loaded, again.evaluation, pruned, data.evaluation)
     assert judged is not None
     if hidden:
         assert judged["metrics"]["embedding_cosine"] == pytest.approx(1, abs=0.3)
     else:
         # Its distribution is the dense one over the rows that stay.
         assert judged["divergence"]["mean_kl"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("case", ["GPT2LMHeadModel", "MT5ForConditionalGeneration", "BertModel"])
+def test_texts_of_which_every_token_stays_are_judged_as_before(case: str, tmp_path: Path) -> None:
+    asked = job(tmp_path, {"sparsity": 0.008}, case, options={"vocabulary_multiple": 1})
+    loaded = load.load(asked, Recorder(), lambda name: None)
+    data = datasets.open_data(loaded)
+    pruned = prune.prune(loaded, data)
+    again = retold.read_again(loaded, data, pruned)
+    told = retold.account(data, again, pruned)
+    assert told is not None
+    assert told["covered"] == 1.0
+    assert told["segmentation"]["unchanged"]
+    assert told["segmentation"]["dense"] == told["segmentation"]["pruned"]
+    # Smaller logits may be put into larger batches: the texts are still the same.
+    assert isinstance(again.plan, DataPlan)
+    other = again.plan.evaluation("dst_text", 4, 24, 1)
+    assert len(other.batches) > len(data.evaluation.batches)  # type: ignore[union-attr]
+    account = retold.account(data, replace(again, evaluation=other), pruned)
+    assert account is not None
+    assert account["segmentation"]["unchanged"]
+    judged = prune.judge(loaded, again.evaluation, pruned, data.evaluation)
+    dense = finish.quality(loaded, data.evaluation, loaded.dense_model())  # type: ignore[arg-type]
+    assert judged is not None
+    if case == "BertModel":
+        assert judged["metrics"]["embedding_cosine"] == pytest.approx(1, abs=1e-6)
+        return
+    # Only the probability of tokens that never occur is shared out.
+    for metric in ("loss", "bits_per_byte"):
+        ratio = judged["metrics"][metric] / dense["metrics"][metric]
+        assert 0.98 < ratio <= 1.0, metric
 
 
 def _same_texts(dense: Path, smaller: Path, rows: list[int]) -> None:
