@@ -13,6 +13,7 @@ from compression.allocation.structures import structure_allocations
 from compression.criteria import criteria
 from compression.criteria.layers import layer_criteria
 from compression.criteria.structures import structure_criteria
+from compression.criteria.vocabulary import vocabulary_criteria
 from compression.granularity import granularities
 from compression.recipes import recipes
 from compression.recipes.base import options_schema
@@ -34,6 +35,10 @@ def catalogue() -> dict[str, Any]:
         "criteria": _weighed(criteria),
         "layer_criteria": _weighed(layer_criteria),
         "structure_criteria": _of_kinds(structure_criteria),
+        "vocabulary_criteria": [
+            {"name": c.name, "summary": c.summary, "needs": sorted(c.needs), "arxiv": c.paper}
+            for c in vocabulary_criteria
+        ],
         "granularities": [
             {"name": g.name, "summary": g.summary, "pattern": g.pattern} for g in granularities
         ],
@@ -102,8 +107,8 @@ def methods_text() -> str:
         lines += ["", f"### `{recovery['name']}`", "", recovery["summary"], *_options(recovery["options"])]
     lines += ["", "## Axes"]
     axes = (
-        "criteria", "layer_criteria", "structure_criteria", "granularities", "allocations", "updates",
-        "structure_updates", "structure_allocations", "schedules",
+        "criteria", "layer_criteria", "structure_criteria", "vocabulary_criteria", "granularities",
+        "allocations", "updates", "structure_updates", "structure_allocations", "schedules",
     )  # fmt: skip
     for axis in axes:
         lines += [
@@ -155,6 +160,15 @@ def _shared(data: dict[str, Any]) -> list[str]:
         "routers too. A criterion or an update is for some kinds of units, and refused for others.",
         "Where one key-value head serves all query heads it stays, and query heads are removed one by one.",
         *_options(options_schema(structure_options("Shared"))),
+        "",
+        "## Rows of the vocabulary",
+        "",
+        "Sparsity is the share of rows that go. Tokens are counted over all text of `calibration.dataset`,",
+        "whatever `calibration.samples` says. Special and added tokens, the alphabet (bytes or single",
+        "characters) and, for every BPE token that stays, both parts of its last merge stay too; texts whose",
+        "tokens all stay are the same tokens afterwards. The rows that stay are rounded up to",
+        "`vocabulary_multiple`; targets by parameters or bytes round down, so that they are met. The",
+        "baseline `magnitude` takes the norms of embeddings.",
     ]
 
 
@@ -165,7 +179,7 @@ def _shared_schema(recipes: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _own_options(recipe: dict[str, Any]) -> list[str]:
     schema = recipe["options"]
-    if "criterion" not in schema["properties"] or recipe["granularities"] == ["layer"]:
+    if "update" not in schema["properties"]:
         return _options(schema)
     weights = "comparison" in schema["properties"]
     shared = options_schema((weight_options if weights else structure_options)("Shared"))["properties"]

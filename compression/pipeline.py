@@ -17,7 +17,7 @@ from compression.report.build import build
 from compression.report.html import render
 from compression.report.types import ReportInputs
 from compression.stages import data as datasets
-from compression.stages import finish, load, prune
+from compression.stages import finish, load, prune, retold
 from compression.stages.job import Loaded, Observer, Request
 from compression.stages.judge import Qualities
 
@@ -76,29 +76,30 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     clock.enter("calibrate")
     datasets.calibrate(loaded, data)
     pruned = prune.prune(loaded, data, lambda: clock.enter("prune"))
-    judged.pruned(pruned)
+    again = retold.read_again(loaded, data, pruned)
+    judged.pruned(pruned, again)
     compared = judged.baselines()
     clock.enter("recover")
-    final = finish.finish(loaded, data, pruned)
+    final = finish.finish(loaded, again, pruned)
     clock.enter("evaluate")
-    judged.recovered(final)
+    judged.recovered(final, pruned, again)
     cost = finish.costs(loaded, pruned, final)
     judged.announce()
     clock.enter("export")
     artifact = finish.export(loaded, pruned, final, _figures(cost, judged))
     clock.enter("verify")
-    verified, measured = finish.check(loaded, data, final, artifact)
+    verified, measured = finish.check(loaded, again, pruned, final, artifact)
     clock.enter(None)
     report = build(
         ReportInputs(
             **_provenance(loaded),
             cost=cost,
             **judged.to_report(),
-            data=data.facts(),
+            data=data.facts() | {"recovery": again.facts()["recovery"]},
             artifact={"bytes": artifact.bytes, "files": artifact.files, "gguf": artifact.gguf},
             seconds=clock.seconds,
             baselines=compared,
-            **pruned.to_report(),
+            **(pruned.to_report() | {"vocabulary": retold.account(data, again, pruned)}),
             recovery=final.recovery,
             measured=measured,
             verification=verified,

@@ -121,6 +121,13 @@ def _check_ignore(draft: Draft) -> None:
             "pattern_unsupported",
         )
         return
+    if patterns and draft.vocabulary:
+        draft.refuse(
+            "/structure/ignore",
+            "Every tensor with rows of the vocabulary loses the same ones, no other loses any: leave it out.",
+            "pattern_unsupported",
+        )
+        return
     for index, pattern in enumerate(patterns):
         if not ignored([pattern], [*names, *never_pruned]):
             example = f"{names[0]!r} or {'*.' + names[0].rsplit('.', 2)[-2]!r}"
@@ -169,7 +176,8 @@ def _resolve_calibration(draft: Draft) -> None:
         )
     if calibration is None:
         if needs:
-            what, part = f"activations, so it needs {draft.data_kind}", '{"dataset": "dst_..."}'
+            seen = "how often tokens occur" if draft.vocabulary else "activations"
+            what, part = f"{seen}, so it needs {draft.data_kind}", '{"dataset": "dst_..."}'
             if "domain" in needs:
                 what = "general text and at text of a domain, so it needs both"
                 part = '{"dataset": "dst_...", "domain": {"dataset": "dst_..."}}'
@@ -208,6 +216,8 @@ def chosen_needs(draft: Draft) -> set[str]:
         }
     if draft.layers:
         axes = {"layer_criteria": [chosen["criterion"]]}
+    if draft.vocabulary:
+        axes = {"vocabulary_criteria": [chosen["criterion"]]}
     found = {"calibration"} if chosen.get("token_weight", "none") != "none" else set[str]()
     for axis, names in axes.items():
         for entry in draft.catalogue.data[axis]:

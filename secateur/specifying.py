@@ -209,4 +209,6 @@ def _usual_recipe(target: Mapping[str, Any], structure: Mapping[str, Any], sampl
         return "flap" if sample.get("dataset") else "magnitude-width"
     if structure.get("granularity") == "expert":
         return "expert-drop" if sample.get("dataset") else "magnitude-width"
+    if structure.get("granularity") == "vocabulary":
+        return "vocab-trim"
     return "wanda" if sample.get("dataset") else "magnitude"

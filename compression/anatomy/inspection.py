@@ -77,6 +77,8 @@ class Inspection:
     `layer_heads` are the query heads of each layer where they differ (empty: `heads` in all).
     `formats` are those that the model can be written in; `format_limits` say why not in another one
     (`format`, `reason`), or not in one of them once it is cut by some `granularities` (empty: by any).
+    `row_parameters` are the elements that one token of the vocabulary has (of a tied head none of its own,
+    biases too), `row_macs` its part of `token_macs`.
     """
 
     family: str
@@ -116,6 +118,8 @@ class Inspection:
     layer_heads: tuple[int, ...] = ()
     formats: tuple[str, ...] = ("safetensors",)
     format_limits: tuple[Mapping[str, Any], ...] = ()
+    row_parameters: int = 0
+    row_macs: int = 0
 
     @property
     def tied(self) -> tuple[str, ...]:

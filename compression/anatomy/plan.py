@@ -21,6 +21,7 @@ from compression.anatomy.macs import used_macs
 from compression.anatomy.structures import GRANULARITIES
 from compression.anatomy.unit_budget import unit_budget
 from compression.anatomy.varied import varied
+from compression.anatomy.vocabulary import VOCABULARY, rows_wanted, with_rows
 from compression.anatomy.widths import achieved, choose, resized
 from compression.specification import JobSpecification
 
@@ -50,12 +51,16 @@ def plan(specification: JobSpecification, inspection: Inspection) -> dict[str, A
         cut, left, removed = _layer_cut(specification, inspection)
     elif specification.structure.granularity in GRANULARITIES:
         cut, left, removed = _structure_cut(specification, inspection)
+    elif specification.structure.granularity == VOCABULARY:
+        cut, left, removed = _vocabulary_cut(specification, inspection)
     else:
         cut, left, removed = _weight_cut(specification, inspection)
     dense = _figures(inspection, inspection.dtype, length, {})
     pruned = _figures(left, specification.output.dtype or inspection.dtype, length, removed)
     dense["bytes"] += inspection.other_bytes
-    pruned["bytes"] += inspection.other_bytes * left.layers // inspection.layers
+    # Of what lies beside the parameters, a stored copy of a tied head is the most where there is one.
+    rows = left.vocabulary / inspection.vocabulary if inspection.vocabulary else 1
+    pruned["bytes"] += int(inspection.other_bytes * left.layers // inspection.layers * rows)
     return {
         "valid": True,
         "dense": dense,
@@ -166,6 +171,21 @@ def _varied_cut(
     return cut, inspection, removed
 
 
+def _vocabulary_cut(
+    specification: JobSpecification, inspection: Inspection
+) -> tuple[dict[str, Any], Inspection, Removed]:
+    rows = rows_wanted(specification, inspection)
+    assert rows is not None, "a resolved target can be met"
+    left = with_rows(inspection, rows)
+    cut = {
+        "sites": [],
+        "weights_removed": inspection.parameters - left.parameters,
+        "layers_removed": None,
+        "vocabulary": {"dense": inspection.vocabulary, "kept": rows},
+    }
+    return cut, left, {}
+
+
 def _figures(inspection: Inspection, dtype: str, length: int, removed: Removed) -> dict[str, int]:
     macs = count_macs(inspection, length)
     size = ITEM_SIZES[dtype]
@@ -261,6 +281,11 @@ def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]
         notes.append(
             "Fewer experts make the file and the memory smaller; a token takes as many as before, so it is "
             "about as fast. The experts that stay are renumbered: the plan lists the last ones as gone."
+        )
+    elif specification.structure.granularity == VOCABULARY:
+        notes.append(
+            "Fewer rows of the vocabulary make the file smaller, and the head faster. How many must stay is "
+            "known only once the job reads the tokenizer: special and added tokens, and the alphabet."
         )
     elif specification.structure.granularity in GRANULARITIES:
         notes.append(_narrower(specification))

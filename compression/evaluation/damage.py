@@ -64,10 +64,11 @@ class Cosine:
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def add(self, dense: Tensor, other: Tensor, batch: Batch) -> None:
-        """Add last hidden states [b, s, h] of one batch."""
-        real = real_tokens(batch)
-        first, second = mean_pool(dense, real), mean_pool(other, real)
+    def add(self, dense: Tensor, other: Tensor, batch: Batch, dense_batch: Batch | None = None) -> None:
+        """Add last hidden states [b, s, h] of one batch; ``dense_batch`` are the same texts as the dense
+        encoder read them, if it has other tokens."""
+        first = mean_pool(dense, real_tokens(batch if dense_batch is None else dense_batch))
+        second = mean_pool(other, real_tokens(batch))
         self.values += functional.cosine_similarity(first, second.to(first.device), dim=-1).tolist()
 
     def result(self) -> dict[str, Any]:

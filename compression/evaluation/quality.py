@@ -33,13 +33,14 @@ from compression.evaluation.types import (
 Progress = Callable[[int, int], None]
 
 METRICS: dict[str, tuple[str, ...]] = {
-    GENERATION: ("perplexity",),
-    TEXT_TO_TEXT: ("perplexity",),
+    GENERATION: ("perplexity", "bits_per_byte"),
+    TEXT_TO_TEXT: ("perplexity", "bits_per_byte"),
     CLASSIFICATION: ("accuracy",),
     FEATURES: ("embedding_cosine",),
     IMAGES: ("accuracy",),
 }
-"""The metrics that each task knows, the first being the one that headlines a report."""
+"""The metrics that each task knows, the first being the one that headlines a report (of models that read a
+text as other tokens than the dense one: bits per byte)."""
 
 
 class UnknownMetric(CompressionError):
@@ -49,7 +50,8 @@ class UnknownMetric(CompressionError):
 
 
 class _Perplexity:
-    """exp of the mean negative log-likelihood over every predicted token, padding left out."""
+    """exp of the mean negative log-likelihood over every predicted token, padding left out; bits per byte of
+    the text that these tokens stand for, which models with different tokens can be compared by."""
 
     def __init__(self) -> None:
         self.nll = 0.0
@@ -60,11 +62,12 @@ class _Perplexity:
         self.nll += loss
         self.tokens += tokens
 
-    def result(self) -> dict[str, Any]:
+    def result(self, text_bytes: int | None) -> dict[str, Any]:
         if self.tokens == 0:
             return {"loss": None, "perplexity": None}
         loss = self.nll / self.tokens
-        return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else None}
+        found = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else None}
+        return found | ({"bits_per_byte": self.nll / math.log(2) / text_bytes} if text_bytes else {})
 
 
 def next_token_nll(logits: Tensor, batch: Batch) -> tuple[float, int]:
@@ -88,9 +91,16 @@ def evaluate(
     metrics: Sequence[str],
     *,
     reference: Evaluable | None = None,
+    reference_batches: Sequence[Batch] | None = None,
+    text_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Judge ``model`` on ``data``; with ``reference`` (the dense model) also say how far it moved.
+
+    ``reference_batches`` are the same texts, row by row, as the reference reads them, where it has other
+    tokens (of
+    classifiers and headless encoders). ``text_bytes`` are those that the predicted tokens stand for, from
+    which ``bits_per_byte`` follows.
 
     Returns plain JSON: ``metrics`` {name: number | None}, ``counts``, for classifiers ``classes`` and
     ``predictions``, and ``divergence`` (None without a reference). A number that is not finite is given as
@@ -106,7 +116,8 @@ def evaluate(
     counted = ("images",) if data.task == IMAGES else ("sequences", "tokens")
     counts = {"batches": len(data.batches), **dict.fromkeys(counted, 0)}
     with torch.inference_mode():
-        expected = None if reference is None else reference.outputs(data.batches)
+        read = data.batches if reference_batches is None else reference_batches
+        expected = None if reference is None else zip(read, reference.outputs(read), strict=True)
         for number, (batch, output) in enumerate(zip(data.batches, model.outputs(data.batches), strict=True)):
             counts["images" if data.task == IMAGES else "sequences"] += rows(batch)
             if data.task != IMAGES:
@@ -116,13 +127,15 @@ def evaluate(
             if classes is not None:
                 classes.add(output, batch)
             if expected is not None:
-                other = next(expected)
+                other_batch, other = next(expected)
                 if divergence is not None:
                     divergence.add(other, output, batch)
                 if cosine is not None:
-                    cosine.add(other, output, batch)
+                    cosine.add(other, output, batch, other_batch)
             if progress is not None:
                 progress(number + 1, len(data.batches))
+    if text_bytes is not None:
+        counts["text_bytes"] = text_bytes
     return _collect(perplexity, classes, cosine, divergence, counts, reference is not None)
 
 
@@ -144,7 +157,7 @@ def _collect(
 ) -> dict[str, Any]:
     result: dict[str, Any] = {"metrics": {}, "counts": counts, "divergence": None}
     if perplexity is not None:
-        result["metrics"].update(perplexity.result())
+        result["metrics"].update(perplexity.result(counts.get("text_bytes")))
         counts["predicted_tokens"] = perplexity.tokens
     if classes is not None:
         tally = classes.result()

@@ -43,6 +43,14 @@ def loader_name(task: str, architectures: Sequence[str] | None = None) -> str:
     return own if own in _OWN else _CLASSES[task]
 
 
+def default_token_ids(model_type: str, roles: Sequence[str]) -> dict[str, int]:
+    """The ids of special tokens (`eos_token_id`, ...) that the configuration class of a model has where a
+    config.json says none."""
+    config = transformers.AutoConfig.for_model(model_type)
+    found = {role: getattr(config, role, None) for role in roles}
+    return {role: number for role, number in found.items() if isinstance(number, int) and number >= 0}
+
+
 def load(folder: Path, task: str, *, dtype: torch.dtype | None = None, device: str = "cpu") -> nn.Module:
     """Load ``folder`` in its own dtype (or ``dtype``), in evaluation mode, on ``device``.
 

@@ -78,6 +78,13 @@ def model_inputs(batch: Batch, device: str | torch.device = "cpu") -> Batch:
     return {name: value.to(device) for name, value in batch.items() if name != "labels"}
 
 
+def dense_ids(batch: Batch, kept: Tensor) -> Batch:
+    """A batch of a smaller vocabulary in the ids of the dense one; ``kept`` int64 are the rows of it that
+    stay."""
+    ids = ("input_ids", "decoder_input_ids")
+    return {name: kept.to(value.device)[value] if name in ids else value for name, value in batch.items()}
+
+
 def rows(batch: Batch) -> int:
     """How many sequences or images a batch has."""
     return int(next(iter(batch.values())).shape[0])

@@ -38,9 +38,10 @@ class ArtifactInputs:
     dense model's folder. ``kept`` are the source layers that stay (layer-drop; None: all) and ``layers``
     says the same for the manifest when the source has been renumbered already. ``code`` is the
     module that loads a model whose layers have widths of their own (None: stock classes do). ``units``
-    are the neurons, heads and experts of the source that stay, by kind, layer by layer. ``masks`` are
-    keep-masks by weight name, empty without. ``specification`` is the resolved one as JSON;
-    ``model_files`` and ``datasets`` map names to sha256; ``figures`` are those of the card (``cost`` and ``quality``, each with
+    are the neurons, heads and experts of the source that stay, by kind, layer by layer; ``rows`` are those
+    of the dense vocabulary that stay, in their new order (None: all). ``masks`` are keep-masks by weight
+    name, empty without. ``specification`` is the resolved one as JSON; ``model_files`` and ``datasets``
+    map names to sha256; ``figures`` are those of the card (``cost`` and ``quality``, each with
     dense, pruned, recovered), and must not hold anything that was timed; ``versions`` names the software.
     """
 
@@ -60,6 +61,7 @@ class ArtifactInputs:
     layers: Sequence[int] | None = None
     units: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     code: Path | None = None
+    rows: Sequence[int] | None = None
     dtype: torch.dtype | None = None
     shard_bytes: int = SHARD_BYTES
     after_file: Callable[[int, int], None] = lambda done, total: None
@@ -124,6 +126,8 @@ def write_artifact(inputs: ArtifactInputs) -> Artifact:
         _write_json(extra / "kept.json", {"schema": "secateur.kept/1", "layers": list(layers)})
     if inputs.units:
         _write_json(extra / "units.json", {"schema": "secateur.units/1", "units": dict(inputs.units)})
+    if inputs.rows is not None:
+        _write_json(extra / "vocabulary.json", {"schema": "secateur.vocabulary/1", "rows": list(inputs.rows)})
     gguf = _write_gguf(inputs) if GGUF in _formats(inputs) else None
     (folder / "README.md").write_text(model_card(inputs), encoding="utf-8")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compression.anatomy.formats import GGUF
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.vocabulary import VOCABULARY
 from compression.evaluation import stock
 from compression.specification import n_m
 
@@ -137,6 +138,12 @@ def _limits(granularity: str, masked: bool, coded: bool) -> list[str]:
         ]
     if granularity == "expert":
         return ["It has fewer experts and needs less memory; a token takes as many of them as before."]
+    if granularity == VOCABULARY:
+        return [
+            "It knows fewer tokens than the dense model: `secateur/vocabulary.json` lists which of its",
+            "rows stay, by their new ids. Texts of another kind than it was trimmed for take more tokens.",
+            "Use the tokenizer of this folder, not that of the dense model: ids differ.",
+        ]
     if granularity in STRUCTURES:
         return ["Its layers are narrower, and it is smaller and faster in every runtime that loads it."]
     if not masked:

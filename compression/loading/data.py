@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,15 @@ from typing import Any, Protocol
 from compression.errors import DatasetInsufficient, DatasetInvalid
 from compression.evaluation.types import CLASSIFICATION, GENERATION, TEXT_TO_TEXT, Batch
 from compression.loading.dataset_files import Document, iter_documents
-from compression.loading.rows import Rows, document_rows, joined_rows, pair_rows, prefix_rows, text_key
+from compression.loading.rows import (
+    Rows,
+    document_rows,
+    joined_rows,
+    pair_rows,
+    predicted_bytes,
+    prefix_rows,
+    text_key,
+)
 from compression.loading.text import TextEncoder
 
 __all__ = ["Corpus", "DataPlan", "Sequences", "TrainingRows", "overlap", "text_key"]
@@ -36,7 +45,8 @@ HELD_OUT = 5
 
 @dataclass(frozen=True)
 class Sequences:
-    """Token rows of one use of a dataset, as batches. `labels` names the classes of a classifier."""
+    """Token rows of one use of a dataset, as batches. `labels` names the classes of a classifier;
+    `text_bytes` counts the bytes of text that predicted tokens stand for (None: not counted)."""
 
     task: str
     batches: tuple[Batch, ...]
@@ -46,6 +56,7 @@ class Sequences:
     tokens: int
     digest: str
     texts: frozenset[bytes] = field(repr=False, default=frozenset())
+    text_bytes: int | None = None
 
     def facts(self) -> dict[str, Any]:
         """What the report says of it: how much there was and the hash of its token ids."""
@@ -140,7 +151,8 @@ class DataPlan:
 
     `config` is the admitted configuration, `folder` holds the tokenizer, `task` as in the admission,
     `datasets` maps dataset ids to files. Of the datasets in `held_out`, evaluation gets a fifth of the
-    documents, and whatever reads them for another purpose gets the others.
+    documents, and whatever reads them for another purpose gets the others. `specials` are as for
+    `TextEncoder`.
     """
 
     def __init__(
@@ -151,10 +163,11 @@ class DataPlan:
         datasets: Mapping[str, Path],
         *,
         held_out: Collection[str] = (),
+        specials: tuple[int, int] | None = None,
     ) -> None:
         self.config = config
         self.task = task
-        self.encoder = TextEncoder(folder, config)
+        self.encoder = TextEncoder(folder, config, specials)
         self._corpora = {name: Corpus(path) for name, path in datasets.items()}
         self._held_out = frozenset(held_out)
         # Texts that are joined and cut have one length, all others are padded.
@@ -188,8 +201,36 @@ class DataPlan:
         labelled = self.task == CLASSIFICATION and all(document.label is not None for document in documents)
         return document_rows(documents, self.encoder, length, samples, self._label if labelled else None)
 
-    def evaluation(self, dataset: str, samples: int | None, length: int, batch_size: int = 8) -> Sequences:
-        """The first `samples` rows (None: all) of the dataset, or of its held-out fifth, in file order."""
+    def token_counts(
+        self, dataset: str, after: Callable[[int], None] = lambda documents: None
+    ) -> Counter[int]:
+        """How often each token occurs in all text of a dataset (targets of pairs too), but what is held out
+        of it. `after` hears of every document, with their number so far."""
+        part = "rest" if dataset in self._held_out else "all"
+        found: Counter[int] = Counter()
+        texts = (
+            Document(text)
+            for one in self._corpus(dataset).documents(part)
+            for text in (one.text, one.target)
+            if text is not None
+        )
+        for number, (_, ids) in enumerate(self.encoder.stream(texts, special=False), 1):
+            found.update(ids)
+            after(number)
+        return found
+
+    def evaluation(
+        self,
+        dataset: str,
+        samples: int | None,
+        length: int,
+        batch_size: int = 8,
+        *,
+        count_bytes: bool = False,
+    ) -> Sequences:
+        """The first `samples` rows (None: all) of the dataset, or of its held-out fifth, in file order;
+        `count_bytes` of the text that a language model predicts."""
+        text_bytes = None
         part = "held-out" if dataset in self._held_out else "all"
         corpus = self._corpus(dataset)
         documents = corpus.documents(part)
@@ -199,10 +240,13 @@ class DataPlan:
             rows = cut(documents, self.encoder, length, samples)
             one = length * int(self.config.get("vocab_size", 1)) * 4
             batch_size = max(1, min(batch_size, LOGITS_BYTES // one))
+            if count_bytes:
+                again, joined = corpus.documents(part), cut is not pair_rows
+                text_bytes = predicted_bytes(again, self.encoder, rows, length, joined=joined)
         else:
             label = self._label if self.task == CLASSIFICATION else None
             rows = document_rows(documents, self.encoder, length, samples, label)
-        return self._sequences(rows, batch_size, dataset, "evaluation")
+        return replace(self._sequences(rows, batch_size, dataset, "evaluation"), text_bytes=text_bytes)
 
     def training(self, dataset: str, rows: int, length: int, seed: int) -> TrainingRows:
         """Up to `rows` rows to learn from, in an order chosen by `seed`, with class numbers where all have

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -160,6 +161,37 @@ def prefix_rows(documents: Iterable[Document], encoder: TextEncoder, length: int
     found.targets = [row[middle:] for row, middle in zip(found.rows, middles, strict=True)]
     found.rows = [row[:middle] for row, middle in zip(found.rows, middles, strict=True)]
     return found
+
+
+def predicted_bytes(
+    documents: Iterable[Document], encoder: TextEncoder, found: Rows, length: int, *, joined: bool
+) -> int:
+    """Bytes (UTF-8) of text that the predicted tokens of rows stand for: all tokens of targets, else all of
+    a row but
+    its first. `found` came from the same documents, in this order, by `joined_rows` or `prefix_rows`
+    (`joined`), or by `pair_rows`. Tokens that stand for no text, as at the end of a document, have none.
+    """
+    if not joined:
+        goals = (Document(one.target or "") for one in documents)
+        sizes = encoder.token_bytes(goals, special=True, length=length)
+        return sum(sum(part) for part, _ in zip(sizes, found.rows, strict=False))
+    flat = _flat(encoder.token_bytes(documents, special=False))
+    total = 0
+    for number, row in enumerate(found.rows):
+        first = 1 if found.targets is None else row.numel()
+        whole = row.numel() + (0 if found.targets is None else found.targets[number].numel())
+        total += sum(list(islice(flat, whole))[first:])
+    return total
+
+
+def _flat(sizes: Iterable[list[int]]) -> Iterator[int]:
+    """The sizes of joined documents, with that of the token between two, which stands for no text."""
+    begun = False
+    for part in sizes:
+        if begun:
+            yield 0
+        yield from part
+        begun = begun or bool(part)
 
 
 def pair_rows(documents: Iterable[Document], encoder: TextEncoder, length: int, limit: int | None) -> Rows:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from compression.errors import DatasetInvalid
 from compression.loading.dataset_files import Document
@@ -18,7 +18,11 @@ GROUP = 256
 class TextEncoder:
     """The tokenizer of a model's folder. `end` joins documents of decoders, `pad` fills rows of encoders."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], specials: tuple[int, int] | None = None
+    ) -> None:
+        """`specials` are `end` and `pad`, where they are known; else the configuration or the tokenizer says
+        them."""
         path = folder / "tokenizer.json"
         if not path.exists():
             raise DatasetInvalid("the model has no tokenizer.json, so texts cannot be turned into tokens")
@@ -29,6 +33,8 @@ class TextEncoder:
         names = _special_names(folder)
         self.end = self._special(config.get("eos_token_id"), names.get("eos_token"))
         self.pad = self._special(config.get("pad_token_id"), names.get("pad_token"))
+        if specials is not None:
+            self.end, self.pad = specials
 
     def _special(self, number: Any, name: str | None) -> int:
         """Id from the configuration, else by the tokenizer's name for it, else 0."""
@@ -46,6 +52,30 @@ class TextEncoder:
 
         Raises DatasetInvalid when an id lies outside the model's vocabulary.
         """
+        for document, encoding in self._encodings(documents, special, length):
+            ids = encoding.ids
+            if ids and max(ids) >= self._vocabulary:
+                raise DatasetInvalid(
+                    f"the tokenizer gives token {max(ids)}, but the model's vocabulary has {self._vocabulary}"
+                )
+            yield document, ids
+
+    def token_bytes(
+        self, documents: Iterable[Document], *, special: bool, length: int | None = None
+    ) -> Iterator[list[int]]:
+        """Of every document the bytes (UTF-8) of its text that each token stands for, as `stream` would give
+        them. What
+        lies between two tokens counts to the second, a character of several tokens to the first."""
+        for document, encoding in self._encodings(documents, special, length):
+            sizes, done = [], 0
+            for _, end in encoding.offsets:
+                sizes.append(len(document.text[done:end].encode("utf-8", "surrogatepass")))
+                done = max(done, end)
+            yield sizes
+
+    def _encodings(
+        self, documents: Iterable[Document], special: bool, length: int | None
+    ) -> Iterator[tuple[Document, Encoding]]:
         if length is None:
             self._tokenizer.no_truncation()
         else:
@@ -53,14 +83,7 @@ class TextEncoder:
         for group in _groups(documents):
             texts = [document.text for document in group]
             encoded = self._tokenizer.encode_batch(texts, add_special_tokens=special)
-            for document, encoding in zip(group, encoded, strict=True):
-                ids = encoding.ids
-                if ids and max(ids) >= self._vocabulary:
-                    raise DatasetInvalid(
-                        f"the tokenizer gives token {max(ids)}, but the model's vocabulary has "
-                        f"{self._vocabulary}"
-                    )
-                yield document, ids
+            yield from zip(group, encoded, strict=True)
 
 
 def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -15,6 +15,7 @@ from compression.evaluation.types import (
     IMAGES,
     TEXT_TO_TEXT,
     Batch,
+    dense_ids,
     real_tokens,
     targets,
 )
@@ -32,13 +33,20 @@ def kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     return divergence.mean() * temperature**2
 
 
-def distillation(student: nn.Module, teacher: nn.Module, task: str, temperature: float) -> Loss:
-    """Distance to the teacher: KL on the logits of real tokens, or mean squared error of hidden states."""
+def distillation(
+    student: nn.Module, teacher: nn.Module, task: str, temperature: float, rows: Tensor | None = None
+) -> Loss:
+    """Distance to the teacher: KL on the logits of real tokens, or mean squared error of hidden states.
+    ``rows`` int64
+    are those of the teacher's vocabulary that the student has, in its order (None: all): the teacher reads
+    the same tokens and answers with its distribution over the rows that stay."""
 
     def loss(batch: Batch) -> Tensor:
         answer = stock.answer(student, batch, task)
         # detached and not under inference_mode: the loss saves the target for the backward pass
-        target = _quietly(teacher, batch, task)
+        target = _quietly(teacher, batch if rows is None else dense_ids(batch, rows), task)
+        if rows is not None and task in (GENERATION, TEXT_TO_TEXT):
+            target = target[..., rows.to(target.device)]
         if task in (CLASSIFICATION, IMAGES):
             return kl(target, answer, temperature)
         real = real_tokens(batch).to(answer.device)

@@ -66,4 +66,4 @@ def _loss(context: RecoveryContext, options: TrainingOptions, student: nn.Module
     if options.loss == "task":
         return losses.task_loss(student, context.task)
     teacher = stock.load(context.dense, context.task, device=context.device).requires_grad_(False)
-    return losses.distillation(student, teacher, context.task, options.temperature)
+    return losses.distillation(student, teacher, context.task, options.temperature, context.rows)

@@ -49,6 +49,7 @@ class RecoveryContext:
     ``pruned`` and ``dense`` are folders that stock ``transformers`` loads. ``masks`` says which weights are
     kept (bool [out, in] by tensor name as in ``pruned``); a tensor without a mask is free. ``output`` is a
     folder that receives ``*.safetensors`` with the changed tensors only, named and typed as in ``pruned``.
+    ``rows`` are the rows of the dense vocabulary that ``pruned`` has (int64, in its order; None: all).
     """
 
     method: str
@@ -65,6 +66,7 @@ class RecoveryContext:
     observer: Observer
     device: str = "cpu"
     sites: Sequence[str] = ()
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "schema": SCHEMA,
         "recipe": {key: inputs.recipe.get(key) for key in ("name", "title", "summary", "paper")},
         "model": dict(inputs.model),
-        "target": achieved(specification["target"], cost["dense"], cost[final], inputs.widths),
+        "target": achieved(specification["target"], cost["dense"], cost[final], inputs.units),
         "granularity": granularity,
         "cost": cost,
         "quality": quality,
@@ -63,6 +63,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "sites": sites,
         "dropped": None if inputs.dropped is None else dict(inputs.dropped),
         "widths": None if inputs.widths is None else dict(inputs.widths),
+        "vocabulary": None if inputs.vocabulary is None else dict(inputs.vocabulary),
         "recovery": None if inputs.recovery is None else dict(inputs.recovery),
         "latency": _latency(inputs.measured.get("latency")),
         "memory": inputs.measured.get("memory"),
@@ -118,7 +119,7 @@ def _quality(inputs: ReportInputs) -> dict[str, Any]:
     evaluated = inputs.quality.get("dense") is not None
     quality: dict[str, Any] = {
         "final": "recovered" if recovered else "pruned",
-        "headline": HEADLINES.get(str(inputs.model["task"])) if evaluated else None,
+        "headline": _metric(inputs) if evaluated else None,
         "dense": _metrics(inputs.quality.get("dense")),
         "pruned": _metrics(inputs.quality.get("pruned")),
         "recovered": _metrics(inputs.quality.get("recovered")) if recovered else None,
@@ -128,6 +129,15 @@ def _quality(inputs: ReportInputs) -> dict[str, Any]:
     names = sorted({name for key in ("dense", "pruned", "recovered") for name in quality[key] or {}})
     quality["lower_is_better"] = [name for name in names if name in LOWER_IS_BETTER]
     return quality
+
+
+def _metric(inputs: ReportInputs) -> str | None:
+    """The metric that headlines the report; that of a language model which may read a text as other tokens
+    than the dense one is bits per byte, where they were counted."""
+    usual = HEADLINES.get(str(inputs.model["task"]))
+    if inputs.vocabulary is not None and "bits_per_byte" in inputs.quality["dense"]["metrics"]:
+        return "bits_per_byte"
+    return usual
 
 
 def _domain(inputs: ReportInputs, *, recovered: bool) -> dict[str, Any] | None:

@@ -18,20 +18,20 @@ def ratios(dense: Json, pruned: Json) -> dict[str, float | None]:
     return {name: pruned[name] / dense[name] if dense[name] else None for name in RATIOS}
 
 
-def achieved(target: Json, dense: Json, pruned: Json, widths: Json | None = None) -> dict[str, Any]:
+def achieved(target: Json, dense: Json, pruned: Json, units: Json | None = None) -> dict[str, Any]:
     """Requested against achieved: ``kind``, ``requested`` (as written), ``achieved`` (number), ``ratio``.
 
     ``target`` is the specification's, {kind: value}. For ``sparsity`` the achieved value is the share of the
-    dense model's prunable weights that are zero or gone (of neurons and heads, ``widths``: of the parameters
-    of all of them that are gone); for ``layers`` the number of layers removed; else the pruned model's own
-    count.
+    dense model's prunable weights that are zero or gone (of neurons and heads, ``units``: of the parameters
+    of all of them that are gone; of rows of the vocabulary: of rows); for ``layers`` the number of layers
+    removed; else the pruned model's own count.
     """
     (kind, requested), *_ = target.items()
     ratio: float | None = None
     value: float | None
     if kind == "sparsity":
         zeros = 1 - pruned["prunable_nonzeros"] / dense["prunable_parameters"]
-        value = zeros if widths is None else widths["sparsity"]
+        value = zeros if units is None else units["sparsity"]
     elif kind == "layers":
         value = dense["layers"] - pruned["layers"]
     else:

@@ -9,7 +9,18 @@ Pair = tuple[float | None, float | None]
 """(of the dense model, of the result); None where there is no such number."""
 
 LOWER_IS_BETTER = frozenset(
-    {"perplexity", "loss", "mean_kl", "parameters", "nonzeros", "bytes", "macs", "latency", "memory"}
+    {
+        "perplexity",
+        "bits_per_byte",
+        "loss",
+        "mean_kl",
+        "parameters",
+        "nonzeros",
+        "bytes",
+        "macs",
+        "latency",
+        "memory",
+    }
 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.vocabulary import VOCABULARY
 from compression.report.formats import bytes_text, percent, threads_text
 from compression.specification import n_m
 
@@ -15,7 +16,7 @@ Json = Mapping[str, Any]
 def notes(report: Json, granularity: str) -> list[str]:
     """Sentences for the top of the page, the most important first."""
     found = [_size(report, granularity), _speed(report, granularity), _quality(report), *_recovery(report)]
-    found += [_domain(report), *_evaluation(report), *_overlap(report), *_gguf(report)]
+    found += [_tokens(report), _domain(report), *_evaluation(report), *_overlap(report), *_gguf(report)]
     return [note for note in found if note]
 
 
@@ -30,6 +31,12 @@ def _size(report: Json, granularity: str) -> str:
         )
     if report["widths"] is not None and report["widths"]["layout"] is not None:
         return _varied(report["widths"], ratio)
+    if report["vocabulary"] is not None:
+        rows = report["vocabulary"]
+        return (
+            f"The weight files shrank to {percent(ratio)} of their size: {rows['dense'] - rows['kept']:,} of "
+            f"{rows['dense']:,} rows of the vocabulary are gone."
+        )
     if report["widths"] is not None:
         gone = " and ".join(
             f"{one['dense'] - one['kept']} of {one['dense']} {one['kind']}s"
@@ -82,7 +89,7 @@ def _speed(report: Json, granularity: str) -> str:
             f"{_compared(latency['cases'][0])} the dense one: a forward pass takes "
             f"{percent(latency['ratio'])} of the time ({_range(latency['cases'][0])})."
         )
-    if granularity == "layer" or granularity in STRUCTURES:
+    if granularity in ("layer", VOCABULARY, *STRUCTURES):
         return measured
     expected = "Ordinary runtimes multiply by the zeros, so no speed-up is to be expected from them. "
     if n_m(granularity) == (2, 4):
@@ -134,6 +141,25 @@ def _quality(report: Json) -> str:
         if value > 3 * dense:
             return text + ". That is heavy damage: use a lower sparsity, a recovery, or both."
     return text + "."
+
+
+def _tokens(report: Json) -> str:
+    """Of a smaller vocabulary, what that means for figures that count by token."""
+    rows = report["vocabulary"]
+    if rows is None:
+        return ""
+    text = ""
+    if rows["covered"] is not None:
+        text = f"Of the tokens of the calibration dataset, {percent(rows['covered'])} are ones that stay. "
+    found = rows["segmentation"]
+    if found is None:
+        return text.strip()
+    if found["unchanged"]:
+        return text + "The evaluation texts are the same tokens as before."
+    text += "The evaluation texts are other tokens than before"
+    if found["dense"] and found["pruned"]:
+        text += f" ({found['pruned'] / found['dense']:.3f} times as many a byte)"
+    return text + ": perplexity and loss count by token and do not compare; bits per byte and accuracy do."
 
 
 def _recovery(report: Json) -> list[str]:

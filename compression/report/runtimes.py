@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.vocabulary import VOCABULARY
 from compression.specification import n_m
 
 
@@ -29,12 +30,18 @@ def runtimes(
     are none).
     """
     layers = granularity == "layer" or granularity in STRUCTURES
+    rows = granularity == VOCABULARY
     measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
     if granularity == "expert":
         note = "A token takes as many experts as before: less memory, about the same speed." + measured
     elif layers:
         what = "Fewer layers" if granularity == "layer" else "Smaller matrices"
         note = f"{what} are computed, so every runtime is faster." + measured
+    elif rows:
+        note = (
+            "Layers compute as before; look-up and head are smaller. The folder's own tokenizer is needed."
+            + measured
+        )
     else:
         note = "Zeros are multiplied like any other number." + measured
     if layout == "packaged":
@@ -42,7 +49,7 @@ def runtimes(
     if layout == "padded":
         note = "Layers are as wide as the widest; zeros up to that are multiplied." + measured
     faster = "yes" if layers else "no"
-    if granularity == "expert" or layout == "padded":
+    if granularity == "expert" or layout == "padded" or rows:
         faster = "depends"
     found = [
         _entry("transformers", versions.get("transformers", ""), "yes", faster, note, checked=verified),
@@ -90,26 +97,26 @@ def _of_task(task: str, faster: str, gguf: bool) -> list[dict[str, Any]]:
     if task == "text-generation":
         return _decoder_runtimes(faster, gguf)
     if task == "text2text-generation":
-        return _both_runtimes()
+        return _both_runtimes(faster)
     # No runtime that serves texts takes images.
     return [] if task == "image-classification" else _encoder_runtimes(faster)
 
 
-def _both_runtimes() -> list[dict[str, Any]]:
+def _both_runtimes(faster: str) -> list[dict[str, Any]]:
     """Those of encoders with a decoder, of which no whole layer is removed."""
     return [
         _entry(
             "CTranslate2",
             "4.x",
             "after conversion",
-            "no",
+            faster,
             "Convert with ct2-transformers-converter.",
         ),
         _entry(
             "llama.cpp",
             "current",
             "after conversion to GGUF",
-            "no",
+            faster,
             "Convert with its own script; quantisation does not keep count of zeros.",
         ),
     ]

@@ -65,6 +65,8 @@ def layers(report: Json) -> str:
         parts.append(_dropped(report))
     if report["widths"] is not None:
         parts.append(_widths(report["widths"]))
+    if report["vocabulary"] is not None:
+        parts.append(_vocabulary(report["vocabulary"]))
     if any(row["sparsity"] > 0 for row in rows):
         sparsity = plots.columns(
             "Sparsity per layer",
@@ -138,6 +140,21 @@ def _dropped(report: Json) -> str:
     )
     told = f"{words} Cost by the criterion {dropped['criterion']} {_JUDGED[dropped['selection']]}."
     return figure("Which layers to remove", plot, told)
+
+
+def _vocabulary(found: Json) -> str:
+    rows: list[Row] = [
+        ["rows of the dense model", number(f"{found['dense']:,}")],
+        ["rows that stay", number(f"{found['kept']:,}")],
+        ["of these, special and added tokens", number(f"{found['required']['specials']:,}")],
+        ["of these, the alphabet", number(f"{found['required']['alphabet']:,}")],
+        ["calibration tokens that stay", number(percent(found["covered"]))],
+    ]
+    told = (
+        f"Rows of the vocabulary by the criterion {found['criterion']}. "
+        "The alphabet is what every text can be encoded with."
+    )
+    return table(["vocabulary", number("")], rows, told)
 
 
 def _widths(widths: Json) -> str:

@@ -23,15 +23,20 @@ class ReportInputs:
     facts          of each pruned weight: ``name``, ``reconstruction_error``, ``weight_error``
     dropped        of layer-drop: ``LayerChoice.to_json()``; None otherwise
     experts        the experts that each layer kept, where some went; None otherwise
-    widths         of neurons, heads, experts: ``sparsity`` of them, and ``structures``: ``kind``, ``dense``,
-    ``kept``, ``parameters`` (of one in one layer); None otherwise recovery       ``RecoveryResult.history``
-    with ``method``; None without recovery measured       ``evaluation.measure.with_pruned_memory``:
-    ``latency``, ``memory`` (each may be None) verification   what ``export.verify.run`` gave data
-    facts of ``calibration``, ``evaluation``, ``recovery`` and ``overlap`` {use: shared texts} artifact
-    ``bytes``, ``files`` and ``gguf`` (or None) of the artifact inputs         sha256 of the model's files
-    and of the datasets:
-    ``model``, ``datasets`` versions       software by name; device: ``type``, ``name``, ``threads`` seconds
-    wall time of each stage, by name; ``resumed``: whether an earlier attempt was gone on from
+    widths         of neurons, heads, experts: ``layout``, ``sparsity`` of them, and ``structures``:
+                   ``kind``, ``dense``, ``kept``, ``parameters`` (of one in one layer), ``layers``; or None
+    vocabulary     of rows of the vocabulary: ``dense`` and ``kept`` numbers of them and what else
+                   ``stages.retold.account`` says; None otherwise
+    recovery       ``RecoveryResult.history`` with ``method``; None without recovery
+    measured       ``evaluation.measure.with_pruned_memory``: ``latency``, ``memory`` (each may be None)
+    verification   what ``export.verify.run`` gave
+    data           facts of ``calibration``, ``evaluation``, ``recovery`` and ``overlap`` {use: shared texts}
+    artifact       ``bytes``, ``files`` and ``gguf`` (or None) of the artifact
+    inputs         sha256 of the model's files and of the datasets: ``model``, ``datasets``
+    versions       software by name
+    device         ``type``, ``name``, ``threads``
+    seconds        wall time of each stage, by name
+    resumed        whether an earlier attempt was gone on from
     """
 
     specification: Json
@@ -51,7 +56,13 @@ class ReportInputs:
     dropped: Json | None = None
     widths: Json | None = None
     experts: Sequence[Sequence[int]] | None = None
+    vocabulary: Json | None = None
     recovery: Json | None = None
     measured: Json = field(default_factory=dict)
     verification: Json | None = None
     resumed: bool = False
+
+    @property
+    def units(self) -> Json | None:
+        """The account of what went whole (neurons and heads, rows of the vocabulary): with ``sparsity``."""
+        return self.widths if self.widths is not None else self.vocabulary

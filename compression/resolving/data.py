@@ -11,13 +11,14 @@ from compression.specification import JobSpecification
 from compression.suggestions import closest
 
 METRICS: dict[str, tuple[str, ...]] = {
-    "text-generation": ("perplexity",),
-    "text2text-generation": ("perplexity",),
+    "text-generation": ("perplexity", "bits_per_byte"),
+    "text2text-generation": ("perplexity", "bits_per_byte"),
     "text-classification": ("accuracy",),
     "feature-extraction": ("embedding_cosine",),
     "image-classification": ("accuracy",),
 }
-"""The quality metrics of each task."""
+"""The quality metrics of each task. The first is evaluated where a job names none; where models are compared
+that read a text as different tokens, all are."""
 
 CLASSIFIERS = ("text-classification", "image-classification")
 """The tasks whose evaluation needs labels."""
@@ -135,7 +136,8 @@ def _metrics(draft: Draft, name: str | None) -> list[str]:
         return []
     if inspection.task in CLASSIFIERS:
         check_labels(draft, "/evaluation/dataset", name)
-    return list(given if given is not None else known)
+    usual = known if draft.vocabulary else known[:1]
+    return list(given if given is not None else usual)
 
 
 def check_labels(draft: Draft, pointer: str, name: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from compression.anatomy.inspection import Inspection
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.vocabulary import VOCABULARY
 from compression.catalogue import Catalogue, Offer
 from compression.errors import Fault
 from compression.loading.dataset_files import DatasetFacts
@@ -42,6 +43,11 @@ class Draft:
     def structures(self) -> bool:
         """Whether neurons, heads or experts are removed."""
         return (self.specification.structure.granularity or "") in STRUCTURES
+
+    @property
+    def vocabulary(self) -> bool:
+        """Whether rows of the vocabulary are removed."""
+        return (self.specification.structure.granularity or self.recipe.granularities[0]) == VOCABULARY
 
     @property
     def data_kind(self) -> str:

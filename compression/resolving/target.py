@@ -8,6 +8,7 @@ from compression.anatomy.budget import figure, layers_to_remove, removed_in_all,
 from compression.densities import least_removable, most_removable
 from compression.resolving.draft import Draft
 from compression.resolving.structures import check_structures
+from compression.resolving.vocabulary import check_vocabulary
 from compression.specification import block, n_m, quantity
 
 TOLERANCE = 0.005
@@ -26,6 +27,8 @@ def check_target(draft: Draft) -> None:
         _check_layers(draft)
     elif draft.structures:
         check_structures(draft)
+    elif draft.vocabulary:
+        check_vocabulary(draft)
     elif target.layers is not None:
         draft.refuse(
             "/target/layers",

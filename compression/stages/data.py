@@ -26,22 +26,38 @@ def open_data(loaded: Loaded) -> Data:
     data = Data(plan)
     if spec.evaluation.dataset is not None:
         length = evaluation_length(loaded)
-        data.evaluation = plan.evaluation(spec.evaluation.dataset, spec.evaluation.samples, length)
+        data.evaluation = judging(plan, loaded, spec.evaluation.dataset, spec.evaluation.samples, length)
     domain = spec.evaluation.domain
     if domain is not None and domain.dataset is not None:
         length = domain.sequence_length or evaluation_length(loaded)
-        data.domain_evaluation = plan.evaluation(domain.dataset, domain.samples, length)
+        data.domain_evaluation = judging(plan, loaded, domain.dataset, domain.samples, length)
         if data.evaluation is not None:
             _note(loaded, data.domain_overlap, "evaluation", data.evaluation, data.domain_evaluation)
     return data
+
+
+def judging(
+    plan: DataPlan | ImagePlan, loaded: Loaded, dataset: str, samples: int | None, length: int
+) -> Sequences | Images:
+    """Batches to judge a model by."""
+    if isinstance(plan, ImagePlan):
+        return plan.evaluation(dataset, samples, length)
+    count_bytes = "bits_per_byte" in (loaded.specification.evaluation.metrics or ())
+    return plan.evaluation(dataset, samples, length, count_bytes=count_bytes)
+
+
+def held_out_datasets(loaded: Loaded) -> list[str]:
+    """The datasets of which a part is held out for an evaluation."""
+    evaluation = loaded.specification.evaluation
+    judged = [part for part in (evaluation, evaluation.domain) if part is not None]
+    return [part.dataset for part in judged if part.dataset is not None and part.holdout]
 
 
 def open_plan(loaded: Loaded) -> DataPlan | ImagePlan:
     """What reads the job's datasets: text or images."""
     spec, image = loaded.specification, loaded.inspection.image
     config, datasets = loaded.admission.config, loaded.request.datasets
-    judged = [part for part in (spec.evaluation, spec.evaluation.domain) if part is not None]
-    held_out = [part.dataset for part in judged if part.dataset is not None and part.holdout]
+    held_out = held_out_datasets(loaded)
     if image is not None:
         how = spec.preprocessing or of_model(*image[1:])
         return ImagePlan(config, image[0], how, datasets, held_out=held_out)

@@ -30,6 +30,7 @@ from compression.recovery.registry import recover
 from compression.recovery.types import RecoveryContext
 from compression.stages.data import evaluation_length, recovery_rows
 from compression.stages.job import Data, Loaded, Pruned, Watched
+from compression.stages.retold import check_rows
 from compression.stages.varied import write_packaged
 
 # What the artifact is verified on: few enough to keep whole logits, from the evaluation data where there is
@@ -61,7 +62,7 @@ def write_pruned(loaded: Loaded, pruned: Pruned, folder: Path) -> None:
         folder,
         pruned.source(loaded),
         pruned.settings(loaded),
-        loaded.folder,
+        pruned.companions(loaded),
         kept=pruned.kept,
         dtype=loaded.output_dtype,
     )
@@ -91,6 +92,7 @@ def finish(loaded: Loaded, data: Data, pruned: Pruned) -> Final:
             observer=loaded.observer,
             device=str(loaded.device),
             sites=written_sites(loaded, pruned),
+            rows=pruned.rows,
         )
     )
     settings = rewritten_config(pruned.settings(loaded), pruned.kept, loaded.output_dtype)
@@ -113,12 +115,11 @@ def written_sites(loaded: Loaded, pruned: Pruned) -> list[str]:
     return [site.name for site in inspect(config, WeightReader(loaded.work / "pruned").names()).sites]
 
 
-def quality(
-    loaded: Loaded, batches: Sequences | Images, model: StreamedModel, reference: StreamedModel | None
-) -> dict[str, Any]:
+def quality(loaded: Loaded, batches: Sequences | Images, model: StreamedModel) -> dict[str, Any]:
     """Quality of a model on evaluation batches."""
     metrics = loaded.specification.evaluation.metrics or []
-    return evaluate(Watched(model, loaded.observer.progress), batches, metrics, reference=reference)
+    watched = Watched(model, loaded.observer.progress)
+    return evaluate(watched, batches, metrics, text_bytes=getattr(batches, "text_bytes", None))
 
 
 def costs(loaded: Loaded, pruned: Pruned, final: Final) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
             folder=folder,
             source=source,
             settings=settings,
-            copy_from=loaded.folder,
+            copy_from=pruned.companions(loaded),
             task=loaded.admission.task,
             specification=loaded.specification.to_json(),
             model_files=loaded.files,
@@ -203,6 +204,7 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
             kept=final.kept,
             layers=pruned.kept,
             units=pruned.units,
+            rows=None if pruned.rows is None else pruned.rows.tolist(),
             dtype=loaded.output_dtype,
             after_file=after_file,
         )
@@ -210,18 +212,21 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
 
 
 def check(
-    loaded: Loaded, data: Data, final: Final, artifact: Artifact
+    loaded: Loaded, data: Data, pruned: Pruned, final: Final, artifact: Artifact
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Verify the artifact in a clean process, then measure it; (verification, measurements).
+    """Verify the artifact in a clean process, then measure it; (verification, measurements). Where rows of
+    the vocabulary went and nothing was trained, the outputs are those of the dense model's rows that stay.
 
     Raises ArtifactVerificationFailed.
     """
-    batches = fixed_batches(loaded, data)
+    batches = fixed_batches(loaded, data, int(final.settings.get("vocab_size", loaded.inspection.vocabulary)))
     with torch.no_grad():
         outputs = [output.cpu() for output in final.model.outputs(batches)]
     inputs = probe.write_inputs(loaded.work / "expected.safetensors", batches, outputs, loaded.admission.task)
     threads, device = loaded.request.threads, str(loaded.device)
     verified = verify.run(artifact.folder, inputs, threads=threads, device=device)
+    if pruned.rows is not None and final.recovery is None:
+        verified["vocabulary"] = check_rows(loaded, pruned, batches, outputs)
     loaded.observer.progress(1, 2)
     measured = measure(
         loaded.folder,
@@ -236,9 +241,9 @@ def check(
     return verified, with_pruned_memory(measured, verified)
 
 
-def fixed_batches(loaded: Loaded, data: Data) -> list[dict[str, Tensor]]:
+def fixed_batches(loaded: Loaded, data: Data, vocabulary: int) -> list[dict[str, Tensor]]:
     """Batches to verify on: the first evaluation (or calibration) rows, cut; else made from the
-    seed.
+    seed, of a vocabulary of this size.
     """
     source = data.evaluation or data.calibration
     if source is None:
@@ -249,7 +254,6 @@ def fixed_batches(loaded: Loaded, data: Data) -> list[dict[str, Tensor]]:
         length = min(VERIFIED_TOKENS, loaded.inspection.context)
         size = (VERIFIED_SEQUENCES, length)
         names = ["input_ids"] + ["decoder_input_ids"] * (loaded.admission.task == TEXT_TO_TEXT)
-        vocabulary = loaded.inspection.vocabulary
         return [{name: torch.randint(0, vocabulary, size, generator=generator) for name in names}]
     first = source.batches[0]
     cut = {name: value[:VERIFIED_SEQUENCES] for name, value in first.items() if name != "labels"}

@@ -139,6 +139,9 @@ class Pruned:
     layer by layer; `gone` are the stored tensors that it does not have. Where layers kept different numbers,
     `counts` are these by kind, `config` and weights are those of the padded model, and `written`, where the
     result comes with code of its own, is a folder with it and its settings.
+    Where rows of the vocabulary went, `rows` int64 are the dense model's that stay, in their new order,
+    `tokenizer` is a folder with the files that go with the weights, `specials` are the tokens that end and
+    fill texts, and `vocabulary` says what went, as JSON.
     """
 
     overlay: tuple[Path, ...]
@@ -152,6 +155,14 @@ class Pruned:
     counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     written: tuple[Path, Mapping[str, Any]] | None = None
     gone: frozenset[str] = frozenset()
+    rows: Tensor | None = None
+    tokenizer: Path | None = None
+    specials: tuple[int, int] | None = None
+    vocabulary: dict[str, Any] | None = None
+
+    def companions(self, loaded: Loaded) -> Path:
+        """The folder whose tokenizer and generation settings go with the weights."""
+        return loaded.folder if self.tokenizer is None else self.tokenizer
 
     def settings(self, loaded: Loaded) -> Mapping[str, Any]:
         """The config of the weights that `source` gives (with all layers of the dense model)."""

@@ -12,6 +12,8 @@ from compression.stages.finish import Final
 from compression.stages.job import Data, Loaded, Pruned
 
 Quality = dict[str, Any]
+Judge = Callable[[Sequences | Images, Sequences | Images | None], Quality | None]
+"""Judges a model on batches; the second are the same texts as the dense model reads them."""
 
 
 class Qualities:
@@ -28,22 +30,32 @@ class Qualities:
     def dense(self) -> None:
         """Judge the model as it came."""
         model = self._loaded.dense_model
-        self._note("dense", "baseline", lambda batches: finish.quality(self._loaded, batches, model(), None))
+        self._note(
+            "dense",
+            "baseline",
+            lambda batches, dense: finish.quality(self._loaded, batches, model()),
+            self._data,
+        )
 
-    def pruned(self, pruned: Pruned) -> None:
-        """Judge the pruned model, before a recovery."""
-        self._note("pruned", "pruned-quality", lambda batches: prune.judge(self._loaded, batches, pruned))
+    def pruned(self, pruned: Pruned, data: Data) -> None:
+        """Judge the pruned model, before a recovery; `data` is the data as it reads them."""
+        self._note(
+            "pruned",
+            "pruned-quality",
+            lambda batches, dense: prune.judge(self._loaded, batches, pruned, dense),
+            data,
+        )
 
-    def recovered(self, final: Final) -> None:
+    def recovered(self, final: Final, pruned: Pruned, data: Data) -> None:
         """Judge the recovered model; without a recovery there is none."""
         if final.recovery is None:
             self.general["recovered"] = self.domain["recovered"] = None
             return
-        model = self._loaded.dense_model
         self._note(
             "recovered",
             "final-quality",
-            lambda batches: finish.quality(self._loaded, batches, final.model, model()),
+            lambda batches, dense: prune.judged(self._loaded, batches, final.model, pruned, dense),
+            data,
         )
 
     def baselines(self) -> dict[str, Quality]:
@@ -67,20 +79,20 @@ class Qualities:
                     if value is not None:
                         self._loaded.observer.metric(f"{name}/{start}{metric}", float(value))
 
-    def _note(self, state: str, step: str, judge: Callable[[Sequences | Images], Quality | None]) -> None:
-        self.general[state] = self._kept(step, self._data.evaluation, judge)
-        self.domain[state] = self._kept(f"domain-{step}", self._data.domain_evaluation, judge)
+    def _note(self, state: str, step: str, judge: Judge, data: Data) -> None:
+        before = self._data
+        self.general[state] = self._kept(step, data.evaluation, before.evaluation, judge)
+        self.domain[state] = self._kept(
+            f"domain-{step}", data.domain_evaluation, before.domain_evaluation, judge
+        )
 
     def _kept(
-        self,
-        step: str,
-        batches: Sequences | Images | None,
-        judge: Callable[[Sequences | Images], Quality | None],
+        self, step: str, batches: Sequences | Images | None, dense: Sequences | Images | None, judge: Judge
     ) -> Quality | None:
         if batches is None:
             return None
         store = self._loaded.store
         if not store.has(step):
-            store.save(step, None, {"quality": judge(batches)})
+            store.save(step, None, {"quality": judge(batches, dense)})
         found: Quality = store.data(step)["quality"]
         return found

@@ -13,6 +13,7 @@ import torch
 
 from compression.anatomy.formats import GGUF
 from compression.anatomy.inspection import Inspection
+from compression.anatomy.vocabulary import VOCABULARY
 from compression.checkpoint import Hook, Store, file_digest, job_key
 from compression.device import prepare_device
 from compression.errors import TensorsMismatch, WeightsNotFinite
@@ -21,6 +22,7 @@ from compression.loading.admission import Admission, FileSource, PathSource, adm
 from compression.loading.weights import WeightReader
 from compression.recipes import recipes
 from compression.stages.job import Loaded, Observer, Request
+from compression.stages.vocabulary import check_vocabulary
 
 OURS = "secateur"
 
@@ -105,9 +107,11 @@ def make_view(folder: Path, model: Path, sources: dict[str, FileSource], admissi
 
 
 def check_weights(loaded: Loaded) -> None:
-    """Look at the values, which headers do not show. Raises WeightsNotFinite, TensorsMismatch,
-    FormatImpossible."""
+    """Look at the values, which headers do not show; where tokens go, at the tokenizer. Raises
+    WeightsNotFinite, TensorsMismatch, FormatImpossible, TokenizerInvalid, TargetUnreachable."""
     check_formats(loaded)
+    if loaded.specification.structure.granularity == VOCABULARY:
+        check_vocabulary(loaded)
     check_finite(loaded)
     check_tied(loaded)
 

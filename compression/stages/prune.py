@@ -12,22 +12,26 @@ from typing import Any
 
 from compression.anatomy.budget import layers_to_remove, removed_in_all, selected_sites
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.vocabulary import VOCABULARY
 from compression.checkpoint import Store
 from compression.criteria.layers import layer_criteria
 from compression.cutting import PruneSettings
 from compression.depth import DepthEvidence, DepthTask, LayerChoice, baseline_layers, choose_layers
 from compression.errors import TargetUnreachable
 from compression.evaluation.quality import evaluate
-from compression.evaluation.types import FEATURES
+from compression.evaluation.types import FEATURES, Evaluable
 from compression.evidence import Curves, curve_key
 from compression.granularity.base import Pattern, parse_granularity
 from compression.loading.data import Sequences
 from compression.loading.images.plan import Images
+from compression.loading.streamed import StreamedModel
 from compression.pruning import Listener, MaskFiles, WeightPruner, finished_files
 from compression.recipes import recipes
 from compression.recipes.layers import LayerOptions
 from compression.stages.job import Data, Loaded, Pruned, Watched
+from compression.stages.retold import KeptVocabulary, by_text, read_again
 from compression.stages.structures import baseline_structures, prune_structures
+from compression.stages.vocabulary import prune_vocabulary
 
 
 def pattern_of(loaded: Loaded) -> Pattern:
@@ -45,6 +49,9 @@ def prune(loaded: Loaded, data: Data, entered: Callable[[], None] = lambda: None
     if pattern_of(loaded).kind in STRUCTURES:
         entered()
         return prune_structures(loaded, calibration, loaded.store, loaded.observer, loaded.hook)
+    if pattern_of(loaded).kind == VOCABULARY:
+        entered()
+        return prune_vocabulary(loaded, data, loaded.store)
     settings = weight_settings(
         loaded, loaded.recipe.options.model_validate(loaded.specification.options).model_dump()
     )
@@ -154,19 +161,23 @@ def compare(loaded: Loaded, data: Data, name: str) -> dict[str, Any]:
     if not loaded.store.has(step):
         scratch = loaded.work / "scratch" / name
         shutil.rmtree(scratch, ignore_errors=True)
-        pruned = _by_criterion(loaded, name, Store(scratch, loaded.store.key), data.calibration)
+        pruned = _by_criterion(loaded, name, Store(scratch, loaded.store.key), data)
+        own = read_again(loaded, data, pruned)
         # What a baseline is judged by needs no second look at the dense model, but for headless encoders.
         reference = loaded.admission.task == FEATURES
         judged = {
-            "quality": judge(loaded, data.evaluation, pruned, reference=reference),
-            "domain": judge(loaded, data.domain_evaluation, pruned, reference=reference),
+            "quality": judge(loaded, own.evaluation, pruned, data.evaluation, reference=reference),
+            "domain": judge(
+                loaded, own.domain_evaluation, pruned, data.domain_evaluation, reference=reference
+            ),
         }
         loaded.store.save(step, None, judged)
         shutil.rmtree(scratch, ignore_errors=True)
     return dict(loaded.store.data(step))
 
 
-def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequences | Images | None) -> Pruned:
+def _by_criterion(loaded: Loaded, name: str, store: Store, data: Data) -> Pruned:
+    calibration = data.calibration
     if pattern_of(loaded).kind == "layer":
         options = _layer_options(loaded)
         kept = baseline_layers(
@@ -180,6 +191,8 @@ def _by_criterion(loaded: Loaded, name: str, store: Store, calibration: Sequence
         return Pruned((), kept, {}, [], None)
     if pattern_of(loaded).kind in STRUCTURES:
         return baseline_structures(loaded, name, calibration, store, _Quiet(loaded.observer))
+    if pattern_of(loaded).kind == VOCABULARY:
+        return prune_vocabulary(loaded, data, store, name)
     # A baseline has the job's granularity and bounds, and its own habits for the rest.
     bounds = ("minimum_density", "maximum_density")
     given = {key: value for key, value in loaded.specification.options.items() if key in bounds}
@@ -205,14 +218,45 @@ class _Quiet:
 
 
 def judge(
-    loaded: Loaded, batches: Sequences | Images | None, pruned: Pruned, *, reference: bool = True
+    loaded: Loaded,
+    batches: Sequences | Images | None,
+    pruned: Pruned,
+    dense_batches: Sequences | Images | None = None,
+    *,
+    reference: bool = True,
 ) -> dict[str, Any] | None:
     """Quality of a pruned model on evaluation batches (None: there are none); with `reference` also how far
-    it is from the dense one.
+    it is from the dense one, which read the same texts as `dense_batches` (None: as the same batches).
     """
     if batches is None:
         return None
+    return judged(loaded, batches, pruned.model(loaded), pruned, dense_batches, reference=reference)
+
+
+def judged(
+    loaded: Loaded,
+    batches: Sequences | Images,
+    model: StreamedModel,
+    pruned: Pruned,
+    dense_batches: Sequences | Images | None,
+    *,
+    reference: bool = True,
+) -> dict[str, Any]:
+    """Quality of a model that came of pruning; see `judge`."""
     metrics = loaded.specification.evaluation.metrics or []
-    watched = Watched(pruned.model(loaded), loaded.observer.progress)
-    dense = loaded.dense_model() if reference else None
-    return evaluate(watched, batches, metrics, reference=dense)
+    watched = Watched(model, loaded.observer.progress)
+    dense: Evaluable | None = loaded.dense_model() if reference else None
+    apart = None
+    if pruned.rows is not None and reference:
+        if by_text(loaded):
+            apart = None if dense_batches is None else dense_batches.batches
+        else:
+            dense = KeptVocabulary(loaded.dense_model(), pruned.rows, loaded.admission.task)
+    return evaluate(
+        watched,
+        batches,
+        metrics,
+        reference=dense,
+        reference_batches=apart,
+        text_bytes=getattr(batches, "text_bytes", None),
+    )

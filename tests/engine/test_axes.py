@@ -18,6 +18,7 @@ from compression.criteria import criteria
 from compression.criteria.base import NEEDS
 from compression.criteria.layers import layer_criteria
 from compression.criteria.structures import structure_criteria
+from compression.criteria.vocabulary import vocabulary_criteria
 from compression.cutting import PruneSettings
 from compression.gradients import KINDS
 from compression.granularity import granularities
@@ -83,6 +84,13 @@ def test_recipes_compose_what_exists(name: str):
         return
     if {"neuron", "expert"} & set(recipe.granularities):
         _composes_structures(recipe)
+        return
+    if recipe.granularities == ("vocabulary",):
+        assert recipe.needs == vocabulary_criteria[recipe.axes["criterion"]].needs
+        schema = recipe.to_json()["options"]["properties"]["criterion"]
+        assert schema["enum"] == vocabulary_criteria.names()
+        assert schema["default"] == recipe.axes["criterion"]
+        assert not {"vit", "swin"} & set(recipe.families)
         return
     chosen = recipe.options()
     entries = [

@@ -255,6 +255,8 @@ def test_specification_with_a_domain() -> None:
 def test_usual_recipes() -> None:
     layers = specifying.Wish(target={"layers": 1})
     assert specifying.specification(layers, "m", Texts("d"))["recipe"] == "layer-drop"
+    tokens = specifying.Wish(target={"sparsity": 0.5}, granularity="vocabulary")
+    assert specifying.specification(tokens, "m", Texts("d"))["recipe"] == "vocab-trim"
     half = specifying.Wish(target={"sparsity": 0.5})
     assert specifying.specification(half, "m", Texts("d"))["recipe"] == "wanda"
 

@@ -25,6 +25,7 @@ from compression.anatomy.structures import (
     head_units,
     unit_parameters,
 )
+from compression.anatomy.vocabulary import VOCABULARY
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -137,7 +138,8 @@ class Parts:
     says of a weight why it is not pruned. `token_macs` and `sequence_macs` count the products outside the
     layers, `layer_macs` those for a token in one layer that no site makes; `cross_layers` and `window_macs`
     are as in `Inspection`. `image` is the shape of the images
-    that a model of images takes: channels, height, width.
+    that a model of images takes: channels, height, width. `vocabulary` names the tensors that have a row for
+    every token, of those too that a checkpoint may hold; of `token_macs`, `row_macs` are those of one row.
     """
 
     sizes: Sizes
@@ -164,6 +166,8 @@ class Parts:
     window_macs: int = 0
     layers_key: str = ""
     routers: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+    row_macs: int = 0
 
     def lists(self) -> tuple[Layers, ...]:
         """The lists of layers, in the order in which a model runs them."""
@@ -192,6 +196,8 @@ class Family(ABC):
     `head_dim`, so that heads can go while their width stays; of `even_heads`, only as many as divide the
     hidden width may stay. `experts_keys` names, of every architecture with experts, the key that says how
     many a layer has; as many as a token takes (`num_experts_per_tok`) stay.
+    hidden width may stay. `counts_from_padding`: positions are numbered from `pad_token_id` on, so it cannot
+    change.
     """
 
     name: str
@@ -200,6 +206,7 @@ class Family(ABC):
     cuts_heads: bool = False
     even_heads: frozenset[str] = frozenset()
     experts_keys: Mapping[str, str] = MappingProxyType({})
+    counts_from_padding: bool = False
 
     @abstractmethod
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
@@ -277,6 +284,12 @@ class Family(ABC):
             result["head_dim"] = sizes.head_dim
         return result
 
+    def vocabulary(self, config: Config, names: Iterable[str]) -> tuple[str, ...]:
+        """The stored tensors that have a row (or of a bias an element) for every token."""
+        names = list(names)
+        present = set(names)
+        return tuple(name for name in self.parts(config, names).vocabulary if name in present)
+
     def inspect(self, config: Config, names: Iterable[str], has_tokenizer: bool) -> Inspection:
         """What can be cut."""
         names = list(names)
@@ -286,6 +299,8 @@ class Family(ABC):
         kinds = {structure.kind for structure in structures}
         architecture = config["architectures"][0]
         whole_layers = parts.droppable and len(lists) == 1 and sizes.layers > 1
+        outside = {**parts.before, **parts.after}
+        row = sum(elements(outside[name]) // outside[name][0] for name in parts.vocabulary if name in outside)
         return Inspection(
             family=self.name,
             architecture=architecture,
@@ -305,7 +320,10 @@ class Family(ABC):
                 "block",
                 *(["layer"] if whole_layers else []),
                 *(name for name, parts_ in GRANULARITIES.items() if kinds.issuperset(parts_)),
+                *([VOCABULARY] if has_tokenizer and parts.vocabulary else []),
             ),
+            row_parameters=row,
+            row_macs=parts.row_macs,
             structures=structures,
             not_prunable=tuple({"name": name, "reason": reason} for name, reason in parts.kept.items()),
             token_macs=parts.token_macs,

@@ -15,7 +15,8 @@ _EDGE = "between the widths of embeddings and layers: kept dense, every token de
 class Decoder:
     """A decoder by the names inside its base model, which `base` (`model.`) may precede.
 
-    `tables` are looked up, `edges` multiplied with every token, `layers` is the list of layers
+    `tables` are looked up (the first by tokens), `edges` multiplied with every token, `layers` is the list
+    of layers
     (`layers.`), `final` what follows it. `head` is the name of the head; its width is that of the first
     table. `buffers` and `layer_buffers` are what old checkpoints carry. `slices` are weights inside stored
     tensors; `layer_kept` says of weights of every layer why they are not pruned, and `layer_macs` how many
@@ -80,6 +81,8 @@ class Decoder:
             layer_macs=self.layer_macs,
             routers=self.routers,
             droppable=self.droppable,
+            vocabulary=(prefix + next(iter(self.tables)), *head, *bias),
+            row_macs=width,
         )
 
 

@@ -18,7 +18,8 @@ CLASSIFIER = "the output head: kept dense"
 class Encoder:
     """An encoder by the names inside its base model, which `base` (`bert.`) may precede.
 
-    `tables` and `first` come before the list of `layers`, `pooler` after it. A classifier has `head` (by
+    `tables` (the first is looked up by tokens) and `first` come before the list of `layers`, `pooler` after
+    it. A classifier has `head` (by
     whole name, without the base) and `labels`. `needs_pooler` says whether the class cannot do without its
     pooler; `buffers` are what old checkpoints carry.
     """
@@ -58,6 +59,7 @@ class Encoder:
             labels=self.labels,
             has_pooler=has_pooler,
             sequence_macs=sum(rows * columns for rows, columns in weights.values()),
+            vocabulary=tuple(prefix + name for name in list(self.tables)[:1]),
         )
 
 

@@ -17,6 +17,7 @@ class RobertaFamily(BertFamily):
     """RobertaModel and RobertaForSequenceClassification; names with or without the prefix `roberta.`."""
 
     name = "roberta"
+    counts_from_padding = True
     architectures: Mapping[str, Architecture] = {
         "RobertaModel": Architecture("roberta", "feature-extraction"),
         "RobertaForSequenceClassification": Architecture("roberta", "text-classification"),

@@ -125,6 +125,8 @@ class T5Family(Family):
             further=(_decoder_layers(config),) if generates else (),
             cross_layers=decoders,
             token_macs=vocabulary * hidden if generates else 0,
+            vocabulary=(table, *head, *copies),
+            row_macs=hidden if generates else 0,
         )  # fmt: skip
 
 
