@@ -33,6 +33,7 @@ class ExpertUseCollector:
         assert block.experts is not None, "only blocks with experts are looked at"
         self._layer: ExpertLayer = block.experts
         self._router: Any = block.linears()[router]
+        self._name = router
         self._states = states
         self._positions = positions
         self._normed = "expert.norms" in needs
@@ -119,7 +120,7 @@ class ExpertUseCollector:
         for values in (found.weights, found.norms, found.products):
             if not bool(torch.isfinite(values).all()):
                 raise ActivationsNotFinite(
-                    "the experts of a layer give numbers that are not finite on the calibration data: the "
+                    f"what the experts of {self._name} give is not finite on the calibration data: the "
                     "model overflows before it is pruned; check that its checkpoint is sound and of a type "
                     "that holds its values"
                 )
