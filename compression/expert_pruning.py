@@ -13,7 +13,8 @@ from torch.nn import functional
 from compression.anatomy.structures import Group
 from compression.block_pruning import BlockPruner
 from compression.criteria.units import ClusterCriterion, Piece, Units
-from compression.expert_use import ExpertUse, ExpertUseCollector
+from compression.expert_collector import ExpertUseCollector
+from compression.expert_use import ExpertUse
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.loading.weights import WeightReader
 from compression.statistics import SAMPLE_TOKENS, Positions, sample_positions

@@ -74,21 +74,26 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
     report["gates"] = gates.judge(
         (specification.get("evaluation") or {}).get("gates") or [], gates.figures(report)
     )
-    ratio = report["latency"]["ratio"] if report["latency"] else None
-    report["runtimes"] = runtimes(
-        inputs.model["task"],
-        granularity,
-        inputs.versions,
-        verified=inputs.verification is not None,
-        latency_ratio=ratio,
-        gguf=inputs.artifact.get("gguf") is not None,
-        layout=None if inputs.widths is None else inputs.widths["layout"],
-    )
+    report["runtimes"] = _runtimes(inputs, granularity, report["latency"])
     report["notes"] = notes(report, granularity)
     report["reproducibility"] = _reproducibility(inputs)
     report["summary"] = _summary(report)
     cleaned: dict[str, Any] = plain(report)
     return cleaned
+
+
+def _runtimes(
+    inputs: ReportInputs, granularity: str, latency: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    return runtimes(
+        inputs.model["task"],
+        granularity,
+        inputs.versions,
+        verified=inputs.verification is not None,
+        latency_ratio=latency["ratio"] if latency else None,
+        gguf=inputs.artifact.get("gguf") is not None,
+        layout=None if inputs.widths is None else inputs.widths["layout"],
+    )
 
 
 def _cost(inputs: ReportInputs) -> dict[str, Any]:

@@ -21,7 +21,10 @@ from tests.tiny_models import tiny_llama
 CALIBRATED = [
     r.name
     for r in recipes
-    if "criterion" in r.options.model_fields and {"calibration"} <= r.needs and "domain" not in r.needs
+    if "criterion" in r.options.model_fields
+    and {"calibration"} <= r.needs
+    and "domain" not in r.needs
+    and "llama" in r.families
 ]
 WHERE = r"of (model\.layers\.[01]\.[a-z_.]+|unit \d+ of (neuron|head)\.[01])"
 QUICK = {"measure": [], "samples": 4}

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from compression.criteria.base import ActivationsNotFinite
 from compression.criteria.structures import structure_criteria
 from compression.criteria.structures.router_similarity import clustered
 from compression.criteria.units import Piece, Units
@@ -282,3 +283,14 @@ def test_an_expert_that_is_never_used_is_worth_nothing(tmp_path: Path) -> None:
     cut = Cut(folder, tmp_path, "expert-output", 2)
     assert cut.kept == [[0, 1]] * LAYERS
     assert all(abs(fact["reconstruction_error"]) < 1e-6 for fact in cut.facts)
+
+
+@pytest.mark.parametrize("criterion", ["expert-frequency", "expert-output", "expert-subset"])
+def test_experts_that_overflow_are_named(criterion: str, tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", "MixtralForCausalLM", "apart")
+    tensors = load_file(folder / "model.safetensors")
+    for expert in range(4):
+        tensors[f"model.layers.1.block_sparse_moe.experts.{expert}.w2.weight"].fill_(3e38)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ActivationsNotFinite, match=r"of model\.layers\.1\.block_sparse_moe\.gate\.weight"):
+        Cut(folder, tmp_path, criterion, 3)

@@ -28,6 +28,7 @@ from compression.loading.weights import TensorMissing, WeightReader
 from compression.pruning import WeightPruner
 from compression.statistics import Collector, sample_positions
 from tests.engine.corpora import write_texts
+from tests.engine.expert_models import tiny
 from tests.engine.jobs import Recorder, request, write_job
 from tests.tiny_families import tiny_family, tiny_model
 from tests.tiny_models import write_byte_tokenizer
@@ -40,21 +41,6 @@ CASES = [
     "Qwen3MoeForCausalLM",
 ]
 NEEDS = frozenset({"activations", "means", "hessian"})
-
-
-def fused(folder: Path, case: str, **changes: Any) -> Path:
-    """The same model with the experts of a layer in one tensor, as transformers has them in memory."""
-    model = tiny_model(case, **changes)
-    model.save_pretrained(folder)
-    tensors = {name: value.clone() for name, value in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def tiny(folder: Path, case: str, layout: str, **changes: Any) -> Path:
-    return (fused if layout == "fused" else tiny_family)(folder, case, **changes)
 
 
 def inspected(folder: Path) -> Inspection:
@@ -128,7 +114,7 @@ def test_names_of_slices() -> None:
 
 
 def test_slices_that_are_not_there(tmp_path: Path) -> None:
-    reader = WeightReader(fused(tmp_path / "m", "MixtralForCausalLM"))
+    reader = WeightReader(tiny(tmp_path / "m", "MixtralForCausalLM", "fused"))
     for name in ("model.layers.0.mlp.experts.down_proj/4", "model.layers.9.mlp.experts.down_proj/0"):
         with pytest.raises(TensorMissing):
             reader.tensor(name)
