@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from compression.anatomy.inspection import Site
 from compression.checkpoint import Hook
+from compression.criteria.base import ActivationsNotFinite
 from compression.criteria.dropping import LayerCriterion
 from compression.divergence import Judge
 from compression.granularity.layer import best_start, candidate_starts, kept_layers
@@ -97,6 +99,13 @@ class DepthEvidence:
         """Hidden states before a layer."""
         if self._states is None:
             self._states = boundary_states(self._model, self._batches, self._listener, hook=self._hook)
+            for layer, states in enumerate(self._states):
+                if not bool(torch.isfinite(states).all()):
+                    raise ActivationsNotFinite(
+                        f"the hidden states before layer {layer} are not finite on the calibration data: "
+                        "the model overflows before it is pruned; check that its checkpoint is sound and of a "
+                        "type that holds its values"
+                    )
         return self._states[boundary]
 
     def loss(self, gone: Sequence[int]) -> float:
@@ -140,11 +149,22 @@ def choose_layers(
     """The layers that cost least by the criterion; of equals, the first.
 
     "run": consecutive ones, each run judged as a whole; "separate": each judged alone; "greedy": one by one,
-    each judged with those that went before. Raises TargetUnreachable when too few may go.
+    each judged with those that went before. Raises TargetUnreachable when too few may go,
+    ActivationsNotFinite when the model overflows.
     """
-    gone, tried = {"run": _run, "separate": _separate, "greedy": _greedy}[selection](
-        task, lambda layers: criterion.cost(evidence, layers), listener
-    )
+
+    def cost(layers: Sequence[int]) -> float:
+        found = criterion.cost(evidence, layers)
+        # What overflows without these layers is dearer than anything else.
+        return found if math.isfinite(found) else math.inf
+
+    gone, tried = {"run": _run, "separate": _separate, "greedy": _greedy}[selection](task, cost, listener)
+    if all(math.isinf(one) for _, one in tried):
+        raise ActivationsNotFinite(
+            f"the {criterion.name} without layers is not finite on the calibration data, whichever go: the "
+            "model overflows before it is pruned; check that its checkpoint is sound and of a type that holds "
+            "its values"
+        )
     return LayerChoice(
         criterion=criterion.name,
         selection=selection,

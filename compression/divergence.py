@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -36,7 +37,7 @@ class Judge:
 
     def divergence(self, changes: Changes) -> float:
         """Mean over tokens (or examples) of KL(dense || changed) of what the model predicts, in float32; for
-        models without a head the mean of 1 - cos of the hidden states.
+        models without a head the mean of 1 - cos of the hidden states. Infinite where either overflows.
         """
         total, count = 0.0, 0
         dense = self._last({})
@@ -55,7 +56,9 @@ class Judge:
                 values = values[real.to(values.device)]
             total += float(values.sum(dtype=torch.float64))
             count += values.numel()
-        return max(0.0, total / max(1, count))
+        mean = total / max(1, count)
+        # What overflows is no nearer than anything else; max() would take a NaN for 0.
+        return max(0.0, mean) if math.isfinite(mean) else math.inf
 
     def loss(self, changes: Changes) -> float:
         """Mean loss over the sequences."""

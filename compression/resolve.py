@@ -14,6 +14,7 @@ from compression.resolving.data import check_gates, resolve_evaluation, resolve_
 from compression.resolving.domain import resolve_domain_calibration, resolve_domain_evaluation
 from compression.resolving.draft import Draft
 from compression.resolving.images import resolve_preprocessing
+from compression.resolving.layout import check_layout
 from compression.resolving.output import resolve_output
 from compression.resolving.structures import check_kinds
 from compression.resolving.target import check_target
@@ -45,6 +46,7 @@ def resolve(
     resolve_recovery(draft)
     resolve_preprocessing(draft)
     resolve_output(draft)
+    check_layout(draft)
     if not draft.faults:
         check_target(draft)
     if draft.faults:

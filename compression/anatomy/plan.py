@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from compression.anatomy import count_macs
@@ -153,7 +154,7 @@ def _varied_cut(
     budget = unit_budget(specification, inspection)
     share = budget.total / budget.whole
     known = [one for one in inspection.structures if one.kind in budget.costs]
-    left = varied(inspection, {one.kind: [round(one.count * share)] * inspection.layers for one in known})
+    left = varied(inspection, {one.kind: _spread_units(one.count * share, inspection) for one in known})
     sizes = {site.name: site.size for site in left.sites}
     removed = {site.name: site.size - sizes[site.name] for site in inspection.sites}
     cut = {
@@ -184,6 +185,12 @@ def _vocabulary_cut(
         "vocabulary": {"dense": inspection.vocabulary, "kept": rows},
     }
     return cut, left, {}
+
+
+def _spread_units(each: float, inspection: Inspection) -> list[int]:
+    """Whole numbers, one a layer, whose sums are the nearest to `each` a layer."""
+    sums = [round(each * layer) for layer in range(inspection.layers + 1)]
+    return [after - before for before, after in pairwise(sums)]
 
 
 def _figures(inspection: Inspection, dtype: str, length: int, removed: Removed) -> dict[str, int]:

@@ -16,7 +16,7 @@ from compression.anatomy.widths import (
     structures,
 )
 from compression.resolving.draft import Draft
-from compression.resolving.layout import check_budget, check_layout, is_varied
+from compression.resolving.layout import check_budget, is_varied
 from compression.specification import quantity
 
 
@@ -29,10 +29,8 @@ def check_structures(draft: Draft) -> None:
         if MULTIPLES[one.kind] not in draft.given_options:
             options[MULTIPLES[one.kind]] = default_multiple(one)
     draft.replace(options=options)
-    check_layout(draft)
     if is_varied(draft):
-        if not draft.faults:
-            check_budget(draft)
+        check_budget(draft)
         return
     for one in found:
         if len(counts(one, draft.specification)) == 1:

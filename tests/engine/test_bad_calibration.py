@@ -21,7 +21,7 @@ from tests.tiny_models import tiny_llama
 CALIBRATED = [
     r.name
     for r in recipes
-    if "criterion" in r.options.model_fields
+    if "update" in r.options.model_fields
     and {"calibration"} <= r.needs
     and "domain" not in r.needs
     and "llama" in r.families
@@ -60,7 +60,7 @@ def test_activations_that_overflow_name_the_weight(tmp_path: Path, recipe: str) 
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
     # Units are scored in float64, so it takes what no float32 holds to stop them.
-    whole = "allocation" not in recipes[recipe].options.model_fields
+    whole = "comparison" not in recipes[recipe].options.model_fields
     tensors["model.layers.1.mlp.up_proj.weight"].fill_(3e38 if whole else 1e30)
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises((ActivationsNotFinite, ScoresNotFinite), match=WHERE):

@@ -8,9 +8,11 @@ import math
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from compression.anatomy import inspect
+from compression.criteria.base import ActivationsNotFinite
 from compression.criteria.layers import layer_criteria
 from compression.depth import (
     DepthEvidence,
@@ -233,3 +235,28 @@ def test_layers_of_baselines(folders):
     start = min(sums, key=lambda layer: sums[layer])
     expected = tuple(layer for layer in range(LAYERS) if layer not in (start, start + 1))
     assert baseline_layers("magnitude", model, sites, 2, (1, 1), 0) == expected
+
+
+@pytest.mark.parametrize("criterion", layer_criteria.names())
+def test_a_model_that_overflows_is_named(tmp_path, criterion):
+    folder = tiny_llama(tmp_path / "m", layers=3)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.0.mlp.up_proj.weight"].fill_(3e38)
+    tensors["model.layers.2.mlp.up_proj.weight"].fill_(3e38)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ActivationsNotFinite, match="not finite on the calibration data"):
+        choose_layers(DepthTask(3, 1), layer_criteria[criterion], "separate", _evidence(folder), Silent())
+
+
+def test_what_overflows_without_a_layer_is_the_dearest(folders):
+    class Bad:
+        name = "bad"
+        summary = paper = ""
+        needs = frozenset()
+
+        def cost(self, evidence, gone):
+            return float("nan") if 1 in gone else 1.0 + gone[0]
+
+    choice = choose_layers(DepthTask(LAYERS, 2), Bad(), "separate", _evidence(folders["llama"]), Silent())
+    assert set(choice.gone) == {0, 2}

@@ -126,6 +126,15 @@ def test_no_change_is_no_divergence(folders, kind):
     assert judge.divergence({0: {}}) == pytest.approx(0.0, abs=1e-7)
 
 
+def test_what_overflows_is_infinitely_far(folders):
+    """A NaN must not pass for no divergence at all."""
+    folder = folders["llama"]
+    name = "model.layers.1.mlp.up_proj.weight"
+    weight = torch.full_like(WeightReader(folder).tensor(name), 3e38)
+    judge = Judge(StreamedModel(folder), _batches(), 2)
+    assert judge.divergence({1: {name: weight}}) == math.inf
+
+
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 @pytest.mark.parametrize("layers", [(), (1,), (0, 2)])
 def test_loss_is_that_of_the_stock_model(folders, kind, layers):
