@@ -103,8 +103,8 @@ class DepthEvidence:
                 if not bool(torch.isfinite(states).all()):
                     raise ActivationsNotFinite(
                         f"the hidden states before layer {layer} are not finite on the calibration data: "
-                        "the model overflows before it is pruned; check that its checkpoint is sound and of a "
-                        "type that holds its values"
+                        "the model overflows before it is pruned; check that its checkpoint is sound and of "
+                        "a type that holds its values"
                     )
         return self._states[boundary]
 
@@ -162,8 +162,8 @@ def choose_layers(
     if all(math.isinf(one) for _, one in tried):
         raise ActivationsNotFinite(
             f"the {criterion.name} without layers is not finite on the calibration data, whichever go: the "
-            "model overflows before it is pruned; check that its checkpoint is sound and of a type that holds "
-            "its values"
+            "model overflows before it is pruned; check that its checkpoint is sound and of a type that "
+            "holds its values"
         )
     return LayerChoice(
         criterion=criterion.name,
