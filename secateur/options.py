@@ -116,6 +116,14 @@ Format = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+Layout = Annotated[
+    str | None,
+    Option(
+        help="How layers of widths of their own are written: padded (with zeros, a stock checkpoint) or "
+        "packaged (with the code that loads it).",
+        rich_help_panel=RUN,
+    ),
+]
 Seed = Annotated[int | None, Option(help="Seed of everything random.", rich_help_panel=RUN)]
 LimitSeconds = Annotated[int | None, Option(help="Stop the job after this time.", rich_help_panel=RUN)]
 Queue = Annotated[str | None, Option(help="Which workers: cpu or gpu.", rich_help_panel=RUN)]

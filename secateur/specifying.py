@@ -36,6 +36,7 @@ class Wish:
     baselines: Sequence[str] = ()
     dtype: str | None = None
     formats: Sequence[str] = ()
+    layout: str | None = None
     seed: int | None = None
     limit_seconds: int | None = None
     queue: str | None = None
@@ -95,7 +96,9 @@ def specification(wish: Wish, model: str, texts: Texts) -> dict[str, Any]:
         "calibration": sample,
         "recovery": repair or spec.get("recovery"),
         "evaluation": check,
-        "output": _merge(spec.get("output"), dtype=wish.dtype, formats=_formats(wish.formats)),
+        "output": _merge(
+            spec.get("output"), dtype=wish.dtype, formats=_formats(wish.formats), layout=wish.layout
+        ),
         "limits": _merge(spec.get("limits"), seconds=wish.limit_seconds),
         "metadata": _merge(spec.get("metadata"), **wish.metadata),
         "recipe": wish.recipe

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from compression.anatomy.varied import PREFIX
+
 Config = Mapping[str, Any]
 
 ARCHITECTURES: Mapping[str, str] = {
@@ -27,6 +29,10 @@ ARCHITECTURES: Mapping[str, str] = {
 }
 """llama.cpp's name of the architecture, by the class of transformers."""
 
+PER_LAYER: Mapping[str, str] = {"LlamaForCausalLM": "deci", "MistralForCausalLM": "deci"}
+"""The same where every layer has widths of its own: `deci` is `llama` with numbers of heads and neurons for
+each layer. Its graph drops the attention of a layer without a feed-forward, so that none may lack one."""
+
 _GEMMAS = ("gemma", "gemma2", "gemma3")
 _SILU = ("silu", "swish")
 _TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
@@ -36,7 +42,8 @@ _HEADS_FILL_THE_WIDTH = ("qwen2", "qwen2moe")
 # Scores of models with so many layers are divided by the root of hidden / heads, of all others by that of
 # head_dim.
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
-_WITH_YARN = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe")
+_LLAMAS = ("llama", "deci")
+_WITH_YARN = (*_LLAMAS, "qwen2", "qwen3", "qwen2moe", "qwen3moe")
 # Of these llama.cpp computes something else than transformers, or nothing.
 _YARN = {
     "beta_fast": 32, "beta_slow": 1, "attention_factor": None, "mscale": None, "mscale_all_dim": None,
@@ -47,7 +54,10 @@ _WITH_WINDOWS = ("gemma2", "gemma3")
 
 def architecture_of(config: Config) -> str | None:
     """llama.cpp's name of a model's architecture; None if this project writes no GGUF of it."""
-    return ARCHITECTURES.get(config["architectures"][0])
+    name = config["architectures"][0]
+    if "per_layer_config" in config:
+        return PER_LAYER.get(name.removeprefix(PREFIX))
+    return ARCHITECTURES.get(name)
 
 
 def faults(config: Config) -> list[str]:
@@ -86,6 +96,16 @@ def remarks(config: Config) -> list[str]:
     ]
 
 
+def by_layer(config: Config, key: str) -> list[int]:
+    """A width of every layer, where each has its own; 0 where the part that it is of was removed."""
+    part = "mlp" if key == "intermediate_size" else "attention"
+    own = config["per_layer_config"]
+    return [
+        0 if part in layer.get("skip", ()) else int(layer.get(key, config.get(key, 0)))
+        for layer in (own.get(str(index), {}) for index in range(config["num_hidden_layers"]))
+    ]
+
+
 def rotary_size(config: Config) -> int:
     """How many dimensions of a head are rotated."""
     share = config["rope_parameters"].get("partial_rotary_factor", 1.0)
@@ -115,14 +135,14 @@ def _activation(config: Config) -> Iterator[str]:
 
 def _biases(config: Config) -> Iterator[str]:
     arch = architecture_of(config)
-    if config.get("attention_bias") and arch != "llama":
+    if config.get("attention_bias") and arch not in _LLAMAS:
         yield f"attention_bias is true, and llama.cpp's {arch} has no such biases"
 
 
 def _rope(config: Config) -> Iterator[str]:
     arch, rope = architecture_of(config), full_rope(config)
     kind = rope.get("rope_type", "default")
-    valid = ["default", "linear", *(["llama3"] if arch == "llama" else [])]
+    valid = ["default", "linear", *(["llama3"] if arch in _LLAMAS else [])]
     valid += ["yarn"] if arch in _WITH_YARN else []
     if kind not in valid:
         yield f"its rotary positions are of type {kind!r}; written are {', '.join(valid)} of {arch}"

@@ -52,5 +52,6 @@ def unit_budget(specification: JobSpecification, inspection: Inspection) -> Unit
 def possible(one: Structure, specification: JobSpecification) -> list[int]:
     """The numbers of a kind's units that one layer may keep."""
     multiple = int(specification.options.get(MULTIPLES[one.kind], 1))
-    parts = bool(specification.options.get("remove_parts", False))
-    return [*([0] if parts else []), *range(multiple, one.count, multiple), one.count]
+    parts = specification.options.get("remove_parts", "no")
+    fewer = [] if parts == "only" else list(range(multiple, one.count, multiple))
+    return [*([] if parts == "no" else [0]), *fewer, one.count]

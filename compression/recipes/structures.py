@@ -58,11 +58,12 @@ def _axes() -> dict[str, tuple[Any, Any]]:
             ),
         ),
         "remove_parts": (
-            bool,
+            Literal["no", "also", "only"],
             Field(
-                False,
-                description="Layers of widths of their own may lose a whole attention or feed-forward (where "
-                "the weight that reads its units has no bias, and not the first layer's attention).",
+                "no",
+                description="Whether layers of widths of their own may lose a whole attention or "
+                "feed-forward, or lose nothing else (where the weight that reads its units has no bias, and "
+                "not the first layer's attention).",
             ),
         ),
         "update": (

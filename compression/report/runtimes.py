@@ -45,7 +45,7 @@ def runtimes(
     else:
         note = "Zeros are multiplied like any other number." + measured
     if layout == "packaged":
-        return _packaged_runtimes(versions.get("transformers", ""), measured, checked=verified)
+        return _packaged_runtimes(versions.get("transformers", ""), measured, checked=verified, gguf=gguf)
     if layout == "padded":
         note = "Layers are as wide as the widest; zeros up to that are multiplied." + measured
     faster = "yes" if layers else "no"
@@ -81,7 +81,7 @@ def _entry(
     }
 
 
-def _packaged_runtimes(version: str, measured: str, *, checked: bool) -> list[dict[str, Any]]:
+def _packaged_runtimes(version: str, measured: str, *, checked: bool, gguf: bool) -> list[dict[str, Any]]:
     code = "trust_remote_code=True runs modeling_secateur.py of the artifact, which builds stock layers."
     other = "Its models have one width for all layers. Choose output.layout padded, or allocation uniform."
     return [
@@ -89,7 +89,11 @@ def _packaged_runtimes(version: str, measured: str, *, checked: bool) -> list[di
             "transformers", version, "with the code in the artifact", "yes", code + measured, checked=checked
         ),
         *(_entry(name, "current", "no", "no", other) for name in ("vLLM", "Text Generation Inference")),
-        _entry("llama.cpp", "current", "no", "no", "No GGUF of layers with widths of their own is written."),
+        _entry("llama.cpp", "current", "yes", "yes", "model.gguf says the widths of every layer (deci).")
+        if gguf
+        else _entry(
+            "llama.cpp", "current", "no", "no", "Ask for the format gguf, where the model offers it."
+        ),
     ]
 
 

@@ -3,6 +3,8 @@ torch."""
 
 from __future__ import annotations
 
+from compression.anatomy.formats import GGUF
+from compression.anatomy.gguf import PER_LAYER
 from compression.anatomy.unit_budget import UnitBudget, unit_budget
 from compression.anatomy.varied import PACKAGED
 from compression.anatomy.widths import MULTIPLES, dense_figure
@@ -65,12 +67,22 @@ def _check_packaged(draft: Draft, *, offered: bool) -> None:
             f"{', '.join(PACKAGED)}): choose {_PADDED}, or options.allocation 'uniform'.",
             "layout_unsupported",
         )
-    elif "gguf" in draft.specification.output.formats:
-        draft.refuse(
-            "/output/formats",
-            f'No GGUF is written of layers with widths of their own: leave "gguf" out, or choose {_PADDED}.',
-            "format_unsupported",
-        )
+    elif GGUF in draft.specification.output.formats:
+        _check_gguf(draft)
+
+
+def _check_gguf(draft: Draft) -> None:
+    if draft.inspection.architecture not in PER_LAYER:
+        why = f"is written of {' and '.join(PER_LAYER)} alone"
+    elif draft.specification.options.get("remove_parts", "no") != "no":
+        why = "needs an attention and a feed-forward in every layer (options.remove_parts 'no')"
+    else:
+        return
+    draft.refuse(
+        "/output/formats",
+        f'A GGUF of layers with widths of their own {why}: leave "gguf" out, or choose {_PADDED}.',
+        "format_unsupported",
+    )
 
 
 def check_budget(draft: Draft) -> None:

@@ -1,14 +1,17 @@
-"""OBS for units against brute force: every subset solved anew in float64."""
+"""OBS for units against brute force, every subset solved anew in float64; CFSP's scores."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from compression.criteria.structures import structure_criteria
+from compression.criteria.structures.cfsp import Cfsp
 from compression.criteria.structures.obs import Obs
 from compression.criteria.units import Piece, Units
+from compression.unit_statistics import UnitStatistics
 from compression.updates.quadratic import HessianSingular
 from compression.updates.structures import structure_updates
 from compression.updates.units import StructureCut, StructureTask
@@ -90,6 +93,28 @@ def test_several_may_go_at_a_time() -> None:
     assert len(set(three.tolist())) == 9
     # Whatever the order, being without all of them costs the same.
     assert float(three.max()) == pytest.approx(float(one.max()), rel=1e-7)
+
+
+def test_cfsp_against_numpy() -> None:
+    generator = torch.Generator().manual_seed(5)
+    up, down = (torch.randn(6, 1, 4, generator=generator) for _ in range(2))
+    statistics = UnitStatistics(
+        50,
+        torch.randn(6, generator=generator, dtype=torch.float64),
+        torch.rand(6, generator=generator, dtype=torch.float64),
+        torch.zeros(6, dtype=torch.float64),
+    )
+    pieces = [Piece(up), Piece(torch.ones(6, 1, 1), bias=True), Piece(down, column=True)]
+    norms = np.sqrt((statistics.variances.numpy() + statistics.means.numpy() ** 2) * 50)
+    for power in (1.0, 0.5):
+        wanted = np.zeros(6)
+        for weight in (up, down):
+            sizes = np.abs(weight[:, 0].double().numpy())
+            wanted += (sizes / sizes.sum(axis=0)).mean(axis=1)
+        wanted *= norms**power
+        units = Units("neuron.0", 6, pieces, statistics)
+        found = Cfsp(cfsp_power=power).score(units, torch.Generator())
+        assert np.allclose(found.numpy(), wanted, rtol=1e-12)
 
 
 def test_units_that_give_nothing_go_first() -> None:

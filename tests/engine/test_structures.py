@@ -183,7 +183,7 @@ def test_every_layer_keeps_its_best_units(
     pruner = _pruner(folder, tmp_path, name, parameters=REFERENCES[criterion])
     pruner.run()
     judges = {entry.name for entry in structure_criteria if "neuron" in entry.kinds}
-    assert set(REFERENCES) - {"vector"} == judges - {"random", "obs"}
+    assert set(REFERENCES) - {"vector"} == judges - {"random", "obs", "cfsp"}
     for layer in range(LAYERS):
         tensors, _ = pruner.store.load(f"block-{layer:04d}")
         for kind, count in (("neuron", FFN), ("head", GROUPS)):

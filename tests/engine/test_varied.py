@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from compression.anatomy.structures import Group
 from compression.anatomy.varied import PACKAGED, varied
 from compression.evaluation import stock
 from compression.evaluation.cost import cost
+from compression.export.gguf import file, readback
 from compression.export.model import write_model
 from compression.export.per_layer.layout import CODE, PerLayerSource, per_layer_settings
 from compression.loading.streamed import StreamedModel
@@ -207,3 +209,23 @@ def test_a_fresh_process_needs_nothing_but_the_folder(tmp_path: Path) -> None:
     assert "refused" in done.stdout
     found = torch.load(tmp_path / "logits.pt")
     assert torch.allclose(found, surgery.answers(_masked(surgery, kept)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["LlamaForCausalLM", "MistralForCausalLM"])
+def test_gguf_says_the_widths_of_every_layer(case: str, tmp_path: Path) -> None:
+    surgery = Surgery(tmp_path, case, **CHANGES)
+    folder, _ = _packaged(surgery, {"neuron": [21, 56, 5], "head": [3, 4, 1]})
+    config = json.loads((folder / "config.json").read_text())
+    weights = WeightReader(folder)
+    made = file.plan(config, weights, folder)
+    file.write(folder / file.NAME, made, weights)
+    assert readback.faults(folder / file.NAME) == []
+    fields = gguf.GGUFReader(folder / file.NAME).fields
+    assert fields["general.architecture"].contents() == "deci"
+    assert fields["deci.feed_forward_length"].contents() == [21, 56, 5]
+    assert fields["deci.attention.head_count"].contents() == [6, 8, 2]
+    assert fields["deci.attention.head_count_kv"].contents() == [3, 4, 1]
+    # A wrong number of one layer is noticed.
+    config["per_layer_config"]["1"]["num_attention_heads"] = 4
+    (folder / "config.json").write_text(json.dumps(config))
+    assert readback.faults(folder / file.NAME)

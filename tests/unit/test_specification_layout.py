@@ -28,6 +28,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Inspection]:
 
     return {
         "llama": look(tiny_llama(root / "llama", ffn=96, heads=4, key_value_heads=2)),
+        "qwen3": look(tiny_llama(root / "qwen3", architecture="Qwen3ForCausalLM", ffn=96)),
         "gpt2": look(tiny_family(root / "gpt2", "GPT2LMHeadModel", vocab_size=264)),
         "mixtral": look(tiny_family(root / "mixtral", "MixtralForCausalLM", vocab_size=264)),
     }
@@ -54,9 +55,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Inspection]:
         ),
         (
             "llama",
+            {
+                "recipe": "flap",
+                "options": {"allocation": "standardized", "remove_parts": "also"},
+                "output": {"layout": "packaged", "formats": ["safetensors", "gguf"]},
+            },
+            "/output/formats",
+            ("remove_parts 'no'", '"padded"'),
+        ),
+        (
+            "qwen3",
             {**OWN, "output": {"layout": "packaged", "formats": ["safetensors", "gguf"]}},
             "/output/formats",
-            ("No GGUF",),
+            ("LlamaForCausalLM and MistralForCausalLM",),
         ),
         (
             "mixtral",
@@ -125,5 +136,5 @@ def test_a_padded_plan_counts_zeros(models: dict[str, Inspection]) -> None:
 
 def test_whole_parts_lower_what_can_be_reached(models: dict[str, Inspection]) -> None:
     changes = {"recipe": "flap", "output": {"layout": "packaged"}, "target": {"sparsity": 0.97}}
-    options = {"allocation": "global", "remove_parts": True}
-    assert attempt(models["llama"], **changes, options=options).options["remove_parts"]
+    options = {"allocation": "global", "remove_parts": "also"}
+    assert attempt(models["llama"], **changes, options=options).options["remove_parts"] == "also"

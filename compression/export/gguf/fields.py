@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from compression.anatomy.gguf import architecture_of, full_rope, head_size, rotary_size
+from compression.anatomy.gguf import architecture_of, by_layer, full_rope, head_size, rotary_size
 
 Kind = Literal["u32", "f32", "bool", "str", "[bool]", "[i32]", "[f32]", "[str]"]
 
@@ -50,15 +50,22 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[Field]:
     yield Field("context_length", "u32", config["n_positions" if gpt2 else "max_position_embeddings"])
     yield Field("embedding_length", "u32", hidden)
     yield Field("block_count", "u32", config["n_layer" if gpt2 else "num_hidden_layers"])
-    yield Field("feed_forward_length", "u32", ffn)
+    if "per_layer_config" in config:
+        yield Field("feed_forward_length", "[i32]", by_layer(config, "intermediate_size"))
+    else:
+        yield Field("feed_forward_length", "u32", ffn)
 
 
 def _attention(config: Mapping[str, Any]) -> Iterator[Field]:
     gpt2 = config["model_type"] == "gpt2"
     heads = config["n_head" if gpt2 else "num_attention_heads"]
     size = head_size(config)
-    yield Field("attention.head_count", "u32", heads)
-    yield Field("attention.head_count_kv", "u32", config.get("num_key_value_heads", heads))
+    if "per_layer_config" in config:
+        yield Field("attention.head_count", "[i32]", by_layer(config, "num_attention_heads"))
+        yield Field("attention.head_count_kv", "[i32]", by_layer(config, "num_key_value_heads"))
+    else:
+        yield Field("attention.head_count", "u32", heads)
+        yield Field("attention.head_count_kv", "u32", config.get("num_key_value_heads", heads))
     yield Field("attention.key_length", "u32", size)
     yield Field("attention.value_length", "u32", size)
     if gpt2:

@@ -71,8 +71,9 @@ def _as_read(field: Field) -> Any:
 
 
 def _width_faults(reader: gguf.GGUFReader, arch: str, stored: Mapping[str, ReaderTensor]) -> Iterator[str]:
-    def number(key: str) -> int:
-        return int(reader.fields[f"{arch}.{key}"].contents())
+    def number(key: str, layer: int = 0) -> int:
+        found = reader.fields[f"{arch}.{key}"].contents()
+        return int(found[layer] if isinstance(found, list) else found)
 
     def rows(name: str) -> int:
         return int(stored[name].shape[-1])
@@ -81,11 +82,11 @@ def _width_faults(reader: gguf.GGUFReader, arch: str, stored: Mapping[str, Reade
         if name in stored and f"{arch}.{key}" in reader.fields:
             if number(key) != int(stored[name].shape[1 - axis]):
                 yield f"{arch}.{key} is {number(key)}, but {name} has {int(stored[name].shape[1 - axis])}"
-    heads, groups = number("attention.head_count"), number("attention.head_count_kv")
     size, other = number("attention.key_length"), number("attention.value_length")
-    widths = {"q": heads * size, "k": groups * size, "v": groups * other}
     for layer in range(number("block_count")):
         block = f"blk.{layer}"
+        heads, groups = number("attention.head_count", layer), number("attention.head_count_kv", layer)
+        widths = {"q": heads * size, "k": groups * size, "v": groups * other}
         if f"{block}.attn_norm.weight" not in stored:
             yield f"{block} is missing"
         for part, width in widths.items():

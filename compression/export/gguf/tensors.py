@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from compression.anatomy.gguf import architecture_of, full_rope, head_size
+from compression.anatomy.gguf import architecture_of, by_layer, full_rope, head_size
 from compression.anatomy.inspection import is_buffer
 
 Change = Literal["none", "rotary", "transpose", "plus_one", "gate", "up", "flat"]
@@ -135,9 +135,10 @@ def _item(config: Mapping[str, Any], target: str, name: str) -> Item:
     arch, last = architecture_of(config), target.rsplit(".", 2)[-2]
     change: Change = "none"
     heads = 0
-    if arch == "llama" and last in ("attn_q", "attn_k"):
+    if arch in ("llama", "deci") and last in ("attn_q", "attn_k"):
         change = "rotary"
-        heads = config["num_attention_heads" if last == "attn_q" else "num_key_value_heads"]
+        key = "num_attention_heads" if last == "attn_q" else "num_key_value_heads"
+        heads = by_layer(config, key)[int(target.split(".")[1])] if arch == "deci" else config[key]
     elif arch in ("gemma", "gemma2", "gemma3") and last.endswith("norm"):
         change = "plus_one"
     elif arch == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
