@@ -1,4 +1,7 @@
-"""Perplexity of recipes that remove neurons and heads on llama-5m, through whole jobs, without recovery.
+"""Perplexity of recipes that remove neurons, heads and layers on llama-5m, through whole jobs, unrecovered.
+
+Every job aims at the same number of parameters: those without 20, 30 or 50% of the blocks'. Whole layers are
+the exception: the nearest number of them goes, and the table says how many parameters that leaves.
 
 `script/bench width_quality [--seeds 3] [--only RECIPE ...]`; a run that was broken off goes on where it was.
 Calibration comes from train.jsonl, the figures from validation.jsonl and WikiText-2 (validation).
@@ -17,11 +20,21 @@ from typing import Any
 import torch
 
 from compression import pipeline
+from compression.anatomy import inspect
+from compression.loading.streamed import read_config
+from compression.loading.weights import WeightReader
 from compression.recipes import recipes
 from tests.bench.common import RESULTS, machine, reference, table
 from tests.engine.jobs import Recorder, request, write_job
 
 LEVELS = (0.2, 0.3, 0.5)
+LAYERS = 6
+# Compositions that no recipe stands for.
+EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
+    "flap, standardized": ("flap", {"allocation": "standardized"}),
+    "flap + least-squares": ("flap", {"update": ["least-squares"]}),
+    "ziplm, knapsack": ("ziplm", {"allocation": "knapsack"}),
+}
 SAMPLES, LENGTH, EVALUATED = 128, 256, 64
 DATA = {
     "dst_train": "train.jsonl",
@@ -34,15 +47,23 @@ def run(recipe: str, sparsity: float, seed: int) -> dict[str, float]:
     """One job: perplexities before and after, share of the model's parameters that is left."""
     judged = {"samples": EVALUATED, "sequence_length": LENGTH}
     calibration = {"dataset": "dst_train", "samples": SAMPLES, "sequence_length": LENGTH, "seed": seed}
+    name, options = EXTRA.get(recipe, (recipe, {}))
+    offered = recipes[name]
+    layers = offered.granularities == ("layer",)
+    granularity = "neuron+head" if "neuron+head" in offered.granularities else offered.granularities[0]
     specification: dict[str, Any] = {
-        "recipe": recipe,
-        "target": {"sparsity": sparsity},
-        "structure": {"granularity": "neuron+head"},
+        "recipe": name,
+        "target": {"layers": round(sparsity * LAYERS)} if layers else {"parameters": target(sparsity)},
+        "structure": {"granularity": granularity},
+        "options": options,
         "seed": seed,
         "evaluation": {"dataset": "dst_general", "domain": {"dataset": "dst_wiki"}, "measure": [], **judged},
     }
-    if recipes[recipe].needs:
+    if offered.needs or options:
         specification["calibration"] = calibration
+    allocation = {**offered.axes, **options}.get("allocation", "uniform")
+    if not layers and allocation != "uniform":
+        specification["output"] = {"layout": "packaged"}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "model").symlink_to(reference("models", "llama-5m"))
@@ -62,15 +83,24 @@ def run(recipe: str, sparsity: float, seed: int) -> dict[str, float]:
     }
 
 
+def target(level: float) -> float:
+    """The share of all parameters that is left without this share of the blocks' weights."""
+    folder = reference("models", "llama-5m")
+    found = inspect(read_config(folder), WeightReader(folder).names())
+    return round(1 - level * found.prunable_parameters / found.parameters, 6)
+
+
 def wanted(only: list[str], seeds: int) -> list[tuple[str, float, int]]:
     """All runs: everything once before anything twice, what has no chance in it once only."""
-    names = [recipe.name for recipe in recipes if "neuron+head" in recipe.granularities]
+    kinds = {"neuron+head", "neuron", "layer"}
+    names = [recipe.name for recipe in recipes if kinds & set(recipe.granularities)] + list(EXTRA)
     return [
         (name, level, seed)
         for seed in range(seeds)
         for name in names
         for level in LEVELS
-        if (not only or name in only) and (seed == 0 or recipes[name].needs or name.startswith("random"))
+        if (not only or name in only)
+        and (seed == 0 or name in EXTRA or recipes[name].needs or name.startswith("random"))
     ]
 
 
@@ -87,9 +117,12 @@ def report(results: dict[str, dict[str, float]]) -> str:
                 found = [value[text] for key, value in results.items() if key.startswith(f"{name}|{level}|")]
                 noise = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
                 row.append(f"{statistics.mean(found):.1f}{noise} ({len(found)})" if found else "")
-            rows.append(row)
+            left = [value["parameters"] for key, value in results.items() if key.startswith(f"{name}|")]
+            rows.append([*row, f"{max(left):.3f} to {min(left):.3f}"])
         title = f"## {text}: dense {first[f'dense {text}']:.1f}"
-        parts.append(f"{title}\n\n" + table(["recipe", *(f"{level:.0%}" for level in LEVELS)], rows))
+        parts.append(
+            f"{title}\n\n" + table(["recipe", *(f"{level:.0%}" for level in LEVELS), "parameters left"], rows)
+        )
     return "\n\n".join(parts)
 
 
@@ -110,10 +143,10 @@ def main() -> None:
         print(key, results[key], flush=True)
         path.write_text(json.dumps(results, indent=1) + "\n")
         text = (
-            f"# Quality of recipes of neurons and heads\n\n`script/bench width_quality`\n\n{machine()}\n\n"
-            "llama-5m through whole jobs, the share of neurons' and heads' parameters in the columns, every "
-            f"layer alike, no recovery; calibration on {SAMPLES} sequences of {LENGTH} tokens of "
-            f"train.jsonl, perplexity over {EVALUATED} of the same length; mean ± standard deviation over "
+            "# Quality of recipes of neurons, heads and layers\n\n`script/bench width_quality`\n\n"
+            f"{machine()}\n\nllama-5m through whole jobs, the share of the blocks' parameters that goes in the "
+            "columns (of whole layers the nearest number), no recovery; calibration on "
+            f"{SAMPLES} sequences of {LENGTH} tokens of train.jsonl, perplexity over {EVALUATED} of the same length; mean ± standard deviation over "
             "seeds of calibration (number of seeds).\n\n"
             f"{report(results)}\n"
         )
