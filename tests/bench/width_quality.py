@@ -144,8 +144,8 @@ def main() -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
         text = (
             "# Quality of recipes of neurons, heads and layers\n\n`script/bench width_quality`\n\n"
-            f"{machine()}\n\nllama-5m through whole jobs, the share of the blocks' parameters that goes in the "
-            "columns (of whole layers the nearest number), no recovery; calibration on "
+            f"{machine()}\n\nllama-5m through whole jobs, the share of the blocks' parameters that goes in "
+            "the columns (of whole layers the nearest number), no recovery; calibration on "
             f"{SAMPLES} sequences of {LENGTH} tokens of train.jsonl, perplexity over {EVALUATED} of the same "
             "length; mean ± standard deviation over seeds of calibration (number of seeds).\n\n"
             f"{report(results)}\n"
