@@ -2,9 +2,9 @@
 
 `script/bench encoder_quality [--seeds 3] [--only RECIPE ...]`; a run that was broken off goes on where it
 was. The classifier is MiniLM, trained here on sentence-polarity's train.jsonl (the same steps every time;
-the last 500 rows are left out of training), and judged on its test.jsonl. The embeddings are those of MiniLM as it
-comes: the cosine between the dense and the pruned model's on the same test sentences. Both are calibrated on
-rows of train.jsonl. Latency: whole jobs measure it interleaved, dense and pruned.
+the last 500 rows are left out of training), and judged on its test.jsonl. The embeddings are those of MiniLM
+as it comes: the cosine between the dense and the pruned model's on the same test sentences. Both are
+calibrated on rows of train.jsonl. Latency: whole jobs measure it interleaved, dense and pruned.
 """
 
 from __future__ import annotations
@@ -148,11 +148,11 @@ def main() -> None:
                     text = (
                         "# Half of MiniLM's multiply-accumulates\n\n`script/bench encoder_quality`\n\n"
                         f"{machine()}\n\nMiniLM trained on sentence-polarity, accuracy on its 1,000 test "
-                        "rows; MiniLM as it comes, cosine of its embeddings to the dense model's on the "
-                        "same rows. Neurons go until half of the encoder's multiply-accumulates are left, or three of "
-                        f"its six layers; no retraining; calibration on {SAMPLES} rows of train.jsonl; mean "
-                        "± standard deviation over seeds of calibration (number of seeds). Latency: one job, "
-                        "batch 1, dense and pruned in turns.\n\n"
+                        "rows; MiniLM as it comes, cosine of its embeddings to the dense model's on the same "
+                        "rows. Neurons go until half of the encoder's multiply-accumulates are left, or "
+                        f"three of its six layers; no retraining; calibration on {SAMPLES} rows of "
+                        "train.jsonl; mean ± standard deviation over seeds of calibration (number of seeds). "
+                        "Latency: one job, batch 1, dense and pruned in turns.\n\n"
                         f"{report(results)}\n"
                     )
                     (RESULTS / "encoder_quality.md").write_text(text)
