@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from compression.device import cpu_name
+from compression.evaluation import nursery
 from compression.evaluation.types import Batch, model_inputs
 from compression.export.writer import Entry, write_file
 
@@ -107,11 +108,12 @@ class ChildFailed(RuntimeError):
         self.detail = detail
 
 
-def child(module: str, arguments: Sequence[str], *, threads: int) -> dict[str, Any]:
+def child(module: str, arguments: Sequence[str], *, threads: int, interpreter: bool = True) -> dict[str, Any]:
     """Run ``python -m module arguments`` with so many threads and give the JSON of its last line.
 
-    The process is as clean as a new interpreter is: nothing of this one's memory or modules is in it.
-    Raises ChildFailed.
+    Nothing of this process's memory is in it. With ``interpreter`` it is a new one, which whatever counts
+    its own memory needs; else a fork of one that has imported the loader and done nothing else, which a
+    process that asks more than once starts only once. Raises ChildFailed.
     """
     environment = dict(os.environ) | {
         "OMP_NUM_THREADS": str(threads),
@@ -119,15 +121,35 @@ def child(module: str, arguments: Sequence[str], *, threads: int) -> dict[str, A
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    finished = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", module, *arguments], capture_output=True, env=environment, check=False
+    status, output, errors = (
+        _started(module, arguments, environment)
+        if interpreter or sys.platform != "linux"
+        else _forked(module, arguments, threads, environment)
     )
-    lines = finished.stdout.decode(errors="replace").strip().splitlines()
-    if finished.returncode != 0 or not lines:
-        said = finished.stderr.decode(errors="replace").strip().splitlines()
-        raise ChildFailed(finished.returncode, " ".join(said[-3:])[-600:])
+    lines = output.strip().splitlines()
+    if status != 0 or not lines:
+        raise ChildFailed(status, " ".join(errors.strip().splitlines()[-3:])[-600:])
     answer: dict[str, Any] = json.loads(lines[-1])
     return answer
+
+
+def _started(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
+    finished = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", module, *arguments], capture_output=True, env=dict(environment), check=False
+    )
+    output, errors = (part.decode(errors="replace") for part in (finished.stdout, finished.stderr))
+    return finished.returncode, output, errors
+
+
+def _forked(
+    module: str, arguments: Sequence[str], threads: int, environment: Mapping[str, str]
+) -> tuple[int, str, str]:
+    try:
+        return nursery.nursery(threads, environment).run(module, arguments)
+    except nursery.NurseryGone:
+        # Whatever ended it (memory, a signal), a new interpreter says what is wrong in its own words.
+        nursery.forget(threads)
+        return _started(module, arguments, environment)
 
 
 def device_name(device: str) -> str:

@@ -33,13 +33,17 @@ MANIFEST = "secateur/manifest.json"
 _POOLERS = ((FEATURES, "missing_keys"), (CLASSIFICATION, "unexpected_keys"), (IMAGES, "unexpected_keys"))
 
 
-def run(folder: Path, expected: Path, *, threads: int = 1, device: str = "cpu") -> dict[str, Any]:
-    """Verify ``folder`` in a process of its own. Raises ArtifactVerificationFailed with every fault found."""
+def run(
+    folder: Path, expected: Path, *, threads: int = 1, device: str = "cpu", interpreter: bool = True
+) -> dict[str, Any]:
+    """Verify ``folder`` in a process of its own (``interpreter``: a new one, whose memory can be counted).
+    Raises ArtifactVerificationFailed with every fault found."""
     try:
         result = probe.child(
             "compression.export.verify",
             [str(folder), str(expected), "--threads", str(threads), "--device", device],
             threads=threads,
+            interpreter=interpreter,
         )
     except probe.ChildFailed as error:
         detail = error.detail.replace(str(folder), folder.name)

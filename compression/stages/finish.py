@@ -224,7 +224,10 @@ def check(
         outputs = [output.cpu() for output in final.model.outputs(batches)]
     inputs = probe.write_inputs(loaded.work / "expected.safetensors", batches, outputs, loaded.admission.task)
     threads, device = loaded.request.threads, str(loaded.device)
-    verified = verify.run(artifact.folder, inputs, threads=threads, device=device)
+    counted = "memory" in loaded.specification.evaluation.measure
+    verified = verify.run(
+        artifact.folder, inputs, threads=threads, device=device, interpreter=counted
+    )  # fmt: skip
     if pruned.rows is not None and final.recovery is None:
         verified["vocabulary"] = check_rows(loaded, pruned, batches, outputs)
     loaded.observer.progress(1, 2)

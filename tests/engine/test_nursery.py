@@ -1,0 +1,90 @@
+"""Forks of a clean process answer as new interpreters do, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from compression.evaluation import nursery, probe, stock
+from compression.export import verify
+from tests.tiny_models import tiny_llama
+
+# Another number of threads than whole jobs of other tests use: a nursery of its own.
+THREADS = 3
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tiny_llama(tmp_path_factory.mktemp("model") / "model")
+    batch = {"input_ids": torch.arange(3, 21).reshape(2, 9)}
+    with torch.no_grad():
+        outputs = [stock.answer(stock.load(folder, "text-generation"), batch, "text-generation")]
+    return folder, probe.write_inputs(folder.parent / "e.safetensors", [batch], outputs, "text-generation")
+
+
+def test_a_fork_says_what_a_new_interpreter_says(expected: tuple[Path, Path]) -> None:
+    found = [verify.run(*expected, threads=THREADS, interpreter=fresh) for fresh in (False, True, False)]
+    for one in found:
+        for timed in ("load_seconds", "memory"):
+            one.pop(timed)
+    assert found[0] == found[1] == found[2]
+    assert found[0]["ok"]
+
+
+def test_what_goes_wrong_in_a_fork_is_told(tmp_path: Path) -> None:
+    for fresh in (False, True):
+        with pytest.raises(probe.ChildFailed, match=r"nothing\.safetensors"):
+            probe.child(
+                "compression.export.verify",
+                [str(tmp_path), str(tmp_path / "nothing.safetensors")],
+                threads=THREADS,
+                interpreter=fresh,
+            )
+
+
+def test_a_killed_nursery_is_replaced(expected: tuple[Path, Path]) -> None:
+    assert verify.run(*expected, threads=THREADS, interpreter=False)["ok"]
+    first = nursery._known[os.getpid(), THREADS]._process
+    first.kill()
+    first.wait()
+    assert verify.run(*expected, threads=THREADS, interpreter=False)["ok"]
+    assert (os.getpid(), THREADS) not in nursery._known
+    assert verify.run(*expected, threads=THREADS, interpreter=False)["ok"]
+    assert nursery._known[os.getpid(), THREADS]._process.pid != first.pid
+
+
+STARTS = """
+import json, os, sys, time
+from compression.evaluation import nursery
+found = nursery.nursery(1, os.environ)
+print(json.dumps([os.getpid(), found._process.pid]), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the parent's death signal")
+def test_it_dies_with_who_started_it() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", STARTS], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid, child = json.loads(parent.stdout.readline())
+    assert pid == parent.pid
+    os.kill(pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(300):
+        try:
+            state = Path(f"/proc/{child}/stat").read_text().split(") ")[1][0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the process outlived the one that started it")
