@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compression.export.gguf.fields import Field
 from compression.export.gguf.file import KINDS, TYPES, Plan, plan
-from compression.export.gguf.reader import Reader, packed, value
+from compression.export.gguf.reader import Reader, packed, value, whole_numbers
 from compression.export.gguf.tensors import ROPE_FACTORS, Item
 from compression.loading.weights import WeightReader
 
@@ -72,8 +72,8 @@ def _as_read(field: Field) -> Any:
 
 def _width_faults(reader: gguf.GGUFReader, arch: str, stored: Mapping[str, ReaderTensor]) -> Iterator[str]:
     def number(key: str, layer: int = 0) -> int:
-        found = reader.fields[f"{arch}.{key}"].contents()
-        return int(found[layer] if isinstance(found, list) else found)
+        found = reader.fields[f"{arch}.{key}"]
+        return whole_numbers(found)[layer] if len(found.types) > 1 else int(found.contents())
 
     def rows(name: str) -> int:
         return int(stored[name].shape[-1])

@@ -60,6 +60,12 @@ def value(field: ReaderField) -> Any:
     return field.contents()
 
 
+def whole_numbers(field: ReaderField) -> list[int]:
+    """A list of whole numbers (int32)."""
+    found: list[int] = np.frombuffer(field.parts[-1].tobytes(), _PLAIN[_VALUE.INT32]).tolist()
+    return found
+
+
 def packed(items: list[Any], part: gguf.GGUFValueType) -> tuple[int, bytes]:
     """A list as `value` gives it."""
     if part in _PLAIN:
