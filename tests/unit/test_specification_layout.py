@@ -28,7 +28,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Inspection]:
 
     return {
         "llama": look(tiny_llama(root / "llama", ffn=96, heads=4, key_value_heads=2)),
-        "qwen3": look(tiny_family(root / "qwen3", "Qwen3ForCausalLM", vocab_size=264)),
+        "qwen3": look(tiny_family(root / "qwen3", "Qwen3ForCausalLM", vocab_size=264, attention_bias=False)),
         "gpt2": look(tiny_family(root / "gpt2", "GPT2LMHeadModel", vocab_size=264)),
         "mixtral": look(tiny_family(root / "mixtral", "MixtralForCausalLM", vocab_size=264)),
     }
