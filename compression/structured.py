@@ -62,12 +62,12 @@ class StructurePruner(BlockPruner[Measured]):
             return
         assert self.calibration is not None
         names = dict.fromkeys(
-            one.site for group in self.groups for one in group.slices if mean or one.site == group.output
+            one.site for group in self.all_groups for one in group.slices if mean or one.site == group.output
         )
         sites = [self._sites[name] for name in names]
         batches = gradients.single_sequences(self.calibration, settings.gradient_sequences)
         kinds = ("mean",) if mean else ()
-        units = {group.output: group.count for group in self.groups} if masks else {}
+        units = {group.output: group.count for group in self.all_groups} if masks else {}
         chosen = (self._open, sites, batches, self.store, kinds)
         progress = self._listener.progress
         if settings.gradient == "exact":

@@ -13,6 +13,7 @@ import pytest
 
 from compression.allocation import allocations
 from compression.allocation.base import EVIDENCE
+from compression.allocation.structures import structure_allocations
 from compression.anatomy.structures import GRANULARITIES
 from compression.criteria import criteria
 from compression.criteria.base import NEEDS
@@ -61,8 +62,13 @@ def _composes_structures(recipe: Recipe) -> None:
     measured = ("means", "variances", "magnitudes", "routing", "expert.norms", "expert.products")
     needs = {name: {"calibration"} for name in measured} | DATA
     needs["mask.square"] = needs["gradient.mean"]
-    found = [structure_criteria[chosen.criterion], *(structure_updates[name] for name in chosen.update)]
-    assert recipe.needs == set().union(*(needs[need] for entry in found for need in entry.needs))
+    needs |= {f"unit.{name}": {"calibration"} for name in ("influence", "divergence")} | {
+        "unit.scores": set()
+    }
+    found: list[Any] = [structure_criteria[chosen.criterion]]
+    found += [structure_updates[name] for name in chosen.update]
+    asked = [*found, structure_allocations[chosen.allocation]]
+    assert recipe.needs == set().union(*(needs[need] for entry in asked for need in entry.needs))
     assert set(recipe.granularities) <= set(granularities.names())
     properties = recipe.to_json()["options"]["properties"]
     assert properties["criterion"]["enum"] == structure_criteria.names()
@@ -82,7 +88,7 @@ def test_recipes_compose_what_exists(name: str):
         assert recipe.axes["criterion"] == chosen.criterion
         assert recipe.needs == _data(layer_criteria[chosen.criterion])
         return
-    if {"neuron", "expert"} & set(recipe.granularities):
+    if set(GRANULARITIES) & set(recipe.granularities):
         _composes_structures(recipe)
         return
     if recipe.granularities == ("vocabulary",):

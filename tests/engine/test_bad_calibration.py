@@ -26,7 +26,7 @@ CALIBRATED = [
     and "domain" not in r.needs
     and "llama" in r.families
 ]
-WHERE = r"of (model\.layers\.[01]\.[a-z_.]+|unit \d+ of (neuron|head)\.[01])"
+WHERE = r"(of|before) (layer 2|model\.layers\.[01]\.[a-z_.]+|unit \d+ of (neuron|head)\.[01])"
 QUICK = {"measure": [], "samples": 4}
 
 
@@ -39,6 +39,9 @@ def job(folder: Path, recipe: str, *, documents: int = 40, length: int = 32, sam
         "calibration": {"dataset": "dst_text", "samples": samples, "sequence_length": length},
         "evaluation": QUICK,
     }
+    offered = recipes[recipe]
+    if "comparison" not in offered.options.model_fields and offered.axes["allocation"] != "uniform":
+        specification["output"] = {"layout": "packaged"}
     write_job(folder, "model", {"dst_text": "text.jsonl"}, specification)
     return request(folder, folder / "work")
 

@@ -85,3 +85,13 @@ def test_packaged_and_killed_in_its_search_ends_with_the_same_bytes(tmp_path: Pa
     again = pipeline.run(request(tmp_path, work), Recorder())
     assert hashes(again.artifact) == expected
     assert torch.isfinite(next(found.parameters())).all()
+
+
+@pytest.mark.parametrize("recipe", ["k-prune", pytest.param("finercut", marks=pytest.mark.slow)])
+def test_recipes_of_widths_of_their_own(recipe: str, tmp_path: Path) -> None:
+    asked = _job(tmp_path, recipe, {"sparsity": 0.4}, output={"layout": "packaged"})
+    report = json.loads(pipeline.run(asked, Recorder()).report.read_text())
+    schema.validate(report)
+    # One step of heads is an eighth of a layer's; a whole part is a sixth of the model.
+    assert 0.4 - 1e-9 <= report["target"]["achieved"] < (0.6 if recipe == "finercut" else 0.45)
+    assert report["widths"]["layout"] == "packaged"
