@@ -60,6 +60,10 @@ def site_rows(
         origin = before[layer if kept is None else kept[layer]]
         if experts is not None:
             origin = [was for was in origin if expert_of(was["name"]) in (None, *experts[layer])]
+        elif kept is None:
+            # A layer may have lost a whole attention or feed-forward.
+            names = {site["name"] for site in sites}
+            origin = [was for was in origin if was["name"] in names]
         for site, was in zip(sites, origin, strict=True):
             fact = errors.get(site["name"], {})
             rows.append(

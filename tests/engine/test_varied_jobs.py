@@ -87,7 +87,7 @@ def test_packaged_and_killed_in_its_search_ends_with_the_same_bytes(tmp_path: Pa
     assert torch.isfinite(next(found.parameters())).all()
 
 
-@pytest.mark.parametrize("recipe", ["k-prune", pytest.param("finercut", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recipe", ["k-prune", "finercut"])
 def test_recipes_of_widths_of_their_own(recipe: str, tmp_path: Path) -> None:
     asked = _job(tmp_path, recipe, {"sparsity": 0.4}, output={"layout": "packaged"})
     report = json.loads(pipeline.run(asked, Recorder()).report.read_text())
