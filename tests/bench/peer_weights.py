@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -45,6 +44,7 @@ def ours(method: str, pattern: str, folder: Path, rows_file: Path, out: Path, th
     from compression.checkpoint import Store
     from compression.cutting import PruneSettings
     from compression.device import prepare_device
+    from compression.evaluation import probe
     from compression.granularity.base import parse_granularity
     from compression.loading.streamed import StreamedModel, read_config
     from compression.loading.weights import WeightReader
@@ -74,7 +74,7 @@ def ours(method: str, pattern: str, folder: Path, rows_file: Path, out: Path, th
         seconds = time.monotonic() - begun
         reader = WeightReader(folder, finished_files(store, 64))
         save_file({site.name: reader.tensor(site.name) for site in sites}, out)
-    return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
+    return {"seconds": seconds, "peak": probe.memory_peak() / 1e6}
 
 
 def child(command: list[str], threads: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -154,7 +153,9 @@ def floor(folder: Path, work: Path) -> dict[str, Any]:
 
 def peak() -> float:
     """Highest resident memory of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    from compression.evaluation import probe
+
+    return probe.memory_peak() / 1e6
 
 
 def child(what: str, folder: Path, work: Path) -> dict[str, Any]:
