@@ -128,8 +128,8 @@ def full_rope(config: Config) -> Mapping[str, Any]:
 def _activation(config: Config) -> Iterator[str]:
     arch = architecture_of(config)
     valid = _TANH_GELU if arch in (*_GEMMAS, "gpt2") else _SILU
-    key = next(key for key in _ACTIVATION_KEYS if key in config)
-    if config[key] not in valid:
+    key = next((key for key in _ACTIVATION_KEYS if key in config), None)
+    if key is not None and config[key] not in valid:
         yield f"{key} is {config[key]!r}, but llama.cpp computes {' or '.join(valid)} in {arch}"
 
 

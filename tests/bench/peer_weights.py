@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench.common import ROOT, reference, table, write
+from tests.bench.common import RESULTS, ROOT, reference, table, write
 
 PEERS = Path(os.environ.get("SECATEUR_PEERS") or Path(tempfile.gettempdir()) / "secateur-peers")
 NAMES = {"llm_compressor": "llm-compressor 0.14.0.1", "model_optimizer": "ModelOpt 0.47.0"}
@@ -175,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--half", choices=["small", "large"], help="take one table anew, keep the other")
     parser.add_argument("--child", nargs=6)
     arguments = parser.parse_args()
     if arguments.child:
@@ -188,8 +189,14 @@ def main() -> None:
     from tests.bench.weight_quality import LENGTH, SAMPLES
 
     with tempfile.TemporaryDirectory() as scratch:
-        small = on_the_small_model(Path(scratch), arguments.threads, arguments.repeats)
-        large = on_the_large_model(Path(scratch), arguments.threads, min(2, arguments.repeats))
+        # Each half is kept as soon as it is there, so that the other can be taken again.
+        path = RESULTS / "peer_weights.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        for half, measured in (("small", on_the_small_model), ("large", on_the_large_model)):
+            if arguments.half in (None, half):
+                known[half] = measured(Path(scratch), arguments.threads, arguments.repeats)
+                path.write_text(json.dumps(known, indent=1) + "\n")
+    small, large = known.get("small", []), known.get("large", [])
     spent = ["seconds, peer", "ours", "ratio (limit 0.8)", "peak MB, peer", "ours", "ratio (limit 0.7)"]
     quality = ["validation, peer", "ours", "WikiText-2, peer", "ours", "validation, ratio"]
     text = (
