@@ -71,10 +71,10 @@ def ours(method: str, pattern: str, folder: Path, rows_file: Path, out: Path, th
     with tempfile.TemporaryDirectory() as work:
         store = Store(Path(work), "peer")
         WeightPruner(lambda: StreamedModel(folder), sites, settings, batches, store, Quiet()).run()
-        seconds = time.monotonic() - begun
+        seconds, peak = time.monotonic() - begun, probe.memory_peak() / 1e6
         reader = WeightReader(folder, finished_files(store, 64))
         save_file({site.name: reader.tensor(site.name) for site in sites}, out)
-    return {"seconds": seconds, "peak": probe.memory_peak() / 1e6}
+    return {"seconds": seconds, "peak": peak}
 
 
 def child(command: list[str], threads: int) -> dict[str, Any]:
@@ -201,7 +201,8 @@ def main() -> None:
     quality = ["validation, peer", "ours", "WikiText-2, peer", "ours", "validation, ratio"]
     text = (
         f"The same token rows for both sides; least of {arguments.repeats} runs in turns, each in a process "
-        "of its own; seconds are those of pruning, peak is the process's highest resident memory.\n\n"
+        "of its own; seconds from the model's files to the pruned weights on disk (imports left out; ours are "
+        "flushed), peak is the process's highest resident memory until they are pruned.\n\n"
         f"## llama-5m, {SAMPLES} x {LENGTH} tokens: perplexity and costs\n\n"
         + table(["run", "peer", *quality, *spent], small)
         + f"\n\n## A random model of {LARGE_GIGABYTES} GB in bfloat16, {LARGE_SEQUENCES} x {LARGE_LENGTH} "

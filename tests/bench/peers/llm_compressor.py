@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -22,12 +22,12 @@ def main() -> None:
     method, pattern, folder, rows_file, out, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     rows = load_file(rows_file)["rows"].tolist()
+    begun = time.monotonic()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     dataset = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
     sparsity, mask = (0.5, pattern) if ":" in pattern else (float(pattern.rstrip("%")) / 100, "0:0")
     kind = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}[method]
     recipe = kind(sparsity=sparsity, mask_structure=mask, targets=["re:.*proj$"])
-    begun = time.monotonic()
     oneshot(
         model=model,
         dataset=dataset,
@@ -36,12 +36,10 @@ def main() -> None:
         num_calibration_samples=len(rows),
         max_seq_length=len(rows[0]),
     )
-    seconds = time.monotonic() - begun
     peak = highest()
     state = {name: value for name, value in model.state_dict().items() if name.endswith("proj.weight")}
-    from safetensors.torch import save_file
-
     save_file({name: value.contiguous() for name, value in state.items()}, out)
+    seconds = time.monotonic() - begun
     print("RESULT " + json.dumps({"seconds": seconds, "peak": peak}))
 
 
