@@ -201,8 +201,8 @@ def main() -> None:
     quality = ["validation, peer", "ours", "WikiText-2, peer", "ours", "validation, ratio"]
     text = (
         f"The same token rows for both sides; least of {arguments.repeats} runs in turns, each in a process "
-        "of its own; seconds from the model's files to the pruned weights on disk (imports left out; ours are "
-        "flushed); peak is the process's highest resident memory until the weights are pruned.\n\n"
+        "of its own; seconds from the model's files to the pruned weights on disk (imports left out; ours "
+        "are flushed); peak is the process's highest resident memory until the weights are pruned.\n\n"
         f"## llama-5m, {SAMPLES} x {LENGTH} tokens: perplexity and costs\n\n"
         + table(["run", "peer", *quality, *spent], small)
         + f"\n\n## A random model of {LARGE_GIGABYTES} GB in bfloat16, {LARGE_SEQUENCES} x {LARGE_LENGTH} "
