@@ -71,6 +71,7 @@ class Registry(Generic[E]):
 
 
 def discover(package: str, path: Iterable[str]) -> None:
-    """Import every module of `package`, so that each registers what it defines."""
-    for module in sorted(info.name for info in pkgutil.iter_modules(path)):
+    """Import every module of `package`, so that each registers what it defines. Packages inside it are axes
+    of their own."""
+    for module in sorted(info.name for info in pkgutil.iter_modules(path) if not info.ispkg):
         importlib.import_module(f"{package}.{module}")

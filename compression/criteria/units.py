@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from compression.anatomy.structures import Kind
 from compression.criteria.base import ScoresNotFinite
-from compression.expert_use import ExpertUse
-from compression.unit_statistics import UnitStatistics
+
+if TYPE_CHECKING:
+    # They name errors of this package.
+    from compression.expert_use import ExpertUse
+    from compression.unit_statistics import UnitStatistics
 
 UNIT_NEEDS = (
     "activations", "means", "variances", "magnitudes", "hessian", "gradient.mean", "mask.square", "routing",

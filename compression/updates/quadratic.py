@@ -74,14 +74,14 @@ def damped_factor(hessian: Tensor, damping: float, site: str) -> tuple[Tensor, T
     inputs have 1 on the diagonal. If the matrix is indefinite by rounding, the damping is raised by factors
     of 10 up to 100 times; HessianSingular after that.
     """
-    work = hessian.flip(0, 1).to(precision(hessian.shape[0]))
-    diagonal = work.diagonal()
-    amount = damping * diagonal.mean()
-    diagonal.masked_fill_(diagonal == 0, 1.0)
-    plain = diagonal.clone()
+    kind = precision(hessian.shape[0])
+    plain = hessian.diagonal().flip(0).to(kind)
+    amount = damping * plain.mean()
+    plain = plain.masked_fill(plain == 0, 1.0)
     for step in DAMPING_STEPS:
-        diagonal.copy_(plain + step * amount)
-        factor = work.clone()
+        # Flipped anew each time: a wide weight has no room for a copy that is almost never needed.
+        factor = hessian.flip(0, 1).to(kind)
+        factor.diagonal().copy_(plain + step * amount)
         if _factor(factor.T) and bool(torch.isfinite(factor.diagonal()).all()):
             scale = factor.diagonal().to(torch.float32, copy=True)
             return factor.to(torch.float32).div_(scale.unsqueeze(1)).flip(0, 1), scale.flip(0)
