@@ -15,7 +15,7 @@ FINERCUT = recipes.register(
         "finercut",
         "FinerCut",
         "Removes whole attentions and feed-forwards one by one, each time the one that the predictions miss "
-        "least. Needs output.layout.",
+        "least. For deep models: on one of six layers random units did no worse at 50%. Needs output.layout.",
         Paper(
             "FinerCut: Finer-grained Interpretable Layer Pruning for Large Language Models",
             "Zhang, Li, Wang, Shen, and others",
