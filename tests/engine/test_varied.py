@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -225,6 +226,13 @@ def test_gguf_says_the_widths_of_every_layer(case: str, tmp_path: Path) -> None:
     assert fields["deci.feed_forward_length"].contents() == [21, 56, 5]
     assert fields["deci.attention.head_count"].contents() == [6, 8, 2]
     assert fields["deci.attention.head_count_kv"].contents() == [3, 4, 1]
+    # llama.cpp rotates neighbours: of each head, rows of the two halves take turns.
+    (query,) = [
+        one for one in gguf.GGUFReader(folder / file.NAME).tensors if one.name == "blk.2.attn_q.weight"
+    ]
+    stored = weights.tensor("model.layers.2.self_attn.q_proj.weight").numpy()
+    rows = [head * 8 + half * 4 + pair for head in range(2) for pair in range(4) for half in range(2)]
+    assert np.array_equal(query.data, stored[rows])
     # A wrong number of one layer is noticed.
     config["per_layer_config"]["1"]["num_attention_heads"] = 4
     (folder / "config.json").write_text(json.dumps(config))
