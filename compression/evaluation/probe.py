@@ -108,6 +108,16 @@ class ChildFailed(RuntimeError):
         self.detail = detail
 
 
+def child_environment(threads: int) -> dict[str, str]:
+    """The environment of processes that load artifacts: this process's, offline, with so many threads."""
+    return dict(os.environ) | {
+        "OMP_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
 def child(module: str, arguments: Sequence[str], *, threads: int, interpreter: bool = True) -> dict[str, Any]:
     """Run ``python -m module arguments`` with so many threads and give the JSON of its last line.
 
@@ -115,12 +125,7 @@ def child(module: str, arguments: Sequence[str], *, threads: int, interpreter: b
     its own memory needs; else a fork of one that has imported the loader and done nothing else, which a
     process that asks more than once starts only once. Raises ChildFailed.
     """
-    environment = dict(os.environ) | {
-        "OMP_NUM_THREADS": str(threads),
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    environment = child_environment(threads)
     status, output, errors = (
         _started(module, arguments, environment)
         if interpreter or sys.platform != "linux"

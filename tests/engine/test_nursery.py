@@ -52,27 +52,62 @@ def test_what_goes_wrong_in_a_fork_is_told(tmp_path: Path) -> None:
 
 def test_a_killed_nursery_is_replaced(expected: tuple[Path, Path]) -> None:
     assert verify.run(*expected, threads=THREADS, interpreter=False)["ok"]
-    first = nursery._known[os.getpid(), THREADS]._process
-    first.kill()
-    first.wait()
+    first = nursery._known[os.getpid(), THREADS].pid
+    os.kill(first, signal.SIGKILL)
     assert verify.run(*expected, threads=THREADS, interpreter=False)["ok"]
     assert (os.getpid(), THREADS) not in nursery._known
     assert verify.run(*expected, threads=THREADS, interpreter=False)["ok"]
-    assert nursery._known[os.getpid(), THREADS]._process.pid != first.pid
+    assert nursery._known[os.getpid(), THREADS].pid != first
+
+
+FORKS = """
+import json, os, sys
+from compression.evaluation import nursery, probe
+from compression.export import verify
+from pathlib import Path
+found = nursery.fork_off(1, probe.child_environment(1))
+folder, expected = map(Path, sys.argv[1:3])
+answers = [verify.run(folder, expected, threads=1, interpreter=fresh) for fresh in (False, False, True)]
+assert nursery.nursery(1, os.environ) is found
+other = nursery.fork_off(2, {**os.environ, "OMP_NUM_THREADS": "2"})
+print(json.dumps([answers, found.pid, other is None]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are made on Linux only")
+def test_a_process_forks_its_own_nursery(expected: tuple[Path, Path]) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", FORKS, *map(str, expected)],
+        env={**os.environ, **probe.child_environment(1)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    answers, pid, refused = json.loads(told.stdout)
+    for one in answers:
+        for timed in ("load_seconds", "memory"):
+            one.pop(timed)
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0]["ok"]
+    # Another number of threads than this process was started with takes an interpreter.
+    assert refused
+    assert not Path(f"/proc/{pid}").exists()
 
 
 STARTS = """
 import json, os, sys, time
 from compression.evaluation import nursery
-found = nursery.nursery(1, os.environ)
-print(json.dumps([os.getpid(), found._process.pid]), flush=True)
+start = nursery.nursery if sys.argv[1] == "interpreter" else nursery.fork_off
+found = start(1, os.environ)
+print(json.dumps([os.getpid(), found.pid]), flush=True)
 time.sleep(600)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the parent's death signal")
-def test_it_dies_with_who_started_it() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", STARTS], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("way", ["interpreter", "fork"])
+def test_it_dies_with_who_started_it(way: str) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", STARTS, way], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid, child = json.loads(parent.stdout.readline())
     assert pid == parent.pid
