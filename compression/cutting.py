@@ -92,14 +92,17 @@ def cut_site(
     without one they are the dense weight's own, in its dtype.
     """
     rule = Rule(settings.pattern, remove, settings.comparison)
-    scores = score(settings, site, weight, statistics)
-    dense = weight.to(torch.float32)
-    mask = rule.mask(scores, dense)
     chain = settings.chain()
-    if not chain:
-        return Cut(weight.masked_fill(~mask, 0.0), mask)
-    cut = Cut(dense.masked_fill(~mask, 0.0), mask)
-    task = Task(dense, scores, rule, statistics, site.name, has_bias)
+    if chain and chain[0].starts_over:
+        dense = weight.to(torch.float32)
+        cut = Cut(dense, torch.ones((1, 1), dtype=torch.bool, device=weight.device).expand_as(weight))
+    else:
+        mask = rule.mask(score(settings, site, weight, statistics), weight)
+        if not chain:
+            return Cut(weight.masked_fill(~mask, 0.0), mask)
+        dense = weight.to(torch.float32)
+        cut = Cut(dense.masked_fill(~mask, 0.0), mask)
+    task = Task(dense, rule, statistics, site.name, has_bias)
     for update in chain:
         cut = update.apply(task, cut)
     return cut

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 
 import torch
 
@@ -44,6 +46,13 @@ def prepare_device(name: str, threads: int) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     return device
+
+
+def give_memory_back() -> None:
+    """Return what the C library keeps of freed memory to the system; nothing where it is not glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def compute_dtype(stored: str | torch.dtype) -> torch.dtype:

@@ -18,6 +18,7 @@ from compression.allocation import allocations
 from compression.anatomy.inspection import Site
 from compression.checkpoint import Hook, Store
 from compression.cutting import PruneSettings, cut_site
+from compression.device import give_memory_back
 from compression.evidence import Curves, ModelEvidence
 from compression.export.masks import pack, unpack
 from compression.gradients import GradientFiles, Measured, logical
@@ -206,20 +207,26 @@ class WeightPruner:
         last: bool,
     ) -> None:
         block = model.load_block(index)
+        give_memory_back()
         sites = self.of_layer(index)
         collector = None
         if states is not None and positions is not None:
             collector = self._collect(model, block, states, sites, positions)
+            give_memory_back()
         if self._hook is not None:
             self._hook("mid_block")
         tensors: dict[str, Tensor] = {}
         facts = []
         for site in sites:
             changed, mask, fact = self._prune_site(model, site, collector)
+            if collector is not None:
+                collector.forget(site.name)
+            give_memory_back()
             tensors |= {**changed, site.name + MASK_SUFFIX: pack(mask)}
             facts.append(fact)
             for name, value in changed.items():
                 block.parameter(name).data.copy_(value)
+        del collector
         self._tell_of_unused(index, facts)
         # A block whose weights are all ignored changes nothing, and a file without tensors is none.
         self.store.save(self.step_name(index), tensors or None, {"sites": facts})

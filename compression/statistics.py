@@ -19,6 +19,8 @@ from compression.sums import Sums
 
 # Tokens on which reconstruction errors are computed: few enough to keep, many enough for two digits.
 SAMPLE_TOKENS = 128
+# Weights of which errors are computed at a time.
+PIECE = 1 << 20
 
 
 class Positions(list[Tensor]):
@@ -168,6 +170,12 @@ class Collector:
         """Inputs of the sampled tokens, float32 [tokens, in]."""
         return self._of(site).sampled()
 
+    def forget(self, site: str) -> None:
+        """Let go of what is known of inputs once no other weight has them; not of experts."""
+        leader = self._leaders.pop(site, None)
+        if leader is not None and leader not in self._leaders.values():
+            self._sums.pop(leader, None)
+
     def routed(self, site: str) -> int | None:
         """How many tokens were routed to the expert that a site belongs to; None where there is no choice."""
         return self._experts.routed(site) if self._experts is not None and site in self._inside else None
@@ -175,9 +183,12 @@ class Collector:
 
 def weight_error(dense: Tensor, pruned: Tensor) -> float:
     """||W - W'||_F / ||W||_F, rows in float32, their sum in float64; 0 for a weight of zeros."""
-    before = dense.to(torch.float32)
-    norm = float(torch.linalg.vector_norm(before, dim=1).double().square().sum())
-    change = float(torch.linalg.vector_norm(before - pruned, dim=1).double().square().sum())
+    norms, changes = [], []
+    for rows in _rows(dense):
+        before = dense[rows].to(torch.float32)
+        norms.append(torch.linalg.vector_norm(before, dim=1))
+        changes.append(torch.linalg.vector_norm(before - pruned[rows], dim=1))
+    norm, change = (float(torch.cat(parts).double().square().sum()) for parts in (norms, changes))
     return math.sqrt(change / norm) if norm > 0 else 0.0
 
 
@@ -185,12 +196,24 @@ def reconstruction_error(inputs: Tensor, dense: Tensor, pruned: Tensor, bias: Te
     """||X W^T - X W'^T - b||^2 / ||X W^T||^2 for inputs X [tokens, in]: the share of the output's energy that
     is lost; b [out] is what was added to the bias.
 
-    Products and rows in float32, their sum in float64; 0 when the output is zero.
+    Products in float32, sums over tokens in float64; 0 when the output is zero.
     """
-    first = dense.to(torch.float32)
-    energy = float(torch.linalg.vector_norm(inputs @ first.T, dim=1).double().square().sum())
-    change = inputs @ (first - pruned).T
-    if bias is not None:
-        change = change - bias
-    lost = float(torch.linalg.vector_norm(change, dim=1).double().square().sum())
+    energy = lost = 0.0
+    for rows in _rows(dense):
+        before = dense[rows].to(torch.float32)
+        change = inputs @ (before - pruned[rows]).T
+        if bias is not None:
+            change -= bias[rows]
+        energy += _energy(inputs @ before.T)
+        lost += _energy(change)
     return lost / energy if energy > 0 else 0.0
+
+
+def _energy(outputs: Tensor) -> float:
+    return float(torch.linalg.vector_norm(outputs, dim=1).double().square().sum())
+
+
+def _rows(weight: Tensor) -> list[slice]:
+    """Rows of a weight [out, in] in pieces that leave room for copies."""
+    step = max(1, PIECE // max(1, weight.shape[1]))
+    return [slice(start, start + step) for start in range(0, weight.shape[0], step)]

@@ -8,7 +8,7 @@ from torch import Tensor
 from compression.granularity import granularities
 from compression.granularity.base import ZERO_SCORE, smallest
 
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 
 
 @granularities.register

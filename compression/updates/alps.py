@@ -60,6 +60,7 @@ class ALPS:
     )
     paper: ClassVar[str | None] = "2406.07831"
     needs: ClassVar[frozenset[str]] = frozenset({"hessian"})
+    starts_over: ClassVar[bool] = False
 
     damping: float = damping_parameter()
     alps_iterations: int = parameter(

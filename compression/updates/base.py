@@ -14,13 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One weight to prune. `dense`: float32 [out, in], its values before anything was done; `scores`: float32
-    [out, in], the criterion's; `rule`: how masks are made from scores; `statistics`: what the calibration
-    knows; `site`: its name, for messages; `has_bias`: whether its outputs have a bias that may change.
+    """One weight to prune. `dense`: float32 [out, in], its values before anything was done; `rule`: how masks
+    are made from scores; `statistics`: what the calibration knows; `site`: its name, for messages;
+    `has_bias`: whether its outputs have a bias that may change.
     """
 
     dense: Tensor
-    scores: Tensor
     rule: Rule
     statistics: SiteStatistics | None
     site: str
@@ -45,6 +44,11 @@ class Update(Protocol):
     summary: ClassVar[str]
     paper: ClassVar[str | None]
     needs: ClassVar[frozenset[str]]
+
+    @property
+    def starts_over(self) -> bool:
+        """Whether the cut that comes in is not looked at, so that none need be made."""
+        ...
 
     def apply(self, task: Task, cut: Cut) -> Cut:
         """The cut after this update. A mask that comes out obeys `task.rule` like the one that came in.

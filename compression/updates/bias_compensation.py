@@ -19,6 +19,7 @@ class BiasCompensation:
     summary = "Adds what the removed weights gave on average to the bias, where the model has one."
     paper = "2312.11983"
     needs = frozenset({"activations", "means"})
+    starts_over = False
 
     def apply(self, task: Task, cut: Cut) -> Cut:
         """The same weights with the bias [out] that keeps E[y]."""

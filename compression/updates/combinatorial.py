@@ -64,6 +64,7 @@ class Combinatorial:
     )
     paper: ClassVar[str | None] = "2302.14623"
     needs: ClassVar[frozenset[str]] = frozenset({"hessian"})
+    starts_over: ClassVar[bool] = False
 
     damping: float = damping_parameter()
     iht_rounds: int = parameter(20, "Rounds of gradient steps with a line search.", ge=0, le=1000)

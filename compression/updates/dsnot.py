@@ -45,6 +45,7 @@ class DSnoT:
     )
     paper: ClassVar[str | None] = "2310.08915"
     needs: ClassVar[frozenset[str]] = frozenset({"activations", "means"})
+    starts_over: ClassVar[bool] = False
 
     dsnot_cycles: int = parameter(50, "Swaps that are tried in every row.", ge=1, le=10000)
     dsnot_threshold: float = parameter(

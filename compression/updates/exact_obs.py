@@ -35,6 +35,7 @@ class ExactObs:
     summary: ClassVar[str] = "Removes weights one by one, the rest adapting each time. For small layers."
     paper: ClassVar[str | None] = "2208.11580"
     needs: ClassVar[frozenset[str]] = frozenset({"hessian"})
+    starts_over: ClassVar[bool] = False
 
     damping: float = damping_parameter()
     largest_inputs: int = parameter(

@@ -35,6 +35,7 @@ class LeastSquares:
     summary: ClassVar[str] = "Gives the weights that stay the best values there are. Exact and slow."
     paper: ClassVar[str | None] = None
     needs: ClassVar[frozenset[str]] = frozenset({"hessian"})
+    starts_over: ClassVar[bool] = False
 
     largest_inputs: int = parameter(
         2048, "Inputs up to which a system of equations is solved for every output.", ge=1, le=65536

@@ -14,6 +14,7 @@ class NoUpdate:
     summary = "Weights that stay keep their values, bit for bit."
     paper = None
     needs = frozenset[str]()
+    starts_over = False
 
     def apply(self, task: Task, cut: Cut) -> Cut:
         """The cut itself."""

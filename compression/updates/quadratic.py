@@ -84,7 +84,7 @@ def damped_factor(hessian: Tensor, damping: float, site: str) -> tuple[Tensor, T
         factor.diagonal().copy_(plain + step * amount)
         if _factor(factor.T) and bool(torch.isfinite(factor.diagonal()).all()):
             scale = factor.diagonal().to(torch.float32, copy=True)
-            return factor.to(torch.float32).div_(scale.unsqueeze(1)).flip(0, 1), scale.flip(0)
+            return _reverse(factor.to(torch.float32).div_(scale.unsqueeze(1))), scale.flip(0)
     raise HessianSingular(
         f"the products of the inputs of {site} cannot be factored even with a damping of "
         f"{damping * DAMPING_STEPS[-1]:g}: use more calibration data or a larger damping"
@@ -96,6 +96,20 @@ def restored(dense: Tensor, weight: Tensor, mask: Tensor, hessian: Tensor) -> Te
     change.
     """
     return torch.where(mask & (hessian.diagonal() == 0), dense, weight)
+
+
+def _reverse(matrix: Tensor) -> Tensor:
+    """Turns the rows and columns of a matrix around, in its place: a wide one has no room for a copy."""
+    size = matrix.shape[0]
+    for start in range(0, size // 2, LEAF):
+        stop = min(start + LEAF, size // 2)
+        first, last = matrix[start:stop], matrix[size - stop : size - start]
+        kept = first.flip(0, 1)
+        first.copy_(last.flip(0, 1))
+        last.copy_(kept)
+    if size % 2:
+        matrix[size // 2].copy_(matrix[size // 2].flip(0))
+    return matrix
 
 
 def _factor(matrix: Tensor) -> bool:

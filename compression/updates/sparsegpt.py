@@ -56,6 +56,11 @@ class SparseGPT:
         True, "Whether weights are chosen on the way. If not, the mask of the step before is kept."
     )
 
+    @property
+    def starts_over(self) -> bool:
+        """Chosen on the way, the mask owes nothing to the criterion."""
+        return self.adaptive_mask
+
     def apply(self, task: Task, cut: Cut) -> Cut:
         """A new weight and, with `adaptive_mask`, a new mask. HessianSingular if the factorisation fails."""
         hessian = hessian_of(task)

@@ -41,7 +41,7 @@ def task_of(rows: int, columns: int, pattern: str) -> tuple[Task, Cut]:
     statistics_ = SiteStatistics(hessian.diagonal().sqrt(), 2 * columns, hessian=hessian)
     rule = Rule(parse_granularity(pattern), rows * columns // 2)
     mask = rule.mask(weight.abs(), weight)
-    return Task(weight, weight.abs(), rule, statistics_, "w", False), Cut(weight * mask, mask)
+    return Task(weight, rule, statistics_, "w", False), Cut(weight * mask, mask)
 
 
 def seconds(action: Callable[[], object]) -> float:

@@ -244,12 +244,17 @@ def test_samples_are_spread_over_real_tokens(tmp_path):
             assert place.unique().numel() == place.numel()
 
 
-def test_errors_against_float64():
+@pytest.mark.parametrize("piece", [1, 24, 40, 1 << 20])
+def test_errors_against_float64(monkeypatch, piece):
+    monkeypatch.setattr("compression.statistics.PIECE", piece)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(30, 12, generator=generator)
     dense = torch.randn(8, 12, generator=generator)
     pruned = dense * (torch.rand(8, 12, generator=generator) > 0.5)
+    bias = torch.randn(8, generator=generator)
     x, w, v = inputs.double().numpy(), dense.double().numpy(), pruned.double().numpy()
+    repaired = ((x @ w.T - x @ v.T - bias.double().numpy()) ** 2).sum() / ((x @ w.T) ** 2).sum()
+    assert reconstruction_error(inputs, dense, pruned, bias) == pytest.approx(repaired, rel=1e-5)
     expected = ((x @ w.T - x @ v.T) ** 2).sum() / ((x @ w.T) ** 2).sum()
     assert reconstruction_error(inputs, dense, pruned) == pytest.approx(expected, rel=1e-5)
     assert weight_error(dense, pruned) == pytest.approx(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from compression.updates.base import Cut
 from compression.updates.quadratic import (
     HessianSingular,
     conjugate_gradients,
@@ -77,6 +78,18 @@ def test_sparsegpt_follows_a_given_mask():
     )
     assert torch.equal(result.mask, cut.mask)
     assert np.allclose(result.weight.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("text", ["unstructured", "2:4", "4x4"])
+def test_what_starts_over_owes_the_incoming_cut_nothing(text):
+    weight, inputs = make_layer(8, 16, 40, 3)
+    task = make_task(weight, inputs, text, 0.5, "layer")
+    assert SparseGPT().starts_over
+    assert not SparseGPT(adaptive_mask=False).starts_over
+    nothing = Cut(task.dense, torch.ones_like(task.dense, dtype=torch.bool))
+    found, expected = (SparseGPT().apply(task, cut) for cut in (nothing, first_cut(task)))
+    assert torch.equal(found.weight, expected.weight)
+    assert torch.equal(found.mask, expected.mask)
 
 
 def test_sparsegpt_removes_dead_inputs_first():

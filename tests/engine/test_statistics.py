@@ -138,6 +138,14 @@ def test_weights_with_one_input_share_what_is_known_of_it(folders, kind):
         assert groups == [["down_proj"], ["gate_proj", "up_proj"], ["k_proj", "q_proj", "v_proj"], ["o_proj"]]
     else:
         assert groups == [["dense"], ["dense"], ["dense"], ["key", "query", "value"]]
+    alike = next(group for group in shared.values() if len(group) > 1)
+    mates = [name for name in names if name.split(".")[-2] in alike]
+    for name in mates[:-1]:
+        collector.forget(name)
+        assert torch.isfinite(collector.statistics(mates[-1]).column_norms).all()
+    collector.forget(mates[-1])
+    with pytest.raises(KeyError):
+        collector.statistics(mates[-1])
 
 
 @pytest.mark.parametrize(("kind", "padded"), CASES)

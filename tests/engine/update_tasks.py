@@ -47,11 +47,11 @@ def make_task(
         remove = weight.numel() // pattern.group * (pattern.group - pattern.keep)
     hessian = inputs.T @ inputs
     statistics = SiteStatistics(hessian.diagonal().sqrt(), inputs.shape[0], inputs.mean(0), hessian)
-    return Task(weight, weight.abs(), Rule(pattern, remove, comparison), statistics, "site", has_bias=True)
+    return Task(weight, Rule(pattern, remove, comparison), statistics, "site", has_bias=True)
 
 
 def first_cut(task: Task) -> Cut:
-    mask = task.rule.mask(task.scores, task.dense)
+    mask = task.rule.mask(task.dense.abs(), task.dense)
     return Cut(task.dense * mask, mask)
 
 
