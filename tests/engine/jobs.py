@@ -1,7 +1,6 @@
-"""Runs one engine job in a process of its own, killing itself at a hook point if it is told to.
+"""Runs one engine job in a process of its own, which kills itself at a hook point.
 
-`python -m tests.engine.jobs FOLDER [POINT:COUNT]`: FOLDER/job.json names the model, the datasets and the
-specification.
+FOLDER/job.json names the model, the datasets and the specification.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from compression.evaluation import nursery, probe
 
 
 class Recorder:
@@ -71,20 +70,19 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def run_and_kill(folder: Path, work: Path, point: str, count: int) -> int:
     """Run the job in another process that kills itself at the `count`-th time of `point`; its exit status."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "tests.engine.jobs", str(folder), str(work), point, str(count)]
-    root = Path(__file__).resolve().parents[2]
-    finished = subprocess.run(command, env=environment, cwd=root, capture_output=True, check=False)
-    if finished.returncode not in (0, -signal.SIGKILL):
-        raise AssertionError(finished.stderr.decode())
-    return finished.returncode
+    arguments = [str(folder), str(work), point, str(count)]
+    status, _, errors = nursery.nursery(1, probe.child_environment(1)).run(__name__, arguments)
+    if status not in (0, -signal.SIGKILL):
+        raise AssertionError(errors)
+    return status
 
 
-def main() -> None:
-    """The command."""
+def main(arguments: Sequence[str]) -> int:
+    """Run it: FOLDER WORK POINT COUNT."""
+    nursery.fork_off(1, probe.child_environment(1))
     from compression import pipeline
 
-    folder, work, point, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    folder, work, point, count = Path(arguments[0]), Path(arguments[1]), arguments[2], int(arguments[3])
     seen = 0
 
     def hook(name: str) -> None:
@@ -94,7 +92,4 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     pipeline.run(request(folder, work), Recorder(), hook=hook)
-
-
-if __name__ == "__main__":
-    main()
+    return 0
