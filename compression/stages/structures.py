@@ -112,7 +112,7 @@ def _pruned(
 
 def _varied(loaded: Loaded, pruner: StructurePruner, options: dict[str, Any], reader: WeightReader) -> Pruned:
     """The same with numbers of each layer's own, all brought to one width by zeros."""
-    pruner.keep = allocate(loaded, pruner, options)
+    allocate(loaded, pruner, options)
     facts = pruner.run()
     widths, counts = widths_for(loaded, pruner), counts_of(pruner)
     padding = Padding(pruner, reader, widths)
