@@ -173,8 +173,8 @@ class PrunedEvidence:
 def allocation_step(
     store: Store, entry: StructureAllocation, evidence: PrunedEvidence, budget: int
 ) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """The numbers of units that an allocation gives, and the units themselves if it chooses them, kept as step
-    `allocation`. Raises TargetUnreachable."""
+    """The numbers of units that an allocation gives, and the units themselves if it chooses them, kept as
+    step `allocation`. Raises TargetUnreachable."""
     if not store.has("allocation"):
         if isinstance(entry, UnitSelection):
             units = dict(entry.select(evidence, budget))

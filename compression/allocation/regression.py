@@ -19,9 +19,9 @@ def unit_worth(absent: Tensor, rises: Tensor, prior: Tensor, pools: Sequence[Ten
     within each of the `pools` (int64 indices, together all units) up to a factor.
 
     First one factor >= 0 for each pool is fitted by least squares. What that leaves of the rises is regressed
-    on the units with an intercept and a penalty on the 2-norm, of `PENALTIES` times the mean eigenvalue of the
-    Gram matrix that with the least error on sub-models left out one by one; none, where the factors alone do
-    better. Solved in as many unknowns as there are sub-models.
+    on the units with an intercept and a penalty on the 2-norm, of `PENALTIES` times the mean eigenvalue of
+    the Gram matrix that with the least error on sub-models left out one by one; none, where the factors alone
+    do better. Solved in as many unknowns as there are sub-models.
     """
     guess = torch.zeros_like(prior)
     columns = torch.stack([absent[:, pool] @ prior[pool] for pool in pools], 1)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from compression.unit_statistics import UnitStatistics
 
 UNIT_NEEDS = (
-    "activations", "means", "variances", "magnitudes", "lengths", "hessian", "gradient.mean", "gradient.output",
-    "mask.square", "routing", "expert.norms", "expert.products",
+    "activations", "means", "variances", "magnitudes", "lengths", "hessian", "gradient.mean",
+    "gradient.output", "mask.square", "routing", "expert.norms", "expert.products",
 )  # fmt: skip
 """What a criterion of structures may ask of the calibration: norms of the inputs of all weights, what
 `UnitStatistics` has, the sum of x x^T of the inputs x that the units are, the mean over sequences of the

@@ -10,8 +10,8 @@ BONSAI = recipes.register(
     structure_recipe(
         "bonsai",
         "Bonsai",
-        "Removes the neurons and heads that random sub-models lose least without; forward passes alone, many of "
-        "them. Needs output.layout.",
+        "Removes the neurons and heads that random sub-models lose least without; forward passes alone, but "
+        "many of them. Needs output.layout.",
         Paper(
             "Everybody Prune Now: Structured Pruning of LLMs with only Forward Passes",
             "Dery, Kolawole, Kagy, Smith, Neubig, Talwalkar",

@@ -10,8 +10,8 @@ TWO_SSP = recipes.register(
     structure_recipe(
         "2ssp",
         "2SSP",
-        "Removes as many neurons from every layer, then whole attentions one by one by the loss without them; "
-        "forward passes alone. Needs output.layout.",
+        "Removes as many neurons from every layer, then whole attentions one by one by the loss without "
+        "them; forward passes alone. Needs output.layout.",
         Paper(
             "2SSP: A Two-Stage Framework for Structured Pruning of LLMs",
             "Sandri, Cunegatti, Iacca",

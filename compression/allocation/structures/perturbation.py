@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compression.allocation.regression import unit_worth
 from compression.allocation.structures import structure_allocations
-from compression.allocation.units import Keep, UnitEvidence, Units, cheapest, check_budget, total
+from compression.allocation.units import Keep, UnitEvidence, Units, cheapest, check_budget
 from compression.anatomy.structures import Group
 from compression.criteria.units import best
 from compression.parameters import parameter
@@ -21,15 +21,15 @@ from compression.seeds import site_generator
 @structure_allocations.register
 @dataclass(frozen=True)
 class Perturbation:
-    """Round after round a fraction p of the units goes, those without which the loss rises least for what they
-    cost. In a round only the units of each pool with the lowest scores of the criterion may go, twice as many
-    as go (a pool are the neurons of a layer or its heads; the heads of all layers, where p is less than one of
-    a layer's). Sub-models lack some of them, drawn by their scores, and each second one what the one before
-    did not; `unit_worth` reads the worth of each from the losses (Dery et al. 2024, Bonsai, algorithm 1 and
-    equation 4: priors, masks with complements, ridge regression, iterations).
+    """Round after round a fraction p of the units goes, those without which the loss rises least for what
+    they cost. In a round only the units of each pool with the lowest scores of the criterion may go, twice as
+    many as go (a pool are the neurons of a layer or its heads; the heads of all layers, where p is less than
+    one of a layer's). Sub-models lack some of them, drawn by their scores, and each second one what the one
+    before did not; `unit_worth` reads the worth of each from the losses (Dery et al. 2024, Bonsai: priors,
+    masks with complements, ridge regression, iterations; fractions and numbers are those of its code).
 
-    Otherwise than in the paper: the loss is regressed, not the perplexity; how many a sub-model lacks of a pool
-    is drawn too, so that layers can be told apart; the regression is drawn towards the scores; worth is
+    Otherwise than in the paper: the loss is regressed, not the perplexity; how many a sub-model lacks of a
+    pool is drawn too, so that layers can be told apart; the regression is drawn towards the scores; worth is
     divided by cost; scores are measured once, on the dense model.
     """
 
@@ -114,8 +114,8 @@ def _finite(losses: Tensor) -> Tensor:
 
 
 class _State:
-    """All units of the model, one after another: `costs` and `prior` float64, `alive` bool; `places` are their
-    indices by group."""
+    """All units of the model, one after another: `costs` and `prior` float64, `alive` bool; `places` are
+    their indices by group."""
 
     def __init__(self, evidence: UnitEvidence) -> None:
         self._groups = evidence.groups
@@ -154,9 +154,9 @@ class _State:
         wanted = max(2, math.ceil(fraction * len(pool)))
         spare = {
             number: int(self.alive[self.places[self._groups[number].name]].sum()) - self._least[number]
-            for number in self.group[pool].unique().tolist()
+            for number in sorted(set(self.group[pool].tolist()))
         }
-        chosen = []
+        chosen: list[int] = []
         for unit in pool[self.prior[pool].argsort(stable=True)].tolist():
             number = int(self.group[unit])
             if len(chosen) < wanted and spare[number] > 0:

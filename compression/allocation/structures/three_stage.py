@@ -30,8 +30,8 @@ Move = Callable[["Group", int], int | None]
 class ThreeStage:
     """Whole attentions and feed-forwards go until their share of the target is met, then channels (neurons, a
     group of them at a time, the lowest of a layer by the criterion), then heads; each time that step of all
-    layers after which the loss is lowest, with all that went before (Muñoz et al. 2025, MultiPruner, algorithm
-    1; shares 44:52:4 and 1024 of 11008 channels at a time in its code for Llama 2 7B).
+    layers after which the loss is lowest, with all that went before (Muñoz et al. 2025, MultiPruner;
+    its code: shares 44:52:4, and of Llama 2 7B 1024 of 11008 channels at a time).
 
     A part that alone would save more than the target does not go. What a stage cannot take falls to the next;
     what the last one cannot, to steps of neurons and heads together. At the end single steps are given back

@@ -30,15 +30,17 @@ def attentions_to_remove(layers: int, sparsity: float, ratio: float, alpha: floa
     """round(B s^(r / alpha)): how many of B attentions go when the fraction s of what feed-forwards and
     attentions cost together is to go, a feed-forward costing r times an attention (Sandri et al. 2025, 2SSP,
     equation 5)."""
-    return round(layers * sparsity ** (ratio / alpha))
+    wanted: float = layers * sparsity ** (ratio / alpha)
+    return round(wanted)
 
 
 @structure_allocations.register
 @dataclass(frozen=True)
 class TwoStage:
-    """Stage one takes as many neurons from every layer, the lowest by the criterion; stage two takes attentions
-    one by one, each time the one without which the loss, with all that went before, is lowest (Sandri et al.
-    2025, 2SSP). `attentions_to_remove` says how many go in stage two; neurons make up the rest.
+    """Stage one takes as many neurons from every layer, the lowest by the criterion; stage two takes
+    attentions one by one, each time the one without which the loss, with all that went before, is lowest
+    (Sandri et al. 2025, 2SSP). `attentions_to_remove` says how many go in stage two; neurons make up the
+    rest.
 
     The rule takes no attention at sparsity 0 and all at 1. Where r >= alpha, s^(r / alpha) <= s: attentions
     then save no more than s / (1 + r) of the cost, and never too much. Where the rule would save more than
@@ -48,7 +50,7 @@ class TwoStage:
     """
 
     name: ClassVar[str] = "two-stage"
-    summary: ClassVar[str] = "As many neurons from every layer, then whole attentions by the loss without them."
+    summary: ClassVar[str] = "As many neurons from every layer, then attentions by the loss without them."
     paper: ClassVar[str | None] = "2501.17771"
     needs: ClassVar[frozenset[str]] = frozenset({"unit.loss", "unit.scores"})
 

@@ -11,9 +11,9 @@ from compression.criteria.units import PARTS, Units
 
 @structure_criteria.register
 class AverageNorm:
-    """The mean over sequences of the 2-norm over a sequence's tokens of x_u, x_u being what the unit gives: one
-    number for a neuron, between activation and down projection (Sandri et al. 2025, 2SSP, section 3.1); for a
-    head, which the paper does not score, the 2-norm over its outputs too."""
+    """The mean over sequences of the 2-norm over a sequence's tokens of x_u, x_u being what the unit gives:
+    one number for a neuron, between activation and down projection (Sandri et al. 2025, 2SSP);
+    for a head, which the paper does not score, the 2-norm over its outputs too."""
 
     name = "average-norm"
     summary = "The 2-norm over a sequence's tokens of what the unit gives, averaged over sequences."
