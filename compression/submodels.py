@@ -19,7 +19,7 @@ from compression.divergence import Judge
 from compression.loading.weights import WeightReader
 from compression.surgery import cuts_of, masked
 
-STEP = "submodel-losses"
+STEP = "submodel-losses-"
 # How many losses may be measured anew after a kill.
 BETWEEN_SAVES = 16
 
@@ -29,7 +29,7 @@ Kept = Mapping[str, Tensor]
 
 class Submodels:
     """Losses of sub-models; `judge` gives whoever runs the model over so many calibration sequences. What was
-    measured is kept as step `submodel-losses`."""
+    measured is kept as steps `submodel-losses-0000`..."""
 
     def __init__(
         self, reader: WeightReader, groups: Sequence[Group], judge: Callable[[int], Judge], store: Store
@@ -38,10 +38,12 @@ class Submodels:
         self._groups = {group.name: group for group in groups}
         self._judge = judge
         self._store = store
-        self._unsaved = 0
-        known = store.data(STEP)["losses"] if store.has(STEP) else {}
-        # JSON knows no infinity.
-        self._losses = {key: math.inf if loss is None else float(loss) for key, loss in known.items()}
+        self._losses: dict[bytes, float] = {}
+        self._unsaved: dict[bytes, float] = {}
+        for name in store.names(STEP):
+            known, _ = store.load(name)
+            keys = [row.numpy().tobytes() for row in known["keys"]]
+            self._losses |= dict(zip(keys, known["losses"].tolist(), strict=True))
 
     def loss(self, kept: Kept, sequences: int) -> float:
         """Mean loss over the first `sequences` calibration sequences of the model that keeps only these units
@@ -50,16 +52,17 @@ class Submodels:
         key = _key(less, sequences)
         if key not in self._losses:
             found = self._judge(sequences).loss(Masked(self._reader, self._groups, less))
-            self._losses[key] = found if math.isfinite(found) else math.inf
-            self._unsaved += 1
-            if self._unsaved == BETWEEN_SAVES:
+            self._losses[key] = self._unsaved[key] = found if math.isfinite(found) else math.inf
+            if len(self._unsaved) == BETWEEN_SAVES:
                 self._save()
         return self._losses[key]
 
     def _save(self) -> None:
-        losses = {key: loss if math.isfinite(loss) else None for key, loss in self._losses.items()}
-        self._store.save(STEP, None, {"losses": losses})
-        self._unsaved = 0
+        keys = torch.tensor([list(key) for key in self._unsaved], dtype=torch.uint8)
+        losses = torch.tensor(list(self._unsaved.values()), dtype=torch.float64)
+        name = f"{STEP}{len(self._store.names(STEP)):04d}"
+        self._store.save(name, {"keys": keys, "losses": losses}, {"count": len(losses)})
+        self._unsaved.clear()
 
 
 class Masked(Mapping[int, Mapping[str, Tensor]]):
@@ -87,10 +90,10 @@ class Masked(Mapping[int, Mapping[str, Tensor]]):
         return len(self._layers)
 
 
-def _key(kept: Kept, sequences: int) -> str:
-    """The same for the same sub-model and data: sha256, hexadecimal."""
+def _key(kept: Kept, sequences: int) -> bytes:
+    """The same for the same sub-model and data: a sha256."""
     digest = hashlib.sha256(str(sequences).encode())
     for name in sorted(kept):
         digest.update(f"|{name}:".encode())
         digest.update(kept[name].to(torch.int64).sort().values.numpy().tobytes())
-    return digest.hexdigest()
+    return digest.digest()
