@@ -85,6 +85,7 @@ class BlockPruner(ABC, Generic[M]):
         self._open = open_model
         self.all_groups = list(groups)
         self.keep = {group.name: settings.widths[group.kind] for group in groups}
+        self.chosen: Mapping[str, Tensor] = {}
         self.settings = settings
         self.calibration = calibration
         self.store = store
@@ -197,7 +198,9 @@ class BlockPruner(ABC, Generic[M]):
         self.store.save(self.step_name(index), (tensors | told) or None, {"groups": facts})
 
     def _choose(self, model: StreamedModel, group: Group, measured: M | None) -> Tensor:
-        """The units that stay: int64, ascending."""
+        """The units that stay: int64, ascending; the criterion's best unless others were `chosen`."""
+        if group.name in self.chosen:
+            return self.chosen[group.name]
         return best(self._scores(model, group, measured), self.keep[group.name])
 
     def _scores(self, model: StreamedModel, group: Group, measured: M | None) -> Tensor:

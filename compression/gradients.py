@@ -30,6 +30,8 @@ KINDS = ("mean", "absolute", "square")
 MASK = "mask"
 Units = Mapping[str, int]
 """By the name of a weight whose inputs are units: how many."""
+Objective = Callable[[Tensor, Batch], Tensor]
+"""What is differentiated: a number from what the model predicts of one sequence, and that sequence."""
 
 
 class NoLoss(CompressionError):
@@ -54,6 +56,12 @@ def sequence_loss(logits: Tensor, batch: Batch) -> Tensor:
     if not bool((target != IGNORED).any()):
         return logits.sum() * 0.0
     return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), target.reshape(-1))
+
+
+def sequence_height(logits: Tensor, batch: Batch) -> Tensor:
+    """How high what is predicted of a batch of one sequence gets: the mean over all outputs (the vocabulary,
+    or the classes) of the highest logit at any place. logits: [1, s, vocabulary] or [1, classes]."""
+    return logits.to(torch.float32).reshape(-1, logits.shape[-1]).amax(0).mean()
 
 
 def single_sequences(batches: Sequence[Batch], limit: int) -> list[Batch]:
@@ -149,9 +157,10 @@ def exact(
     progress: Callable[[int, int], None],
     use: str = "",
     units: Units | None = None,
+    objective: Objective = sequence_loss,
 ) -> GradientFiles:
-    """Mean of g, |g| and g^2 over sequences, for the kinds that are asked for, and what `masks` gives for
-    the weights of `units`; one step a layer.
+    """Mean of g, |g| and g^2 over sequences, g being the gradient of the objective, for the kinds that are
+    asked for, and what `masks` gives for the weights of `units`; one step a layer.
 
     Batches hold one sequence each (`single_sequences`); `use` is that of `GradientFiles`. Raises NoLoss for a
     model without a head.
@@ -169,7 +178,7 @@ def exact(
             model.advance(states, index)
             inputs.append(states.hidden.snapshot())
             model.run_block(model.load_block(index), states)
-        slopes = Slopes([_head_slope(model, states, number) for number in range(len(states))])
+        slopes = Slopes([_head_slope(model, states, number, objective) for number in range(len(states))])
         for index in reversed(range(model.layers)):
             block = model.load_block(index)
             names = [site for site in sites if site.layer == index]
@@ -223,13 +232,12 @@ def _check_head(model: StreamedModel) -> None:
         )
 
 
-def _head_slope(model: StreamedModel, states: States, number: int) -> Tensor:
-    """Gradient of the loss with respect to the last hidden state of one sequence."""
+def _head_slope(model: StreamedModel, states: States, number: int, objective: Objective) -> Tensor:
+    """Gradient of the objective with respect to the last hidden state of one sequence."""
     hidden = states.hidden[number].detach().requires_grad_()
     with torch.enable_grad():
         logits = model.head(states, number, hidden)
-        loss = sequence_loss(logits, states.batches[number])
-        (slope,) = torch.autograd.grad(loss, hidden)
+        (slope,) = torch.autograd.grad(objective(logits, states.batches[number]), hidden)
     return slope
 
 
@@ -291,8 +299,13 @@ def logical(stored: Tensor, site: Site) -> Tensor:
     return stored.T if site.transposed else stored
 
 
-def total_loss(model: StreamedModel, batches: Sequence[Batch], change: Callable[[Block], None]) -> float:
-    """Mean loss over sequences; `change` may alter each block once it is loaded."""
+def total_loss(
+    model: StreamedModel,
+    batches: Sequence[Batch],
+    change: Callable[[Block], None],
+    objective: Objective = sequence_loss,
+) -> float:
+    """Mean loss (or other objective) over sequences; `change` may alter each block once it is loaded."""
     states = model.start(batches)
     for index in range(model.layers):
         model.advance(states, index)
@@ -300,8 +313,7 @@ def total_loss(model: StreamedModel, batches: Sequence[Batch], change: Callable[
         change(block)
         model.run_block(block, states)
     losses = [
-        float(sequence_loss(output, batch))
-        for output, batch in zip(model.finish(states), batches, strict=True)
+        float(objective(output, batch)) for output, batch in zip(model.finish(states), batches, strict=True)
     ]
     return sum(losses) / max(1, len(losses))
 
@@ -317,6 +329,7 @@ def zeroth_order(
     progress: Callable[[int, int], None],
     use: str = "",
     units: Units | None = None,
+    objective: Objective = sequence_loss,
 ) -> GradientFiles:
     """The same from forward passes alone: an average of slopes along random directions (Spall 1992, SPSA).
 
@@ -332,7 +345,8 @@ def zeroth_order(
         name = f"{use}slope-{number:04d}"
         if not store.has(name):
             up, down = (
-                total_loss(model, batches, _moved(sites, seed, number, sign * step)) for sign in (1.0, -1.0)
+                total_loss(model, batches, _moved(sites, seed, number, sign * step), objective)
+                for sign in (1.0, -1.0)
             )
             store.save(name, None, {"slope": (up - down) / 2})
         progress(number + 1, directions)

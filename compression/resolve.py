@@ -220,7 +220,8 @@ def chosen_needs(draft: Draft) -> set[str]:
         axes = {"layer_criteria": [chosen["criterion"]]}
     if draft.vocabulary:
         axes = {"vocabulary_criteria": [chosen["criterion"]]}
-    found = {"calibration"} if chosen.get("token_weight", "none") != "none" else set[str]()
+    used = chosen.get("token_weight", "none") != "none" or chosen.get("calibration_sets", 1) > 1
+    found = {"calibration"} if used else set[str]()
     for axis, names in axes.items():
         for entry in draft.catalogue.data[axis]:
             if entry["name"] in names:

@@ -57,7 +57,8 @@ class StructurePruner(BlockPruner[Measured]):
     def prepare(self) -> None:
         """Measure the gradients, if the criterion asks for any."""
         settings = self.settings
-        mean, masks = "gradient.mean" in settings.needs, "mask.square" in settings.needs
+        output, masks = "gradient.output" in settings.needs, "mask.square" in settings.needs
+        mean = output or "gradient.mean" in settings.needs
         if not (mean or masks):
             return
         assert self.calibration is not None
@@ -70,11 +71,12 @@ class StructurePruner(BlockPruner[Measured]):
         units = {group.output: group.count for group in self.all_groups} if masks else {}
         chosen = (self._open, sites, batches, self.store, kinds)
         progress = self._listener.progress
+        of = gradients.sequence_height if output else gradients.sequence_loss
         if settings.gradient == "exact":
-            self._gradients = gradients.exact(*chosen, progress, units=units)
+            self._gradients = gradients.exact(*chosen, progress, units=units, objective=of)
             return
         self._gradients = gradients.zeroth_order(
-            *chosen, settings.gradient_directions, settings.seed, progress, units=units
+            *chosen, settings.gradient_directions, settings.seed, progress, units=units, objective=of
         )
 
     def _shrink(

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from compression.allocation.units import StructureAllocation, Units, UnitSelection
 from compression.anatomy.structures import Group
 from compression.checkpoint import Store
 from compression.criteria.layers import layer_criteria
@@ -23,6 +24,7 @@ from compression.evaluation.types import rows
 from compression.loading.streamed import StreamedModel
 from compression.pruning import Batch, Listener
 from compression.structured import Measured, StructurePruner
+from compression.submodels import Submodels
 from compression.surgery import cut, cuts_of, expanded
 
 LEVELS = 8
@@ -58,6 +60,7 @@ class PrunedEvidence:
         self._influence: list[float] = []
         self._judges: dict[int, Judge] = {}
         self._divergences: dict[str, float] = {}
+        self._submodels = Submodels(self._model.reader, self.groups, self._judge, pruner.store)
 
     def cost(self, group: Group) -> int:
         """Of one unit."""
@@ -112,6 +115,15 @@ class PrunedEvidence:
             self._divergences[name] = self._judge(sequences).divergence(changes)
         return self._divergences[name]
 
+    def loss(self, kept: Units, sequences: int) -> float:
+        """Mean loss without the units that are not kept."""
+        return self._submodels.loss(kept, sequences)
+
+    @property
+    def seed(self) -> int:
+        """That of the job."""
+        return self._pruner.settings.seed
+
     def _judge(self, sequences: int) -> Judge:
         calibration: Sequence[Batch] = self._pruner.calibration or []
         count = min(sequences, sum(map(rows, calibration)))
@@ -158,8 +170,17 @@ class PrunedEvidence:
         return found | changed
 
 
-def allocation_step(store: Store, allocate: Callable[[], dict[str, int]]) -> dict[str, int]:
-    """The numbers of units that an allocation gives, kept as step `allocation`."""
+def allocation_step(
+    store: Store, entry: StructureAllocation, evidence: PrunedEvidence, budget: int
+) -> tuple[dict[str, int], dict[str, Tensor]]:
+    """The numbers of units that an allocation gives, and the units themselves if it chooses them, kept as
+    step `allocation`. Raises TargetUnreachable."""
     if not store.has("allocation"):
-        store.save("allocation", None, {"keep": allocate()})
-    return {name: int(kept) for name, kept in store.data("allocation")["keep"].items()}
+        if isinstance(entry, UnitSelection):
+            units = dict(entry.select(evidence, budget))
+            keep = {name: len(kept) for name, kept in units.items()}
+            store.save("allocation", units, {"keep": keep})
+        else:
+            store.save("allocation", None, {"keep": entry.allocate(evidence, budget)})
+    units, data = store.load("allocation")
+    return {name: int(kept) for name, kept in data["keep"].items()}, units

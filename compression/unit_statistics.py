@@ -21,12 +21,14 @@ CHUNK_ROWS = 1024
 class UnitStatistics:
     """Of the inputs x of one weight over all real calibration tokens: `means` and `variances` float64 [in]
     (the variance divides by the number of tokens), and of each unit u `magnitudes` float64 [units], the
-    2-norm over sequences of the mean over a sequence's tokens of ||x_u||_2."""
+    2-norm over sequences of the mean over a sequence's tokens of ||x_u||_2, and `lengths` float64 [units],
+    the mean over sequences of the 2-norm of x_u over a sequence's tokens."""
 
     tokens: int
     means: Tensor
     variances: Tensor
     magnitudes: Tensor
+    lengths: Tensor
 
     @property
     def norms(self) -> Tensor:
@@ -43,12 +45,15 @@ class _Running:
         self.means = torch.zeros(inputs, dtype=torch.float64, device=device)
         self.deviations = torch.zeros(inputs, dtype=torch.float64, device=device)
         self.magnitudes = torch.zeros(units, dtype=torch.float64, device=device)
+        self.lengths = torch.zeros(units, dtype=torch.float64, device=device)
+        self.sequences = 0
 
     def add(self, rows: Tensor) -> None:
         """Add the real tokens [tokens, in] of one sequence."""
         if not len(rows):
             return
-        lengths = torch.zeros(self.units, dtype=torch.float64, device=rows.device)
+        sums = torch.zeros(self.units, dtype=torch.float64, device=rows.device)
+        squares = torch.zeros_like(sums)
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = rows[start : start + CHUNK_ROWS].to(torch.float64)
             mean, count = chunk.mean(0), len(chunk)
@@ -56,13 +61,18 @@ class _Running:
             self.deviations += (chunk - mean).square().sum(0) + apart.square() * (self.tokens * count / total)
             self.means += apart * (count / total)
             self.tokens = total
-            lengths += torch.linalg.vector_norm(chunk.reshape(count, self.units, -1), dim=2).sum(0)
-        self.magnitudes += (lengths / len(rows)).square()
+            norms = torch.linalg.vector_norm(chunk.reshape(count, self.units, -1), dim=2)
+            sums += norms.sum(0)
+            squares += norms.square().sum(0)
+        self.magnitudes += (sums / len(rows)).square()
+        self.lengths += squares.sqrt()
+        self.sequences += 1
 
     def statistics(self) -> UnitStatistics:
         """What is known so far."""
         variances = self.deviations / max(1, self.tokens)
-        return UnitStatistics(self.tokens, self.means, variances, self.magnitudes.sqrt())
+        lengths = self.lengths / max(1, self.sequences)
+        return UnitStatistics(self.tokens, self.means, variances, self.magnitudes.sqrt(), lengths)
 
 
 class UnitCollector:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
+from compression.criteria.units import best
 from compression.errors import TargetUnreachable
 
 if TYPE_CHECKING:
@@ -21,12 +23,15 @@ if TYPE_CHECKING:
 Keep = dict[str, int]
 """By the name of a group, how many of its units stay."""
 
-UNIT_EVIDENCE = ("unit.scores", "unit.influence", "unit.divergence")
+Units = Mapping[str, "Tensor"]
+"""By the name of a group, the units int64 that stay, ascending."""
+
+UNIT_EVIDENCE = ("unit.scores", "unit.influence", "unit.divergence", "unit.loss")
 """What an allocation may ask for; see `UnitEvidence`."""
 
 
-class UnitEvidence(Protocol):
-    """What is known of the dense model."""
+class Costs(Protocol):
+    """Groups of units, what they cost, and in which numbers they may stay."""
 
     @property
     def groups(self) -> Sequence[Group]:
@@ -40,6 +45,10 @@ class UnitEvidence(Protocol):
     def steps(self, group: Group) -> Sequence[int]:
         """The numbers of units that may stay, ascending; all of them last."""
         ...
+
+
+class UnitEvidence(Costs, Protocol):
+    """What is known of the dense model."""
 
     def scores(self, group: Group) -> Tensor:
         """The criterion's scores: float64 [units]."""
@@ -62,6 +71,16 @@ class UnitEvidence(Protocol):
         """Some of the steps, evenly spread, for which cut layers are made; ascending, all units last."""
         ...
 
+    def loss(self, kept: Units, sequences: int) -> float:
+        """Mean loss without the units of these groups that are not kept, nothing else changed; others are
+        whole. Infinite where the sub-model overflows. Known again after a kill."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """That of the job."""
+        ...
+
     def progress(self, done: int, total: int) -> None: ...
 
 
@@ -79,17 +98,49 @@ class StructureAllocation(Protocol):
         ...
 
 
-def total(evidence: UnitEvidence, keep: Mapping[str, int]) -> int:
+@runtime_checkable
+class UnitSelection(StructureAllocation, Protocol):
+    """An allocation that also says which units stay, in place of the criterion."""
+
+    def select(self, evidence: UnitEvidence, budget: int) -> Units:
+        """Of every group the units that stay, as many as `allocate` gives. Raises TargetUnreachable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Some:
+    """Some of the groups of other costs."""
+
+    costs: Costs
+    groups: Sequence[Group]
+
+    def cost(self, group: Group) -> int:
+        """Of one unit."""
+        return self.costs.cost(group)
+
+    def steps(self, group: Group) -> Sequence[int]:
+        """The numbers of units that may stay."""
+        return self.costs.steps(group)
+
+
+def total(evidence: Costs, keep: Mapping[str, int]) -> int:
     """What it costs to keep so many."""
     return sum(keep[group.name] * evidence.cost(group) for group in evidence.groups)
 
 
-def least(evidence: UnitEvidence) -> Keep:
+def kept_by_score(evidence: UnitEvidence, keep: Mapping[str, int]) -> dict[str, Tensor]:
+    """The units that stay when each group keeps so many of its best by the criterion; whole groups are left
+    out."""
+    less = [group for group in evidence.groups if keep[group.name] < group.count]
+    return {group.name: best(evidence.scores(group), keep[group.name]) for group in less}
+
+
+def least(evidence: Costs) -> Keep:
     """As few as may stay."""
     return {group.name: evidence.steps(group)[0] for group in evidence.groups}
 
 
-def check_budget(evidence: UnitEvidence, budget: int) -> None:
+def check_budget(evidence: Costs, budget: int) -> None:
     """Raises TargetUnreachable if even as few as may stay cost more."""
     fewest = total(evidence, least(evidence))
     if fewest > budget:
@@ -104,7 +155,7 @@ Price = Callable[["Group", int, int], float]
 """What it costs in quality that of a group, from so many units, only so many stay."""
 
 
-def cheapest(evidence: UnitEvidence, budget: int, price: Price) -> Keep:
+def cheapest(evidence: Costs, budget: int, price: Price) -> Keep:
     """From whole groups, takes the step with the lowest price, again and again, until the budget is met; then
     gives back steps that still fit, the dearest first. Raises TargetUnreachable."""
     check_budget(evidence, budget)
@@ -130,7 +181,7 @@ def cheapest(evidence: UnitEvidence, budget: int, price: Price) -> Keep:
     return filled(evidence, keep, budget, price)
 
 
-def filled(evidence: UnitEvidence, keep: Mapping[str, int], budget: int, price: Price) -> Keep:
+def filled(evidence: Costs, keep: Mapping[str, int], budget: int, price: Price) -> Keep:
     """Adds steps that fit into what is left of the budget, those without which the price is highest first."""
     found = dict(keep)
     left = budget - total(evidence, found)
@@ -159,7 +210,7 @@ def by_loss(evidence: UnitEvidence) -> Price:
     return price
 
 
-def by_share(evidence: UnitEvidence, shares: Mapping[str, float], budget: int) -> Keep:
+def by_share(evidence: Costs, shares: Mapping[str, float], budget: int) -> Keep:
     """Groups keep `shares` of their units, all multiplied by the one factor that meets the budget (never more
     than all); rounded down to steps, the rest of the budget goes to those that are furthest below theirs.
     Raises TargetUnreachable."""

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from compression.unit_statistics import UnitStatistics
 
 UNIT_NEEDS = (
-    "activations", "means", "variances", "magnitudes", "hessian", "gradient.mean", "mask.square", "routing",
-    "expert.norms", "expert.products",
+    "activations", "means", "variances", "magnitudes", "lengths", "hessian", "gradient.mean",
+    "gradient.output", "mask.square", "routing", "expert.norms", "expert.products",
 )  # fmt: skip
 """What a criterion of structures may ask of the calibration: norms of the inputs of all weights, what
 `UnitStatistics` has, the sum of x x^T of the inputs x that the units are, the mean over sequences of the
-gradient of the loss, what `GradientFiles.masks` gives; and what `ExpertUse` has."""
+gradient of the loss, or that of the height of the predictions (`sequence_height`), what `GradientFiles.masks`
+gives; and what `ExpertUse` has."""
 
 PARTS: frozenset[Kind] = frozenset({"neuron", "head"})
 """The kinds of units that are parts of weights, which weights read."""

@@ -36,7 +36,7 @@ def structure_options(name: str, **defaults: Any) -> type[RecipeOptions]:
 
 @lru_cache(maxsize=1)
 def _fields() -> dict[str, tuple[Any, Any]]:
-    fields: dict[str, tuple[Any, Any]] = {**_axes(), **_multiples(), **gradient_fields()}
+    fields: dict[str, tuple[Any, Any]] = {**_axes(), **_multiples(), **gradient_fields(), **_sets()}
     for item in all_parameters(structure_criteria, structure_updates, structure_allocations).values():
         bounds: dict[str, Any] = dict(item.bounds)
         fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
@@ -92,6 +92,30 @@ def _multiples() -> dict[str, tuple[Any, Any]]:
         "expert_multiple": (
             int,
             Field(1, ge=1, le=1024, description="Experts that stay in a layer are a multiple of it."),
+        ),
+    }
+
+
+def _sets() -> dict[str, tuple[Any, Any]]:
+    return {
+        "calibration_sets": (
+            int,
+            Field(
+                1,
+                ge=1,
+                le=64,
+                description="Into so many sets the calibration sequences are split; neurons and heads are "
+                "chosen by that whose choice turns the predictions least. 1: by all of them.",
+            ),
+        ),
+        "calibration_set_sequences": (
+            int,
+            Field(
+                8,
+                ge=1,
+                le=65536,
+                description="Calibration sequences, of all, that the sets are judged by.",
+            ),
         ),
     }
 

@@ -63,6 +63,19 @@ def check_kinds(draft: Draft) -> None:
         hint = f"choose one of {able}" if able else "leave it out"
         draft.refuse(f"/options/{pointer}", f"{name} is not for {what}: {hint}.", "option_conflict")
     _check_clusters(draft)
+    _check_sets(draft)
+
+
+def _check_sets(draft: Draft) -> None:
+    """Notes a fault for more sets of calibration data than sequences, and for sets to choose experts by."""
+    sets, calibration = draft.specification.options["calibration_sets"], draft.specification.calibration
+    if sets > 1 and draft.specification.structure.granularity == "expert":
+        why = "Sets of calibration data choose neurons and heads, not experts: write 1 or leave it out."
+    elif calibration is not None and sets > calibration.samples:
+        why = f"There are fewer calibration sequences ({calibration.samples}): lower it, or raise samples."
+    else:
+        return
+    draft.refuse("/options/calibration_sets", why, "option_conflict")
 
 
 def _check_clusters(draft: Draft) -> None:

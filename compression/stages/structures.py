@@ -16,8 +16,9 @@ from compression.expert_pruning import ExpertPruner
 from compression.loading.data import Sequences
 from compression.loading.images.plan import Images
 from compression.loading.weights import WeightReader
-from compression.pruning import Listener, finished_files
+from compression.pruning import Batch, Listener, finished_files
 from compression.recipes.structures import structure_options
+from compression.stages.calibration_sets import calibration_set
 from compression.stages.job import Hook, Loaded, Pruned
 from compression.stages.varied import Padding, allocate, counts_of, widths_for, write_packaged
 from compression.structured import StructurePruner
@@ -90,12 +91,19 @@ def _pruned(
             loaded.dense_model, groups, settings, batches, store, listener, hook
         )
     else:
-        sites = {site.name: site for site in loaded.inspection.sites}
-        pruner = parts = StructurePruner(
-            loaded.dense_model, groups, sites, settings, batches, store, listener, hook
-        )
+
+        def build(batches: Sequence[Batch] | None, store: Store) -> StructurePruner:
+            sites = {site.name: site for site in loaded.inspection.sites}
+            found = StructurePruner(
+                loaded.dense_model, groups, sites, settings, batches, store, listener, hook
+            )
+            if varied:
+                allocate(loaded, found, options)
+            return found
+
+        pruner = parts = build(calibration_set(loaded, batches, options, store, build), store)
         if varied:
-            return _varied(loaded, parts, options, reader)
+            return _varied(loaded, parts, reader)
     facts = pruner.run()
     return Pruned(
         tuple(finished_files(store, layers)),
@@ -110,9 +118,8 @@ def _pruned(
     )
 
 
-def _varied(loaded: Loaded, pruner: StructurePruner, options: dict[str, Any], reader: WeightReader) -> Pruned:
+def _varied(loaded: Loaded, pruner: StructurePruner, reader: WeightReader) -> Pruned:
     """The same with numbers of each layer's own, all brought to one width by zeros."""
-    pruner.keep = allocate(loaded, pruner, options)
     facts = pruner.run()
     widths, counts = widths_for(loaded, pruner), counts_of(pruner)
     padding = Padding(pruner, reader, widths)

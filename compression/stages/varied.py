@@ -27,8 +27,9 @@ from compression.surgery import Cuts, cut, cuts_of, padded
 from compression.unit_evidence import PrunedEvidence, allocation_step
 
 
-def allocate(loaded: Loaded, pruner: StructurePruner, options: Mapping[str, Any]) -> dict[str, int]:
-    """How many units each group keeps, as step `allocation`. Raises TargetUnreachable."""
+def allocate(loaded: Loaded, pruner: StructurePruner, options: Mapping[str, Any]) -> None:
+    """Tells the pruner how many units each group keeps, and which if the allocation says so; kept as step
+    `allocation`. Raises TargetUnreachable."""
     budget = unit_budget(loaded.specification, loaded.inspection)
     if not budget.reachable:
         target = loaded.specification.target
@@ -44,7 +45,7 @@ def allocate(loaded: Loaded, pruner: StructurePruner, options: Mapping[str, Any]
         loaded.observer,
         variants="unit.divergence" in entry.needs,
     )
-    return allocation_step(pruner.store, lambda: entry.allocate(evidence, budget.total))
+    pruner.keep, pruner.chosen = allocation_step(pruner.store, entry, evidence, budget.total)
 
 
 def _steps(group: Group, budget: UnitBudget, reader: WeightReader) -> Sequence[int]:

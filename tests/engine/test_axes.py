@@ -59,9 +59,10 @@ def _data(*entries) -> set[str]:
 
 def _composes_structures(recipe: Recipe) -> None:
     chosen: Any = recipe.options()
-    measured = ("means", "variances", "magnitudes", "routing", "expert.norms", "expert.products")
+    measured = ("means", "variances", "magnitudes", "lengths", "routing", "expert.norms", "expert.products")
     needs = {name: {"calibration"} for name in measured} | DATA
-    needs["mask.square"] = needs["gradient.mean"]
+    needs["mask.square"] = needs["gradient.output"] = needs["gradient.mean"]
+    needs["unit.loss"] = {"calibration", "loss"}
     needs |= {f"unit.{name}": {"calibration"} for name in ("influence", "divergence")} | {
         "unit.scores": set()
     }

@@ -103,6 +103,7 @@ def test_cfsp_against_numpy() -> None:
         torch.randn(6, generator=generator, dtype=torch.float64),
         torch.rand(6, generator=generator, dtype=torch.float64),
         torch.zeros(6, dtype=torch.float64),
+        torch.zeros(6, dtype=torch.float64),
     )
     pieces = [Piece(up), Piece(torch.ones(6, 1, 1), bias=True), Piece(down, column=True)]
     norms = np.sqrt((statistics.variances.numpy() + statistics.means.numpy() ** 2) * 50)

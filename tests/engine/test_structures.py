@@ -65,6 +65,7 @@ class Reference:
                 module.register_forward_pre_hook(self._note(name))
         self.gradients: dict[str, Tensor] = {}
         self.slopes: dict[tuple[int, str], list[np.ndarray]] = {}
+        self.output_gradients: dict[str, Tensor] = {}
         sequences = [
             ids[mask.bool()] for batch in _batches() for ids, mask in zip(*batch.values(), strict=True)
         ]
@@ -76,6 +77,13 @@ class Reference:
                 total = self.gradients.get(name, torch.zeros_like(parameter))
                 self.gradients[name] = total + parameter.grad / len(sequences)
             self._slopes(sequence)
+            # The highest logit of every token of the vocabulary, one by one.
+            logits = self.model(sequence[None]).logits[0]
+            highest = torch.stack([column.sort().values[-1] for column in logits.T])
+            found = torch.autograd.grad(highest.sum() / len(highest), list(self.weights.values()))
+            for name, slope in zip(self.weights, found, strict=True):
+                total = self.output_gradients.get(name, torch.zeros_like(slope))
+                self.output_gradients[name] = total + slope / len(sequences)
 
     def _slopes(self, sequence: Tensor) -> None:
         """Slopes of the loss of a sequence along factors that all outputs of each unit are multiplied
@@ -128,6 +136,8 @@ class Reference:
         down = self.weight(reader)[:, columns].reshape(len(self.weight(reader)), -1)
         if criterion == "activation-norm":
             return float(np.linalg.norm([np.linalg.norm(one, axis=1).mean() for one in outputs]))
+        if criterion == "average-norm":
+            return float(np.mean([np.sqrt((one**2).sum()) for one in outputs]))
         if criterion == "activation-variance":
             return float(given.var(axis=0).sum())
         if criterion == "fluctuation":
@@ -140,6 +150,12 @@ class Reference:
                 bias = f"{name}.bias"
                 if not name.endswith(("o_proj", "down_proj")) and bias in self.weights:
                     total += float((self.weights[bias].detach().numpy()[index] ** 2).sum())
+            elif criterion == "input-magnitude":
+                if not name.endswith(("o_proj", "down_proj")):
+                    shared = HEADS // GROUPS if name.endswith(("k_proj", "v_proj")) else 1
+                    total += float(np.abs(weight[index]).sum()) * shared
+            elif criterion == "output-saliency":
+                total += float(np.abs(weight * self.output_gradients[name].numpy())[index].sum())
             elif criterion == "wanda":
                 norms = np.linalg.norm(np.concatenate(self.inputs[name]), axis=0)
                 total += float((np.abs(weight) * norms)[index].sum())
@@ -172,6 +188,7 @@ def _pruner(folder: Path, store: Path, criterion: str, **settings: Any) -> Struc
 REFERENCES = {
     "magnitude": {}, "wanda": {}, "activation-norm": {}, "activation-variance": {}, "fluctuation": {},
     "taylor": {"taylor_form": "element"}, "vector": {"taylor_form": "vector"}, "fisher": {},
+    "average-norm": {}, "input-magnitude": {}, "output-saliency": {},
 }  # fmt: skip
 
 
@@ -261,7 +278,18 @@ def test_ties_and_bad_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["activation-norm", "fluctuation", "activation-variance", "wanda", "taylor", "obs", "fisher"]
+    "name",
+    [
+        "activation-norm",
+        "average-norm",
+        "fluctuation",
+        "activation-variance",
+        "wanda",
+        "taylor",
+        "obs",
+        "fisher",
+        "output-saliency",
+    ],
 )
 def test_missing_statistics_are_said(name: str) -> None:
     units = Units("neuron.0", 3, [Piece(torch.ones(3, 1, 4), column=True)])

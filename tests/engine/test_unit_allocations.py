@@ -24,7 +24,7 @@ COSTS = {"neuron": 10, "head": 160}
 class Known:
     """Evidence that is made up: losses of known shape, divergences that are additive and then some."""
 
-    def __init__(self, steps: int = 2, seed: int = 0, floor: int = 1) -> None:
+    def __init__(self, steps: int = 2, seed: int = 0, floor: int = 1, parts: bool = False) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.groups = [
             Group(kind, layer, count, ())  # type: ignore[arg-type]
@@ -35,7 +35,7 @@ class Known:
             group.name: torch.rand(group.count, generator=generator, dtype=torch.float64) * (1 + group.layer)
             for group in self.groups
         }
-        self._steps, self._floor = steps, floor
+        self._steps, self._floor, self._parts = steps, floor, parts
         self.asked: list[tuple[Mapping[str, int], int]] = []
 
     def cost(self, group: Group) -> int:
@@ -43,7 +43,9 @@ class Known:
 
     def steps(self, group: Group) -> Sequence[int]:
         first = self._steps if group.kind == "neuron" else 1
-        return [*range(first * self._floor, group.count, first), group.count]
+        some = [*range(first * self._floor, group.count, first), group.count]
+        # The first layer keeps a head.
+        return [0, *some] if self._parts and (group.kind, group.layer) != ("head", 0) else some
 
     def levels(self, group: Group) -> Sequence[int]:
         steps = self.steps(group)
@@ -65,6 +67,17 @@ class Known:
             self.losses(by_name[name])[by_name[name].count - kept] ** 2 for name, kept in sorted(keep.items())
         ]
         return sum(parts)
+
+    def loss(self, kept: Mapping[str, Tensor], sequences: int) -> float:
+        self.asked.append(({name: len(units) for name, units in kept.items()}, sequences))
+        lost = 0.0
+        for group in self.groups:
+            stays = kept.get(group.name, torch.arange(group.count))
+            gone = float(self._scores[group.name].sum() - self._scores[group.name][stays].sum())
+            lost += gone + gone**2 / 10
+        return lost
+
+    seed = 0
 
     def progress(self, done: int, total: int) -> None:
         assert 0 < done <= total
