@@ -22,6 +22,7 @@ from compression.recipes.weights import data_needs, weight_options
 from compression.recovery.registry import load_all
 from compression.schedules import schedules
 from compression.updates import updates
+from compression.updates.layers import layer_updates
 from compression.updates.structures import structure_updates
 
 VERSION = 1
@@ -34,6 +35,7 @@ def catalogue() -> dict[str, Any]:
         "recipes": [recipe.to_json() for recipe in recipes],
         "criteria": _weighed(criteria),
         "layer_criteria": _weighed(layer_criteria),
+        "layer_updates": _weighed(layer_updates),
         "structure_criteria": _of_kinds(structure_criteria),
         "vocabulary_criteria": [
             {"name": c.name, "summary": c.summary, "needs": sorted(c.needs), "arxiv": c.paper}
@@ -107,8 +109,8 @@ def methods_text() -> str:
         lines += ["", f"### `{recovery['name']}`", "", recovery["summary"], *_options(recovery["options"])]
     lines += ["", "## Axes"]
     axes = (
-        "criteria", "layer_criteria", "structure_criteria", "vocabulary_criteria", "granularities",
-        "allocations", "updates", "structure_updates", "structure_allocations", "schedules",
+        "criteria", "layer_criteria", "layer_updates", "structure_criteria", "vocabulary_criteria",
+        "granularities", "allocations", "updates", "structure_updates", "structure_allocations", "schedules",
     )  # fmt: skip
     for axis in axes:
         lines += [
@@ -179,7 +181,7 @@ def _shared_schema(recipes: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _own_options(recipe: dict[str, Any]) -> list[str]:
     schema = recipe["options"]
-    if "update" not in schema["properties"]:
+    if schema["properties"].get("update", {}).get("type") != "array":
         return _options(schema)
     weights = "comparison" in schema["properties"]
     shared = options_schema((weight_options if weights else structure_options)("Shared"))["properties"]

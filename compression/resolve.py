@@ -217,7 +217,7 @@ def chosen_needs(draft: Draft) -> set[str]:
             "structure_allocations": [chosen.get("allocation", "uniform")],
         }
     if draft.layers:
-        axes = {"layer_criteria": [chosen["criterion"]]}
+        axes = {"layer_criteria": [chosen["criterion"]], "layer_updates": [chosen["update"]]}
     if draft.vocabulary:
         axes = {"vocabulary_criteria": [chosen["criterion"]]}
     found = {"calibration"} if chosen.get("token_weight", "none") != "none" else set[str]()

@@ -121,6 +121,7 @@ _JUDGED = {
     "run": "of each run of layers, by its first one; the cheapest run was taken",
     "separate": "of each layer alone; the cheapest were taken",
     "greedy": "of all that was gone after each round, which took the cheapest layer of those left",
+    "collapse": "of all that was gone after each round, by the first layer of the run that it took",
 }
 
 
@@ -128,6 +129,9 @@ def _dropped(report: Json) -> str:
     dropped, before = report["dropped"], report["cost"]["dense"]["layers"]
     gone = sorted(set(range(before)) - set(dropped["kept"]))
     words = f"Of layers 0 to {before - 1}, {runs_text(gone)} went." if gone else ""
+    merged = [one["layer"] for one in dropped.get("merged") or []]
+    if merged:
+        words += f" They were merged into {runs_text(sorted(merged))}."
     tried = dropped.get("tried") or []
     if not tried:
         return figure("Removed layers", " ", words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from compression.anatomy.budget import figure, layers_to_remove, removed_in_all, selected_sites
+from compression.anatomy.slices import expert_of
 from compression.densities import least_removable, most_removable
 from compression.resolving.draft import Draft
 from compression.resolving.structures import check_structures
@@ -170,6 +171,28 @@ def _check_layers(draft: Draft) -> None:
         )
         return
     _keep_ends(draft, removed)
+    _check_merge(draft)
+
+
+def _check_merge(draft: Draft) -> None:
+    """Notes a fault where dropped layers cannot be merged into a layer before them."""
+    options = draft.specification.options
+    if options.get("update", "none") != "merge":
+        return
+    if any(expert_of(site.name) is not None for site in draft.inspection.sites):
+        draft.refuse(
+            "/options/update",
+            "Experts of one layer have nothing in common with those of the same number in another, so layers "
+            "with experts are not merged: write 'none'.",
+            "option_conflict",
+        )
+    elif options.get("keep_first", 1) < 1:
+        draft.refuse(
+            "/options/update",
+            "Dropped layers are merged into the layer before them, so the first layer must stay: set "
+            "options.keep_first to 1 or more, or write 'none'.",
+            "option_conflict",
+        )
 
 
 def _range(most: int) -> str:
