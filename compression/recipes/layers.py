@@ -39,7 +39,12 @@ class LayerOptions(RecipeOptions):
         le=65536,
         description="Loss, divergence, similarity: calibration sequences that every choice is judged by.",
     )
-    keep_first: int = Field(1, ge=0, le=4096, description="So many of the first layers are never dropped.")
+    keep_first: int = Field(
+        1,
+        ge=0,
+        le=4096,
+        description="So many of the first layers are never dropped, and nothing is merged into them.",
+    )
     keep_last: int = Field(1, ge=0, le=4096, description="So many of the last layers are never dropped.")
 
 

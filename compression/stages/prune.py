@@ -121,7 +121,7 @@ def _choose(loaded: Loaded, calibration: Sequences | Images | None) -> LayerChoi
         task = DepthTask(
             loaded.inspection.layers,
             _layers_to_remove(loaded),
-            options.keep_first,
+            options.keep_first + layer_updates[options.update].bases,
             options.keep_last,
             options.collapse_layers,
             [(list(layers), float(cost)) for layers, cost in known],

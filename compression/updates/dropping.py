@@ -15,6 +15,8 @@ class LayerUpdate(Protocol):
     summary: ClassVar[str]
     paper: ClassVar[str | None]
     needs: ClassVar[frozenset[str]]
+    bases: ClassVar[int]
+    """How many layers must stay before the first that goes, besides those that are kept as they are."""
 
     def coefficients(self, layers: int, rounds: Sequence[Sequence[int]]) -> Coefficients:
         """What layers that stay become when layers go, round after round (numbers of dense layers)."""

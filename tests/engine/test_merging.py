@@ -12,17 +12,20 @@ import transformers
 from safetensors.torch import load_file
 
 from compression import pipeline
+from compression.anatomy import Inspection
 from compression.criteria.layers import layer_criteria
 from compression.depth import DepthEvidence, DepthTask, LayerChoice, choose_layers
 from compression.evaluation import stock
+from compression.loading.admission import admit_model, folder_sources
 from compression.loading.streamed import StreamedModel
 from compression.merging import collapsed, merged_tensors
 from compression.report import schema
 from compression.updates.layers import layer_updates
 from tests.engine.corpora import write_texts
 from tests.engine.jobs import Recorder, hashes, request, run_and_kill, write_job
-from tests.resolving import faults, inspections
-from tests.tiny_models import tiny_bert, tiny_llama
+from tests.resolving import attempt, faults, inspections
+from tests.tiny_families import tiny_family
+from tests.tiny_models import tiny_bert, tiny_llama, write_byte_tokenizer
 
 LAYERS = 6
 
@@ -194,6 +197,7 @@ def test_merged_models_are_stock_checkpoints(tmp_path, recipe, options):
     dropped = report["dropped"]
     assert (len(dropped["gone"]), dropped["update"]) == (3, "merge")
     assert dropped["merged"]
+    assert all(one["layer"] >= 1 for one in dropped["merged"])
     rounds = [one["layers"] for one in dropped["tried"]] if recipe == "laco" else [sorted(dropped["gone"])]
     dense, tensors = load_file(tmp_path / "model/model.safetensors"), {}
     for path in outcome.artifact.glob("*.safetensors"):
@@ -221,9 +225,24 @@ def test_a_collapse_that_was_killed_ends_with_the_same_bytes(tmp_path):
         assert hashes(pipeline.run(request(tmp_path, work), Recorder()).artifact) == expected
 
 
-def test_a_first_layer_that_may_go_is_refused(tmp_path):
-    options = {"update": "merge", "keep_first": 0}
+def test_layers_stay_to_be_merged_into(tmp_path):
     model = inspections(tmp_path)["decoder"]
-    (fault,) = faults(model, recipe="layer-drop", target={"layers": 1}, options=options)
+    ends = [
+        (found.options["keep_first"], found.options["keep_last"])
+        for found in (attempt(model, recipe="laco", target={"layers": count}) for count in (3, 4, 5))
+    ]
+    assert ends == [(1, 1), (1, 0), (0, 0)]
+    (fault,) = faults(
+        model, recipe="layer-drop", target={"layers": 5}, options={"update": "merge", "keep_first": 1}
+    )
+    assert fault.pointer == "/target/layers"
+    assert "one stays that they are merged into; a target of 5 asks for 5. Reachable: 1 to 4." in fault.message
+
+
+def test_layers_with_experts_are_not_merged(tmp_path):
+    folder = tiny_family(tmp_path, "MixtralForCausalLM", vocab_size=264)
+    write_byte_tokenizer(folder, bert=False, context=60)
+    model = Inspection.from_json(admit_model(folder_sources(folder)).inspection)
+    (fault,) = faults(model, recipe="laco", target={"layers": 1})
     assert fault.pointer == "/options/update"
-    assert "options.keep_first to 1" in fault.message
+    assert "write 'none'" in fault.message

@@ -24,6 +24,7 @@ class Merge:
     )
     paper = "2402.11187"
     needs = frozenset[str]()
+    bases = 1
 
     def coefficients(self, layers: int, rounds: Sequence[Sequence[int]]) -> Coefficients:
         """See `compression.merging.collapsed`."""

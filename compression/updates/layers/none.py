@@ -16,6 +16,7 @@ class NoLayerUpdate:
     summary = "Layers that stay keep their values, bit for bit."
     paper = None
     needs = frozenset[str]()
+    bases = 0
 
     def coefficients(self, layers: int, rounds: Sequence[Sequence[int]]) -> Coefficients:
         """Nothing changes."""
