@@ -218,6 +218,12 @@ def chosen_needs(draft: Draft) -> set[str]:
         }
     if draft.layers:
         axes = {"layer_criteria": [chosen["criterion"]], "layer_updates": [chosen["update"]]}
+    if draft.ranks:
+        axes = {
+            "rank_criteria": [chosen["criterion"]],
+            "rank_updates": chosen.get("update", []),
+            "rank_allocations": [chosen.get("allocation", "uniform")],
+        }
     if draft.vocabulary:
         axes = {"vocabulary_criteria": [chosen["criterion"]]}
     found = {"calibration"} if chosen.get("token_weight", "none") != "none" else set[str]()

@@ -65,6 +65,8 @@ def layers(report: Json) -> str:
         parts.append(_dropped(report))
     if report["widths"] is not None:
         parts.append(_widths(report["widths"]))
+    if report["low_rank"] is not None:
+        parts.append(_low_rank(report["low_rank"]))
     if report["vocabulary"] is not None:
         parts.append(_vocabulary(report["vocabulary"]))
     if any(row["sparsity"] > 0 for row in rows):
@@ -159,6 +161,22 @@ def _vocabulary(found: Json) -> str:
         "The alphabet is what every text can be encoded with."
     )
     return table(["vocabulary", number("")], rows, told)
+
+
+def _low_rank(found: Json) -> str:
+    rows: list[Row] = [
+        [
+            one["name"],
+            number(" × ".join(map(str, one["shape"]))),
+            number("dense" if one["rank"] is None else f"{one['rank']:,}"),
+        ]
+        for one in found["weights"]
+    ]
+    words = (
+        f"{percent(found['sparsity'])} of the elements of these weights are gone; the code in the artifact "
+        "multiplies by one factor and then by the other."
+    )
+    return figure("Ranks", table(["weight", number("shape"), number("rank")], rows, words), " ")
 
 
 def _widths(widths: Json) -> str:

@@ -8,6 +8,7 @@ from compression.anatomy.budget import figure, layers_to_remove, removed_in_all,
 from compression.anatomy.slices import expert_of
 from compression.densities import least_removable, most_removable
 from compression.resolving.draft import Draft
+from compression.resolving.ranks import check_ranks
 from compression.resolving.structures import check_structures
 from compression.resolving.vocabulary import check_vocabulary
 from compression.specification import block, n_m, quantity
@@ -30,6 +31,8 @@ def check_target(draft: Draft) -> None:
         check_structures(draft)
     elif draft.vocabulary:
         check_vocabulary(draft)
+    elif draft.ranks:
+        check_ranks(draft)
     elif target.layers is not None:
         draft.refuse(
             "/target/layers",

@@ -1,5 +1,5 @@
-"""Prune: single weights, neurons, heads, experts or whole layers, by the recipe's criterion or by that of a
-baseline."""
+"""Prune: single weights, ranks, neurons, heads, experts or whole layers, by the recipe's criterion or by that
+of a baseline."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from compression.anatomy.budget import layers_to_remove, removed_in_all, selected_sites
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
 from compression.checkpoint import Store
 from compression.criteria.layers import layer_criteria
@@ -31,6 +32,7 @@ from compression.pruning import Listener, MaskFiles, WeightPruner, finished_file
 from compression.recipes import recipes
 from compression.recipes.layers import LayerOptions
 from compression.stages.job import Data, Loaded, Pruned, Watched
+from compression.stages.ranks import baseline_ranks, prune_ranks
 from compression.stages.retold import KeptVocabulary, by_text, read_again
 from compression.stages.structures import baseline_structures, prune_structures
 from compression.stages.vocabulary import prune_vocabulary
@@ -55,6 +57,9 @@ def prune(loaded: Loaded, data: Data, entered: Callable[[], None] = lambda: None
     if pattern_of(loaded).kind == VOCABULARY:
         entered()
         return prune_vocabulary(loaded, data, loaded.store)
+    if pattern_of(loaded).kind == RANK:
+        entered()
+        return prune_ranks(loaded, calibration, loaded.store, loaded.observer, loaded.hook)
     settings = weight_settings(
         loaded, loaded.recipe.options.model_validate(loaded.specification.options).model_dump()
     )
@@ -209,6 +214,8 @@ def _by_criterion(loaded: Loaded, name: str, store: Store, data: Data) -> Pruned
         return baseline_structures(loaded, name, calibration, store, _Quiet(loaded.observer))
     if pattern_of(loaded).kind == VOCABULARY:
         return prune_vocabulary(loaded, data, store, name)
+    if pattern_of(loaded).kind == RANK:
+        return baseline_ranks(loaded, name, calibration, store, _Quiet(loaded.observer))
     # A baseline has the job's granularity and bounds, and its own habits for the rest.
     bounds = ("minimum_density", "maximum_density")
     given = {key: value for key, value in loaded.specification.options.items() if key in bounds}
