@@ -1,8 +1,9 @@
 """SVD-LLM: weights become products of two, cut where the outputs on calibration data lose least.
 
 The paper measures inputs on the dense model and gives all weights the same share; `update` `refit` with
-`sequential` false is its version with the closed-form update. Here inputs are by default those that the
-compressed earlier blocks give, for which that update changes nothing.
+`sequential` false is its first versions' closed-form update, the recovery `lora` what later ones do instead
+(which train one factor after the other, here both at once). Here inputs are by default those that the
+compressed earlier blocks give, for which the closed-form update changes nothing.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ def test_schedules_rise_to_the_target(name: str):
 
 DATA = {
     "activations": {"calibration"}, "means": {"calibration"}, "hessian": {"calibration"},
+    "magnitudes": {"calibration"},
     "influence": {"calibration"}, "divergence": {"calibration"}, "slope": {"calibration", "loss"},
     "loss": {"calibration", "loss"},
     "scores": set(), "weights": set(),

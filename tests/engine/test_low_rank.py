@@ -18,6 +18,7 @@ from compression.criteria.base import SiteStatistics
 from compression.criteria.ranks import rank_criteria
 from compression.criteria.ranks.whitening import Whitening
 from compression.low_rank import NotFactored, factors, root
+from compression.sums import Sums
 from compression.updates.ranks import rank_updates
 from compression.updates.ranks.refit import Refit
 
@@ -36,7 +37,8 @@ def _case(shape: tuple[int, int], seed: int = 0, tokens: int = 200) -> tuple[Ten
 
 def _statistics(inputs: Tensor) -> SiteStatistics:
     moment = inputs @ inputs.T
-    return SiteStatistics(moment.diagonal().sqrt(), inputs.shape[1], hessian=moment)
+    sizes = inputs.abs().mean(1)
+    return SiteStatistics(moment.diagonal().sqrt(), inputs.shape[1], hessian=moment, magnitudes=sizes)
 
 
 def _spectrum(name: str, weight: Tensor, inputs: Tensor, damping: float = 1e-9):
@@ -84,7 +86,7 @@ def test_factors_are_those_of_the_paper(shape):
     assert np.allclose(np.abs(one.numpy()), np.abs(down), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["magnitude", "random"])
+@pytest.mark.parametrize("name", ["activation-scale", "magnitude", "random"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed", range(3))
 def test_no_other_criterion_is_better_on_the_inputs(shape, name, seed):
@@ -103,6 +105,23 @@ def test_magnitude_is_the_nearest_weight(shape):
     left, values, right = np.linalg.svd(weight.numpy(), full_matrices=False)
     down, up = factors(weight, _spectrum("magnitude", weight, inputs), 3)
     assert np.allclose((up @ down).numpy(), left[:, :3] * values[:3] @ right[:3], atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_activation_scale_is_the_nearest_scaled_weight(shape):
+    weight, inputs = _case(shape)
+    scale = np.sqrt(np.abs(inputs.numpy()).mean(1).astype(np.float32).astype(np.float64))
+    left, values, right = np.linalg.svd(weight.numpy() * scale, full_matrices=False)
+    down, up = factors(weight, _spectrum("activation-scale", weight, inputs), 3)
+    assert np.allclose((up @ down).numpy(), left[:, :3] * values[:3] @ right[:3] / scale, atol=1e-6)
+
+
+def test_mean_magnitudes_are_measured():
+    sums = Sums.zeros(3, torch.device("cpu"), frozenset({"magnitudes"}))
+    rows = torch.tensor([[1.0, -2.0, 0.0], [3.0, 4.0, 0.0]])
+    sums.add(rows[:1], None)
+    sums.add(rows[1:], None)
+    assert sums.statistics().need("magnitudes").tolist() == [2.0, 3.0, 0.0]
 
 
 def test_random_directions_depend_on_the_generator_alone():

@@ -240,7 +240,7 @@ def test_ignored_weights_stay_and_baselines_have_the_same_ranks(tmp_path: Path) 
 
 def test_a_narrow_type_is_written_and_read(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "model", layers=2, hidden=48, heads=4, ffn=96, dtype="bfloat16", tied=True)
-    asked = _job(tmp_path, "svd-llm", {"sparsity": 0.4}, **PACKAGE)
+    asked = _job(tmp_path, "asvd", {"sparsity": 0.4}, **PACKAGE)
     outcome = pipeline.run(asked, Recorder())
     assert {value.dtype for value in _tensors(outcome.artifact).values()} == {torch.bfloat16}
     reader = WeightReader(outcome.artifact)

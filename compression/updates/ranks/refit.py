@@ -16,7 +16,8 @@ from compression.updates.ranks import rank_updates
 @dataclass(frozen=True)
 class Refit:
     """up = W M down^T (down M down^T)^-1, the least squares of ||(W - up down) X'||_F for M = X' X'^T, where
-    X' are the inputs that earlier blocks give with their factors (Wang et al. 2024, SVD-LLM).
+    X' are the inputs that earlier blocks give with their factors (Wang et al. 2024, SVD-LLM, in
+    its first versions; later ones train the factors with LoRA instead).
 
     Directions come of the dense model's inputs; of X' itself, this up would be the one that there is already.
     """
