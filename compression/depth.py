@@ -15,11 +15,14 @@ from compression.anatomy.inspection import Site
 from compression.checkpoint import Hook
 from compression.criteria.base import ActivationsNotFinite
 from compression.criteria.dropping import LayerCriterion
-from compression.divergence import Judge
+from compression.divergence import Changes, Judge
 from compression.granularity.layer import best_start, candidate_starts, kept_layers
 from compression.loading.streamed import States, StreamedModel
+from compression.merging import Coefficients, merged_tensors
 from compression.pruning import Listener
 from compression.statistics import sample_positions
+from compression.updates.dropping import LayerUpdate
+from compression.updates.layers import layer_updates
 
 # Tokens at which hidden states are compared, spread evenly over the calibration data. Not only the last
 # token of
@@ -36,8 +39,9 @@ Listing = list[tuple[list[int], float]]
 class LayerChoice:
     """The layers that go: `gone` in the order in which they were chosen, `kept` ascending.
 
-    `tried` are the candidates, each with its cost: runs, single layers, or for "greedy" what each round took
-    away. `tokens` is how many tokens hidden states were compared at (0: none were).
+    `tried` are the candidates, each with its cost: runs, single layers, or for "greedy" and "collapse" what
+    each round took away. `tokens` is how many tokens hidden states were compared at (0: none were). `update`
+    is what happens to the layers that stay, and `merged` what they become by it.
     """
 
     criterion: str
@@ -46,6 +50,8 @@ class LayerChoice:
     kept: tuple[int, ...]
     tried: tuple[tuple[tuple[int, ...], float], ...]
     tokens: int
+    update: str = "none"
+    merged: Coefficients = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; `from_json` reads it back."""
@@ -56,6 +62,14 @@ class LayerChoice:
             "kept": list(self.kept),
             "tried": [{"layers": list(layers), "cost": cost} for layers, cost in self.tried],
             "tokens": self.tokens,
+            "update": self.update,
+            "merged": [
+                {
+                    "layer": layer,
+                    "of": [{"layer": other, "times": times} for other, times in found.items()],
+                }
+                for layer, found in self.merged.items()
+            ],
         }
 
     @classmethod
@@ -68,11 +82,19 @@ class LayerChoice:
             kept=tuple(data["kept"]),
             tried=tuple((tuple(one["layers"]), one["cost"]) for one in data["tried"]),
             tokens=data["tokens"],
+            update=data["update"],
+            merged={
+                one["layer"]: {other["layer"]: other["times"] for other in one["of"]}
+                for one in data["merged"]
+            },
         )
 
 
 class DepthEvidence:
-    """What criteria of layers may know (a `LayerEvidence`), measured when it is first asked for."""
+    """What criteria of layers may know (a `LayerEvidence`), measured when it is first asked for.
+
+    `update` says what becomes of layers that stay; those of `rounds` went before, round after round.
+    """
 
     def __init__(
         self,
@@ -81,7 +103,10 @@ class DepthEvidence:
         sequences: int,
         listener: Listener,
         hook: Hook | None = None,
+        update: LayerUpdate | None = None,
     ) -> None:
+        self.update = update or layer_updates["none"]
+        self.rounds: list[list[int]] = []
         self._model = model
         self._batches = batches
         self._sequences = sequences
@@ -110,11 +135,27 @@ class DepthEvidence:
 
     def loss(self, gone: Sequence[int]) -> float:
         """Mean loss without these layers."""
-        return self._judged().loss(dict.fromkeys(gone))
+        return self._judged().loss(self._without(gone))
 
     def divergence(self, gone: Sequence[int]) -> float:
         """Mean divergence without these layers."""
-        return self._judged().divergence(dict.fromkeys(gone))
+        return self._judged().divergence(self._without(gone))
+
+    def similarity(self, gone: Sequence[int]) -> float:
+        """Mean cosine of the last hidden states without these layers to the dense model's."""
+        return self._judged().similarity(self._without(gone))
+
+    def coefficients(self, gone: Sequence[int]) -> Coefficients:
+        """What the layers that stay become when those of `gone` that did not go before go together."""
+        before = {layer for layers in self.rounds for layer in layers}
+        last = [layer for layer in gone if layer not in before]
+        return self.update.coefficients(self._model.layers, [*self.rounds, *([last] if last else [])])
+
+    def _without(self, gone: Sequence[int]) -> Changes:
+        changes: dict[int, dict[str, Tensor] | None] = dict.fromkeys(gone)
+        for layer, found in self.coefficients(gone).items():
+            changes[layer] = merged_tensors(self._model, layer, found)
+        return changes
 
     def _judged(self) -> Judge:
         if self._judge is None:
@@ -126,14 +167,16 @@ class DepthEvidence:
 
 @dataclass(frozen=True)
 class DepthTask:
-    """So many layers of a model are to go, but none of the first `keep_first` and the last `keep_last`."""
+    """So many layers of a model are to go, but none of the first `keep_first` and the last `keep_last`; of
+    "collapse", `at_once` in a round."""
 
     layers: int
     remove: int
     keep_first: int = 0
     keep_last: int = 0
+    at_once: int = 1
     rounds: Listing = field(default_factory=list)
-    """What an earlier attempt at "greedy" has taken away."""
+    """What an earlier attempt at "greedy" or "collapse" has taken away."""
     after_round: Callable[[Listing], None] = lambda rounds: None
 
     @property
@@ -149,8 +192,9 @@ def choose_layers(
     """The layers that cost least by the criterion; of equals, the first.
 
     "run": consecutive ones, each run judged as a whole; "separate": each judged alone; "greedy": one by one,
-    each judged with those that went before. Raises TargetUnreachable when too few may go,
-    ActivationsNotFinite when the model overflows.
+    each judged with those that went before; "collapse": the same run by run, where what one round merges the
+    next one finds merged. Raises TargetUnreachable when too few may go, ActivationsNotFinite when the model
+    overflows.
     """
 
     def cost(layers: Sequence[int]) -> float:
@@ -158,7 +202,11 @@ def choose_layers(
         # What overflows without these layers is dearer than anything else.
         return found if math.isfinite(found) else math.inf
 
-    gone, tried = {"run": _run, "separate": _separate, "greedy": _greedy}[selection](task, cost, listener)
+    if selection == "collapse":
+        gone, tried = _collapse(task, cost, listener, evidence.rounds)
+    else:
+        choose = {"run": _run, "separate": _separate, "greedy": _greedy}[selection]
+        gone, tried = choose(task, cost, listener)
     if all(math.isinf(one) for _, one in tried):
         raise ActivationsNotFinite(
             f"the {criterion.name} without layers is not finite on the calibration data, whichever go: the "
@@ -172,6 +220,8 @@ def choose_layers(
         kept=tuple(layer for layer in range(task.layers) if layer not in gone),
         tried=tuple((tuple(layers), cost) for layers, cost in tried),
         tokens=evidence.tokens,
+        update=evidence.update.name,
+        merged=evidence.coefficients(sorted(gone)),
     )
 
 
@@ -200,6 +250,27 @@ def _greedy(task: DepthTask, cost: Cost, listener: Listener) -> tuple[list[int],
         best = min(range(len(left)), key=lambda number: (costs[number], left[number]))
         gone.append(left[best])
         rounds.append(([left[best]], costs[best]))
+        task.after_round(rounds)
+        listener.progress(len(gone), task.remove)
+    return gone, rounds
+
+
+def _collapse(
+    task: DepthTask, cost: Cost, listener: Listener, settled: list[list[int]]
+) -> tuple[list[int], Listing]:
+    """`settled` is told what goes, round by round."""
+    rounds = list(task.rounds)
+    settled += [list(layers) for layers, _ in rounds]
+    gone = [layer for layers, _ in rounds for layer in layers]
+    while len(gone) < task.remove:
+        left = [layer for layer in task.free if layer not in gone]
+        size = min(task.at_once, task.remove - len(gone))
+        runs = [left[at : at + size] for at in range(len(left) - size + 1)]
+        costs = [cost(sorted([*gone, *run])) for run in runs]
+        best = min(range(len(runs)), key=lambda number: (costs[number], runs[number]))
+        gone += runs[best]
+        settled.append(runs[best])
+        rounds.append((runs[best], costs[best]))
         task.after_round(rounds)
         listener.progress(len(gone), task.remove)
     return gone, rounds

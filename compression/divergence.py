@@ -60,6 +60,20 @@ class Judge:
         # What overflows is no nearer than anything else; max() would take a NaN for 0.
         return max(0.0, mean) if math.isfinite(mean) else math.inf
 
+    def similarity(self, changes: Changes) -> float:
+        """Mean over real tokens of the cosine of the states after the last layer to the dense model's, in
+        float64; minus infinity where either overflows."""
+        total, count = 0.0, 0
+        dense, changed = self._last({}), self._last(changes)
+        for number, (first, second) in enumerate(zip(dense, changed, strict=True)):
+            cosines = torch.nn.functional.cosine_similarity(first.double(), second.double(), dim=-1)
+            real = self._states.real(number)
+            values = cosines if real is None else cosines[real.to(cosines.device)]
+            total += float(values.sum())
+            count += values.numel()
+        mean = total / max(1, count)
+        return mean if math.isfinite(mean) else -math.inf
+
     def loss(self, changes: Changes) -> float:
         """Mean loss over the sequences."""
         hidden = self._last(changes)

@@ -9,19 +9,24 @@ from collections.abc import Iterable
 from typing import Any
 
 from compression.allocation import allocations
+from compression.allocation.ranks import rank_allocations
 from compression.allocation.structures import structure_allocations
 from compression.criteria import criteria
 from compression.criteria.layers import layer_criteria
+from compression.criteria.ranks import rank_criteria
 from compression.criteria.structures import structure_criteria
 from compression.criteria.vocabulary import vocabulary_criteria
 from compression.granularity import granularities
 from compression.recipes import recipes
 from compression.recipes.base import options_schema
+from compression.recipes.ranks import rank_options
 from compression.recipes.structures import structure_options
 from compression.recipes.weights import data_needs, weight_options
 from compression.recovery.registry import load_all
 from compression.schedules import schedules
 from compression.updates import updates
+from compression.updates.layers import layer_updates
+from compression.updates.ranks import rank_updates
 from compression.updates.structures import structure_updates
 
 VERSION = 1
@@ -34,6 +39,7 @@ def catalogue() -> dict[str, Any]:
         "recipes": [recipe.to_json() for recipe in recipes],
         "criteria": _weighed(criteria),
         "layer_criteria": _weighed(layer_criteria),
+        "layer_updates": _weighed(layer_updates),
         "structure_criteria": _of_kinds(structure_criteria),
         "vocabulary_criteria": [
             {"name": c.name, "summary": c.summary, "needs": sorted(c.needs), "arxiv": c.paper}
@@ -46,6 +52,9 @@ def catalogue() -> dict[str, Any]:
         "updates": _weighed(updates),
         "structure_updates": _of_kinds(structure_updates),
         "structure_allocations": _weighed(structure_allocations),
+        "rank_criteria": _weighed(rank_criteria),
+        "rank_updates": _weighed(rank_updates),
+        "rank_allocations": _weighed(rank_allocations),
         "schedules": _entries(schedules),
         "recoveries": [
             {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
@@ -107,8 +116,9 @@ def methods_text() -> str:
         lines += ["", f"### `{recovery['name']}`", "", recovery["summary"], *_options(recovery["options"])]
     lines += ["", "## Axes"]
     axes = (
-        "criteria", "layer_criteria", "structure_criteria", "vocabulary_criteria", "granularities",
-        "allocations", "updates", "structure_updates", "structure_allocations", "schedules",
+        "criteria", "layer_criteria", "layer_updates", "structure_criteria", "vocabulary_criteria",
+        "granularities", "allocations", "updates", "structure_updates", "structure_allocations",
+        "rank_criteria", "rank_updates", "rank_allocations", "schedules",
     )  # fmt: skip
     for axis in axes:
         lines += [
@@ -161,6 +171,14 @@ def _shared(data: dict[str, Any]) -> list[str]:
         "Where one key-value head serves all query heads it stays, and query heads are removed one by one.",
         *_options(options_schema(structure_options("Shared"))),
         "",
+        "## Options of recipes of ranks",
+        "",
+        "A weight of m rows and n columns becomes `up @ down` of rank r, which stores r (m + n) elements and",
+        "makes as many multiply-accumulates for a token. Sparsity is the share of elements of these weights",
+        "that go. Weights that no rank makes smaller stay as they are; `structure.ignore` names others. The",
+        "result is written `packaged`, with the code that loads it; recoveries train the factors.",
+        *_options(options_schema(rank_options("Shared"))),
+        "",
         "## Rows of the vocabulary",
         "",
         "Sparsity is the share of rows that go. Tokens are counted over all text of `calibration.dataset`,",
@@ -179,11 +197,14 @@ def _shared_schema(recipes: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _own_options(recipe: dict[str, Any]) -> list[str]:
     schema = recipe["options"]
-    if "update" not in schema["properties"]:
+    if schema["properties"].get("update", {}).get("type") != "array":
         return _options(schema)
-    weights = "comparison" in schema["properties"]
-    shared = options_schema((weight_options if weights else structure_options)("Shared"))["properties"]
-    kind = "single weights" if weights else "neurons, heads and experts"
+    maker, kind = structure_options, "neurons, heads and experts"
+    if "comparison" in schema["properties"]:
+        maker, kind = weight_options, "single weights"
+    elif "rank_multiple" in schema["properties"]:
+        maker, kind = rank_options, "ranks"
+    shared = options_schema(maker("Shared"))["properties"]
     own = [
         f"`{name}` `{json.dumps(option['default'])}`"
         for name, option in schema["properties"].items()

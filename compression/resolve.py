@@ -217,7 +217,13 @@ def chosen_needs(draft: Draft) -> set[str]:
             "structure_allocations": [chosen.get("allocation", "uniform")],
         }
     if draft.layers:
-        axes = {"layer_criteria": [chosen["criterion"]]}
+        axes = {"layer_criteria": [chosen["criterion"]], "layer_updates": [chosen["update"]]}
+    if draft.ranks:
+        axes = {
+            "rank_criteria": [chosen["criterion"]],
+            "rank_updates": chosen.get("update", []),
+            "rank_allocations": [chosen.get("allocation", "uniform")],
+        }
     if draft.vocabulary:
         axes = {"vocabulary_criteria": [chosen["criterion"]]}
     used = chosen.get("token_weight", "none") != "none" or chosen.get("calibration_sets", 1) > 1

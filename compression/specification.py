@@ -157,7 +157,7 @@ class Structure(Part):
     granularity: str | None = Field(
         default=None,
         description='"unstructured", n:m such as "2:4", blocks such as "16x16", "layer", "neuron", "head", '
-        '"neuron+head", "expert" or "vocabulary".',
+        '"neuron+head", "expert", "vocabulary" or "rank".',
     )
     ignore: list[Text] = Field(
         default=[],
@@ -214,8 +214,8 @@ class Output(Part):
     layout: Literal["padded", "packaged"] | None = Field(
         default=None,
         description='How layers with widths of their own are written: "padded" with zeros to one width (a '
-        'stock checkpoint), or "packaged" with the code that loads them. There is no default, and other '
-        "results have none.",
+        'stock checkpoint), or "packaged" with the code that loads them; low-rank weights are "packaged". '
+        "There is no default, and other results have none.",
     )
 
 

@@ -17,22 +17,25 @@ class Sums:
     """Sums over the tokens of one input; weights that share an input share these.
 
     `squares` of each input (float32 within CHUNK_ROWS tokens, float64 beyond), its `sums`, the float32
-    `hessian` of products; `sample` is a list of float32 [tokens, in].
+    `hessian` of products, the sums of `magnitudes`; `sample` is a list of float32 [tokens, in].
     """
 
     squares: Tensor
     sums: Tensor | None
     hessian: Tensor | None
+    magnitudes: Tensor | None = None
     tokens: int = 0
     sample: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def zeros(cls, width: int, device: torch.device, needs: frozenset[str]) -> Sums:
-        """Nothing summed yet; `needs` ("means", "hessian") says what is summed besides the squares."""
+        """Nothing summed yet; `needs` ("means", "hessian", "magnitudes") says what is summed besides the
+        squares."""
         return cls(
             torch.zeros(width, dtype=torch.float64, device=device),
             torch.zeros(width, dtype=torch.float64, device=device) if "means" in needs else None,
             torch.zeros(width, width, device=device) if "hessian" in needs else None,
+            torch.zeros(width, dtype=torch.float64, device=device) if "magnitudes" in needs else None,
         )
 
     def add(self, rows: Tensor, weights: Tensor | None) -> None:
@@ -50,6 +53,8 @@ class Sums:
         """`chunk` carries each token's weight once, `weighted` twice."""
         if self.sums is not None:
             self.sums += weighted.sum(0)
+        if self.magnitudes is not None:
+            self.magnitudes += weighted.abs().sum(0)
         if self.hessian is not None:
             self.hessian.addmm_(chunk.T, chunk)
         else:
@@ -59,7 +64,11 @@ class Sums:
         """What is known of the input over everything that was added."""
         squares = self.squares if self.hessian is None else self.hessian.diagonal()
         means = None if self.sums is None else (self.sums / max(1, self.tokens)).to(torch.float32)
-        return SiteStatistics(squares.sqrt().to(torch.float32), self.tokens, means, self.hessian)
+        sizes = None
+        if self.magnitudes is not None:
+            sizes = (self.magnitudes / max(1, self.tokens)).to(torch.float32)
+        norms = squares.sqrt().to(torch.float32)
+        return SiteStatistics(norms, self.tokens, means, self.hessian, magnitudes=sizes)
 
     def sampled(self) -> Tensor:
         """The sample, float32 [tokens, in]; [0, in] if there is none."""

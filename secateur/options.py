@@ -31,7 +31,7 @@ Granularity = Annotated[
     str | None,
     Option(
         help="What is removed as one: unstructured, 2:4 or another n:m, neuron, head, neuron+head, expert, "
-        "layer."
+        "layer, rank."
     ),
 ]
 Ignore = Annotated[
@@ -120,7 +120,7 @@ Layout = Annotated[
     str | None,
     Option(
         help="How layers of widths of their own are written: padded (with zeros, a stock checkpoint) or "
-        "packaged (with the code that loads it).",
+        "packaged (with the code that loads it); low-rank weights are packaged.",
         rich_help_panel=RUN,
     ),
 ]

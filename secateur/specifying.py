@@ -214,4 +214,6 @@ def _usual_recipe(target: Mapping[str, Any], structure: Mapping[str, Any], sampl
         return "expert-drop" if sample.get("dataset") else "magnitude-width"
     if structure.get("granularity") == "vocabulary":
         return "vocab-trim"
+    if structure.get("granularity") == "rank":
+        return "svd-llm" if sample.get("dataset") else "svd"
     return "wanda" if sample.get("dataset") else "magnitude"

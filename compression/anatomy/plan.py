@@ -17,8 +17,10 @@ from compression.anatomy.budget import (
     weight_bytes,
     without_layers,
 )
+from compression.anatomy.factors import factor_names
 from compression.anatomy.inspection import ITEM_SIZES, Inspection
 from compression.anatomy.macs import used_macs
+from compression.anatomy.ranks import RANK, rank_budget, stored, uniform_ranks, with_ranks
 from compression.anatomy.structures import GRANULARITIES
 from compression.anatomy.unit_budget import unit_budget
 from compression.anatomy.varied import varied
@@ -54,6 +56,8 @@ def plan(specification: JobSpecification, inspection: Inspection) -> dict[str, A
         cut, left, removed = _structure_cut(specification, inspection)
     elif specification.structure.granularity == VOCABULARY:
         cut, left, removed = _vocabulary_cut(specification, inspection)
+    elif specification.structure.granularity == RANK:
+        cut, left, removed = _rank_cut(specification, inspection)
     else:
         cut, left, removed = _weight_cut(specification, inspection)
     dense = _figures(inspection, inspection.dtype, length, {})
@@ -187,6 +191,32 @@ def _vocabulary_cut(
     return cut, left, {}
 
 
+def _rank_cut(
+    specification: JobSpecification, inspection: Inspection
+) -> tuple[dict[str, Any], Inspection, Removed]:
+    """Ranks and factors; where an allocation decides while running, what is left with the same share of every
+    weight."""
+    budget = rank_budget(specification, inspection)
+    ranks = uniform_ranks(budget)
+    known = specification.options.get("allocation", "uniform") == "uniform"
+    rows = []
+    for site in budget.sites:
+        rank, kept = ranks.get(site.name), stored(site.shape, ranks.get(site.name))
+        down, up = factor_names(site.name)
+        shapes = {} if rank is None else {down: [rank, site.shape[1]], up: [site.shape[0], rank]}
+        row = {"keep": kept, "remove": site.size - kept, "rank": rank, "factors": shapes}
+        unknown = dict.fromkeys(row)
+        rows.append({"name": site.name, "shape": list(site.shape), **(row if known else unknown)})
+    total = budget.stored(ranks)
+    cut = {
+        "sites": rows,
+        "weights_removed": budget.whole - total,
+        "layers_removed": None,
+        "sparsity": 1 - total / budget.whole,
+    }
+    return cut, with_ranks(inspection, ranks), {}
+
+
 def _spread_units(each: float, inspection: Inspection) -> list[int]:
     """Whole numbers, one a layer, whose sums are the nearest to `each` a layer."""
     sums = [round(each * layer) for layer in range(inspection.layers + 1)]
@@ -279,6 +309,20 @@ def _narrower(specification: JobSpecification) -> str:
     return f"{decided} transformers loads the result with the code in the artifact (trust_remote_code=True)."
 
 
+def _lower(specification: JobSpecification) -> list[str]:
+    notes = [
+        "Products of two thin weights make the file smaller and the model faster; transformers loads it with "
+        "the code in the artifact (trust_remote_code=True)."
+    ]
+    allocation = specification.options.get("allocation", "uniform")
+    if allocation != "uniform":
+        notes.append(
+            f"The allocation {allocation} decides while running which rank each weight gets; what the target "
+            "counts is met to a rank, the other figures are those of equal shares."
+        )
+    return notes
+
+
 def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]:
     notes: list[str] = []
     left_alone = len(inspection.sites) - len(selected_sites(specification, inspection))
@@ -296,6 +340,8 @@ def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]
         )
     elif specification.structure.granularity in GRANULARITIES:
         notes.append(_narrower(specification))
+    elif specification.structure.granularity == RANK:
+        notes += _lower(specification)
     else:
         notes.append(
             "Zeros among single weights make neither the file smaller nor dense kernels faster; runtimes "

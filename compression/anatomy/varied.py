@@ -10,6 +10,8 @@ from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
 from compression.anatomy.structures import COLUMNS, ROWS, Structure
 
 PREFIX = "PerLayer"
+RANK = "rank"
+"""The granularity of low-rank replacements, which the packaged code holds too."""
 PACKAGE = "compression.export.per_layer.modeling_secateur"
 PACKAGED: Mapping[str, str] = {
     "LlamaForCausalLM": "LlamaConfig",

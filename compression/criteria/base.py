@@ -25,7 +25,7 @@ class ActivationsNotFinite(CompressionError):
 
 
 NEEDS = (
-    "activations", "means", "hessian",
+    "activations", "means", "hessian", "magnitudes",
     "gradient.mean", "gradient.absolute", "gradient.square",
     "domain.gradient.mean", "domain.gradient.square",
 )  # fmt: skip
@@ -37,11 +37,11 @@ class SiteStatistics:
     """What calibration knows of one weight [out, in] and of its inputs x; only what was asked for is there.
 
     `column_norms`: float32 [in], the 2-norm of each input over all calibration tokens; `tokens`: how many.
-    `means`: float32 [in], the mean of each input. `hessian`: float32 [in, in], the sum of x x^T over the
-    tokens. `gradients`: float32 [out, in] each, over the calibration sequences: "mean" of the gradient g of
-    a sequence's loss, "absolute" the mean of |g|, "square" the mean of g^2. `domain`: the same over the
-    sequences of the domain, where there are any; everything else is of the general text. With token weights
-    r (mean square 1), sums over tokens weigh each token by r^2.
+    `means`: float32 [in], the mean of each input; `magnitudes` that of its |x|. `hessian`: float32 [in, in],
+    the sum of x x^T over the tokens. `gradients`: float32 [out, in] each, over the calibration sequences:
+    "mean" of the gradient g of a sequence's loss, "absolute" the mean of |g|, "square" the mean of g^2.
+    `domain`: the same over the sequences of the domain, where there are any; everything else is of the
+    general text. With token weights r (mean square 1), sums over tokens weigh each token by r^2.
     """
 
     column_norms: Tensor
@@ -50,6 +50,7 @@ class SiteStatistics:
     hessian: Tensor | None = None
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     domain: Mapping[str, Tensor] = field(default_factory=dict)
+    magnitudes: Tensor | None = None
 
     def with_gradients(
         self, gradients: Mapping[str, Tensor], domain: Mapping[str, Tensor] | None = None
@@ -66,7 +67,12 @@ class SiteStatistics:
         elif name.startswith("domain.gradient."):
             value = self.domain.get(name.removeprefix("domain.gradient."))
         else:
-            value = {"activations": self.column_norms, "means": self.means, "hessian": self.hessian}[name]
+            value = {
+                "activations": self.column_norms,
+                "means": self.means,
+                "hessian": self.hessian,
+                "magnitudes": self.magnitudes,
+            }[name]
         if value is None:
             raise ValueError(f"the statistic {name!r} was not measured")
         return value

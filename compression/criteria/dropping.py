@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class LayerEvidence(Protocol):
-    """What is known of the model without some of its layers."""
+    """What is known of the model without some of its layers, and with the rest as the update leaves it."""
 
     def state(self, boundary: int) -> Tensor:
         """Hidden states [tokens, hidden] of the dense model before layer `boundary` (after the last layer for
@@ -23,6 +23,11 @@ class LayerEvidence(Protocol):
     def divergence(self, gone: Sequence[int]) -> float:
         """Mean Kullback-Leibler divergence of what the model predicts without these layers from what the
         dense one does, or 1 - cos of the last hidden states of models without a head."""
+        ...
+
+    def similarity(self, gone: Sequence[int]) -> float:
+        """Mean over tokens of the cosine of the states after the last layer, without these layers, to those
+        of the dense model."""
         ...
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compression.anatomy.formats import GGUF
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
 from compression.evaluation import stock
 from compression.specification import n_m
@@ -81,9 +82,20 @@ def _loading(inputs: ArtifactInputs) -> list[str]:
         return lines
     return [
         *lines,
-        "Its layers have widths of their own (`per_layer_config` in config.json).",
-        f"`{inputs.code.name}` builds the stock layers with them and holds no arithmetic: read it first.",
+        *_told(inputs.code.name, low_rank="low_rank" in inputs.settings),
         "",
+    ]
+
+
+def _told(code: str, *, low_rank: bool) -> list[str]:
+    if low_rank:
+        return [
+            "Some of its weights are products of two thin ones (`low_rank` in config.json has their ranks).",
+            f"`{code}` puts two linear maps in the place of one in the stock layers: read it first.",
+        ]
+    return [
+        "Its layers have widths of their own (`per_layer_config` in config.json).",
+        f"`{code}` builds the stock layers with them and holds no arithmetic: read it first.",
     ]
 
 
@@ -129,6 +141,8 @@ def _number(value: float | None) -> str:
 
 
 def _limits(granularity: str, masked: bool, coded: bool) -> list[str]:
+    if granularity == RANK:
+        return ["Its weights are products of two, and only the code beside it loads it."]
     if coded:
         return ["Its layers are narrower, each by its own measure, and only the code beside it loads it."]
     if granularity in STRUCTURES and masked:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
 
 # Zeros are scored below everything, so that removing them comes first: it costs nothing.
@@ -27,7 +28,7 @@ class Granularity(Protocol):
 @dataclass(frozen=True)
 class Pattern:
     """A granularity as a job writes it: "unstructured", "layer", "neuron", "head", "neuron+head", "expert",
-    "vocabulary", "n:m" with `keep` of `group` kept, or "block" of `shape` (rows, columns).
+    "vocabulary", "rank", "n:m" with `keep` of `group` kept, or "block" of `shape` (rows, columns).
     """
 
     kind: str
@@ -38,10 +39,10 @@ class Pattern:
 
 def parse_granularity(text: str) -> Pattern:
     """ "2:4" -> Pattern("n:m", 2, 4); "16x16" -> Pattern("block", shape=(16, 16)); "unstructured",
-    "layer", "neuron", "head", "neuron+head", "expert" and "vocabulary" as they are; ValueError for anything
-    else.
+    "layer", "neuron", "head", "neuron+head", "expert", "vocabulary" and "rank" as they are; ValueError for
+    anything else.
     """
-    if text in ("unstructured", "layer", *STRUCTURES, VOCABULARY):
+    if text in ("unstructured", "layer", *STRUCTURES, VOCABULARY, RANK):
         return Pattern(text)
     match = re.fullmatch(r"([0-9]{1,2}):([0-9]{1,2})", text)
     if match and 1 <= int(match[1]) < int(match[2]) <= 32:
@@ -51,7 +52,7 @@ def parse_granularity(text: str) -> Pattern:
         return Pattern("block", shape=(int(match[1]), int(match[2])))
     raise ValueError(
         f"granularity {text!r} is neither 'unstructured', 'layer', 'neuron', 'head', 'neuron+head', "
-        "'expert', 'vocabulary', n:m with 1 <= n < m <= 32 nor blocks such as '16x16'"
+        "'expert', 'vocabulary', 'rank', n:m with 1 <= n < m <= 32 nor blocks such as '16x16'"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compression.anatomy.factors import weight_of
 from compression.anatomy.slices import Slice, slice_of, stored_tensor
 from compression.device import DTYPES
 from compression.errors import CompressionError
@@ -39,8 +40,8 @@ class WeightReader:
     """The tensors of a folder's `*.safetensors` files by name (a `TensorSource` for evaluation and export).
 
     `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that
-    the folder itself does not have (packed masks of checkpoints) are ignored. Those `without` are as if they
-    were not there. Nothing is read before it is
+    the folder itself does not have (packed masks of checkpoints) are ignored, but for factors of weights that
+    it has. Those `without` are as if they were not there. Nothing is read before it is
     asked for. Slices of stored tensors (`anatomy.slices`) are read and laid over by their own names; they are
     not among the `names`.
     """
@@ -54,7 +55,9 @@ class WeightReader:
         self.folder = folder
         self._open: dict[Path, Any] = {}
         self._where: dict[str, Path] = {}
+        self._stored: set[str] = set()
         for path in sorted(folder.glob("*.safetensors")):
+            self._stored.update(self._file(path).keys())
             self._where.update({name: path for name in self._file(path).keys() if name not in without})
         self._own = dict(self._where)
         self._over: dict[str, dict[Slice, Path]] = {}
@@ -75,6 +78,8 @@ class WeightReader:
                 self._over.pop(name, None)
             elif piece is not None and piece.tensor in self._own:
                 self._over.setdefault(piece.tensor, {})[piece] = path
+            elif weight_of(name) in self._stored:
+                self._where[name] = path
 
     def names(self) -> list[str]:
         """Names of all tensors as they are stored, sorted."""

@@ -10,8 +10,7 @@ from compression.anatomy.families import DECODERS, ENCODERS
 from compression.criteria.layers import layer_criteria
 from compression.recipes.base import Paper, Recipe, RecipeOptions
 from compression.recipes.weights import data_needs
-
-SELECTIONS = ("run", "separate", "greedy")
+from compression.updates.layers import layer_updates
 
 
 class LayerOptions(RecipeOptions):
@@ -20,18 +19,32 @@ class LayerOptions(RecipeOptions):
     criterion: Literal[tuple(layer_criteria.names())] = Field(  # type: ignore[valid-type]
         "angular", description="What it costs to be without layers."
     )
-    selection: Literal["run", "separate", "greedy"] = Field(
+    selection: Literal["run", "separate", "greedy", "collapse"] = Field(
         "run",
         description="Consecutive layers, each run judged as a whole; the cheapest layers, each judged alone; "
-        "or one by one, each judged together with those that went before.",
+        "one by one, each judged together with those that went before; or run by run, each of "
+        "collapse_layers.",
+    )
+    collapse_layers: int = Field(
+        3, ge=1, le=4096, description="Selection collapse: so many consecutive layers go in a round."
+    )
+    update: Literal[tuple(layer_updates.names())] = Field(  # type: ignore[valid-type]
+        "none",
+        description="What happens to the layers that stay. Loss, divergence and similarity judge the model "
+        "as it is then.",
     )
     layer_sequences: int = Field(
         32,
         ge=1,
         le=65536,
-        description="Loss, divergence: calibration sequences that every choice is judged by.",
+        description="Loss, divergence, similarity: calibration sequences that every choice is judged by.",
     )
-    keep_first: int = Field(1, ge=0, le=4096, description="So many of the first layers are never dropped.")
+    keep_first: int = Field(
+        1,
+        ge=0,
+        le=4096,
+        description="So many of the first layers are never dropped, and nothing is merged into them.",
+    )
     keep_last: int = Field(1, ge=0, le=4096, description="So many of the last layers are never dropped.")
 
 
@@ -55,5 +68,9 @@ def layer_recipe(
         granularities=("layer",),
         targets=("sparsity", "parameters", "macs", "bytes", "layers"),
         options=create_model(f"{title_case}Options", __base__=LayerOptions, **fields),
-        axes={"criterion": criterion, "update": "none", "schedule": "one-shot"},
+        axes={
+            "criterion": criterion,
+            "update": str(given.get("update", "none")),
+            "schedule": "one-shot",
+        },
     )

@@ -63,6 +63,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "sites": sites,
         "dropped": None if inputs.dropped is None else dict(inputs.dropped),
         "widths": None if inputs.widths is None else dict(inputs.widths),
+        "low_rank": None if inputs.low_rank is None else dict(inputs.low_rank),
         "vocabulary": None if inputs.vocabulary is None else dict(inputs.vocabulary),
         "recovery": None if inputs.recovery is None else dict(inputs.recovery),
         "latency": _latency(inputs.measured.get("latency")),
@@ -92,8 +93,14 @@ def _runtimes(
         verified=inputs.verification is not None,
         latency_ratio=latency["ratio"] if latency else None,
         gguf=inputs.artifact.get("gguf") is not None,
-        layout=None if inputs.widths is None else inputs.widths["layout"],
+        layout=_layout(inputs),
     )
+
+
+def _layout(inputs: ReportInputs) -> str | None:
+    if inputs.low_rank is not None:
+        return "packaged"
+    return None if inputs.widths is None else inputs.widths["layout"]
 
 
 def _cost(inputs: ReportInputs) -> dict[str, Any]:

@@ -54,6 +54,8 @@ def site_rows(
     weight is compared with what it was.
     """
     errors = {fact["name"]: fact for fact in facts}
+    # Both factors of a weight are compared with it.
+    whole = {name: fact["name"] for fact in facts for name in fact.get("factors", ())}
     before = _by_layer(dense["sites"])
     rows = []
     for layer, sites in _by_layer(cost["sites"]).items():
@@ -62,10 +64,10 @@ def site_rows(
             origin = [was for was in origin if expert_of(was["name"]) in (None, *experts[layer])]
         elif kept is None:
             # A layer may have lost a whole attention or feed-forward.
-            names = {site["name"] for site in sites}
-            origin = [was for was in origin if was["name"] in names]
+            known = {was["name"]: was for was in origin}
+            origin = [known[whole.get(site["name"], site["name"])] for site in sites]
         for site, was in zip(sites, origin, strict=True):
-            fact = errors.get(site["name"], {})
+            fact = errors.get(whole.get(site["name"], site["name"]), {})
             rows.append(
                 {
                     **site,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
 from compression.report.formats import bytes_text, percent, threads_text
 from compression.specification import n_m
@@ -31,6 +32,14 @@ def _size(report: Json, granularity: str) -> str:
         )
     if report["widths"] is not None and report["widths"]["layout"] is not None:
         return _varied(report["widths"], ratio)
+    if report["low_rank"] is not None:
+        weights = report["low_rank"]["weights"]
+        count = sum(one["rank"] is not None for one in weights)
+        return (
+            f"The weight files shrank to {percent(ratio)} of their size: {count} of {len(weights)} weights "
+            f"are products of two thin ones, and {percent(report['low_rank']['sparsity'])} of their elements "
+            "are gone."
+        )
     if report["vocabulary"] is not None:
         rows = report["vocabulary"]
         return (
@@ -89,7 +98,7 @@ def _speed(report: Json, granularity: str) -> str:
             f"{_compared(latency['cases'][0])} the dense one: a forward pass takes "
             f"{percent(latency['ratio'])} of the time ({_range(latency['cases'][0])})."
         )
-    if granularity in ("layer", VOCABULARY, *STRUCTURES):
+    if granularity in ("layer", VOCABULARY, RANK, *STRUCTURES):
         return measured
     expected = "Ordinary runtimes multiply by the zeros, so no speed-up is to be expected from them. "
     if n_m(granularity) == (2, 4):

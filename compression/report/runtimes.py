@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
 from compression.specification import n_m
 
@@ -44,6 +45,8 @@ def runtimes(
         )
     else:
         note = "Zeros are multiplied like any other number." + measured
+    if granularity == RANK:
+        return _low_rank_runtimes(versions.get("transformers", ""), measured, checked=verified)
     if layout == "packaged":
         return _packaged_runtimes(versions.get("transformers", ""), measured, checked=verified, gguf=gguf)
     if layout == "padded":
@@ -93,6 +96,20 @@ def _packaged_runtimes(version: str, measured: str, *, checked: bool, gguf: bool
         if gguf
         else _entry(
             "llama.cpp", "current", "no", "no", "Ask for the format gguf, where the model offers it."
+        ),
+    ]
+
+
+def _low_rank_runtimes(version: str, measured: str, *, checked: bool) -> list[dict[str, Any]]:
+    code = "trust_remote_code=True runs modeling_secateur.py of the artifact: stock layers, two linear maps."
+    other = "Its models have one weight where this one has two. Multiplied out, it is as large as before."
+    return [
+        _entry(
+            "transformers", version, "with the code in the artifact", "yes", code + measured, checked=checked
+        ),
+        *(
+            _entry(name, "current", "no", "no", other)
+            for name in ("vLLM", "Text Generation Inference", "llama.cpp")
         ),
     ]
 

@@ -65,6 +65,8 @@ def layers(report: Json) -> str:
         parts.append(_dropped(report))
     if report["widths"] is not None:
         parts.append(_widths(report["widths"]))
+    if report["low_rank"] is not None:
+        parts.append(_low_rank(report["low_rank"]))
     if report["vocabulary"] is not None:
         parts.append(_vocabulary(report["vocabulary"]))
     if any(row["sparsity"] > 0 for row in rows):
@@ -121,6 +123,7 @@ _JUDGED = {
     "run": "of each run of layers, by its first one; the cheapest run was taken",
     "separate": "of each layer alone; the cheapest were taken",
     "greedy": "of all that was gone after each round, which took the cheapest layer of those left",
+    "collapse": "of all that was gone after each round, by the first layer of the run that it took",
 }
 
 
@@ -128,6 +131,9 @@ def _dropped(report: Json) -> str:
     dropped, before = report["dropped"], report["cost"]["dense"]["layers"]
     gone = sorted(set(range(before)) - set(dropped["kept"]))
     words = f"Of layers 0 to {before - 1}, {runs_text(gone)} went." if gone else ""
+    merged = [one["layer"] for one in dropped.get("merged") or []]
+    if merged:
+        words += f" They were merged into {runs_text(sorted(merged))}."
     tried = dropped.get("tried") or []
     if not tried:
         return figure("Removed layers", " ", words)
@@ -155,6 +161,22 @@ def _vocabulary(found: Json) -> str:
         "The alphabet is what every text can be encoded with."
     )
     return table(["vocabulary", number("")], rows, told)
+
+
+def _low_rank(found: Json) -> str:
+    rows: list[Row] = [
+        [
+            one["name"],
+            number(" × ".join(map(str, one["shape"]))),
+            number("dense" if one["rank"] is None else f"{one['rank']:,}"),
+        ]
+        for one in found["weights"]
+    ]
+    words = (
+        f"{percent(found['sparsity'])} of the elements of these weights are gone; the code in the artifact "
+        "multiplies by one factor and then by the other."
+    )
+    return figure("Ranks", table(["weight", number("shape"), number("rank")], rows, words), " ")
 
 
 def _widths(widths: Json) -> str:

@@ -27,6 +27,8 @@ class ReportInputs:
                    ``kind``, ``dense``, ``kept``, ``parameters`` (of one in one layer), ``layers``; or None
     vocabulary     of rows of the vocabulary: ``dense`` and ``kept`` numbers of them and what else
                    ``stages.retold.account`` says; None otherwise
+    low_rank       of low-rank weights: ``sparsity`` of them, and ``weights``: ``name``, ``layer``, ``shape``,
+                   ``rank`` (None: dense); or None
     recovery       ``RecoveryResult.history`` with ``method``; None without recovery
     measured       ``evaluation.measure.with_pruned_memory``: ``latency``, ``memory`` (each may be None)
     verification   what ``export.verify.run`` gave
@@ -57,6 +59,7 @@ class ReportInputs:
     widths: Json | None = None
     experts: Sequence[Sequence[int]] | None = None
     vocabulary: Json | None = None
+    low_rank: Json | None = None
     recovery: Json | None = None
     measured: Json = field(default_factory=dict)
     verification: Json | None = None
@@ -64,5 +67,7 @@ class ReportInputs:
 
     @property
     def units(self) -> Json | None:
-        """The account of what went whole (neurons and heads, rows of the vocabulary): with ``sparsity``."""
-        return self.widths if self.widths is not None else self.vocabulary
+        """The account of what went whole (neurons and heads, rows of the vocabulary, ranks): with
+        ``sparsity``."""
+        found = (self.widths, self.vocabulary, self.low_rank)
+        return next((account for account in found if account is not None), None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from compression.anatomy.inspection import Inspection
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
 from compression.catalogue import Catalogue, Offer
 from compression.errors import Fault
@@ -48,6 +49,11 @@ class Draft:
     def vocabulary(self) -> bool:
         """Whether rows of the vocabulary are removed."""
         return (self.specification.structure.granularity or self.recipe.granularities[0]) == VOCABULARY
+
+    @property
+    def ranks(self) -> bool:
+        """Whether weights become products of two."""
+        return (self.specification.structure.granularity or self.recipe.granularities[0]) == RANK
 
     @property
     def data_kind(self) -> str:

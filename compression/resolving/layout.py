@@ -9,6 +9,7 @@ from compression.anatomy.unit_budget import UnitBudget, unit_budget
 from compression.anatomy.varied import PACKAGED
 from compression.anatomy.widths import MULTIPLES, dense_figure
 from compression.resolving.draft import Draft
+from compression.resolving.ranks import check_rank_layout
 from compression.specification import quantity
 
 _PADDED = '"padded" (a stock checkpoint with zeros up to the widest layer, hardly smaller or faster)'
@@ -23,12 +24,15 @@ def is_varied(draft: Draft) -> bool:
 def check_layout(draft: Draft) -> None:
     """Notes a fault if `output.layout` does not go with the allocation and the model."""
     layout = draft.specification.output.layout
+    if draft.ranks:
+        check_rank_layout(draft)
+        return
     if not is_varied(draft):
         if layout is not None:
             draft.refuse(
                 "/output/layout",
                 "Leave it out: only layers with different numbers of neurons or heads need it (options."
-                "allocation other than 'uniform').",
+                "allocation other than 'uniform'), and low-rank weights.",
                 "option_conflict",
             )
         return

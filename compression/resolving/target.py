@@ -5,8 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 from compression.anatomy.budget import figure, layers_to_remove, removed_in_all, selected_sites
+from compression.anatomy.slices import expert_of
 from compression.densities import least_removable, most_removable
 from compression.resolving.draft import Draft
+from compression.resolving.ranks import check_ranks
 from compression.resolving.structures import check_structures
 from compression.resolving.vocabulary import check_vocabulary
 from compression.specification import block, n_m, quantity
@@ -29,6 +31,8 @@ def check_target(draft: Draft) -> None:
         check_structures(draft)
     elif draft.vocabulary:
         check_vocabulary(draft)
+    elif draft.ranks:
+        check_ranks(draft)
     elif target.layers is not None:
         draft.refuse(
             "/target/layers",
@@ -159,8 +163,10 @@ def _check_layers(draft: Draft) -> None:
     given = {key: value for key, value in specification.options.items() if key in draft.given_options}
     removed = layers_to_remove(specification, inspection)
     first, last = given.get("keep_first", 0), given.get("keep_last", 0)
-    most = min(layers - 1, layers - first - last)
-    kept = f" while options keep the first {first} and the last {last}" if given else ""
+    most = min(layers - 1, layers - first - last - _bases(draft))
+    kept = f" while options keep the first {first} and the last {last}" if first or last else ""
+    if _bases(draft):
+        kept += ", and one stays that they are merged into"
     if removed is None or removed > most or removed < 1:
         draft.refuse(
             f"/target/{target.kind}",
@@ -170,6 +176,23 @@ def _check_layers(draft: Draft) -> None:
         )
         return
     _keep_ends(draft, removed)
+    _check_merge(draft)
+
+
+def _check_merge(draft: Draft) -> None:
+    """Notes a fault where layers cannot be merged."""
+    if _bases(draft) and any(expert_of(site.name) is not None for site in draft.inspection.sites):
+        draft.refuse(
+            "/options/update",
+            "Experts of one layer have nothing in common with those of the same number in another, so layers "
+            "with experts are not merged: write 'none'.",
+            "option_conflict",
+        )
+
+
+def _bases(draft: Draft) -> int:
+    """How many layers must stay, besides those that are kept as they are, for others to be merged into."""
+    return int(draft.specification.options.get("update") == "merge")
 
 
 def _range(most: int) -> str:
@@ -204,7 +227,7 @@ def _keep_ends(draft: Draft, removed: int) -> None:
     """Fills keep_first and keep_last where they were left out: one layer each as far as the target allows."""
     schema = draft.recipe.options.get("properties", {})
     options = dict(draft.specification.options)
-    free = draft.inspection.layers - removed
+    free = draft.inspection.layers - removed - _bases(draft)
     for key in ("keep_first", "keep_last"):
         if key in draft.given_options:
             free -= options.get(key, 0)

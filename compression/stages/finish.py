@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from compression.anatomy import inspect
+from compression.anatomy.inspection import Inspection
+from compression.anatomy.ranks import with_ranks
 from compression.anatomy.varied import Counts, varied
 from compression.evaluation import probe
 from compression.evaluation.cost import cost
@@ -111,6 +113,8 @@ def finish(loaded: Loaded, data: Data, pruned: Pruned) -> Final:
 
 def written_sites(loaded: Loaded, pruned: Pruned) -> list[str]:
     """Names of the weight sites in the written model."""
+    if pruned.ranks:
+        return [site.name for site in with_ranks(loaded.inspection, pruned.ranks).sites]
     config = trimmed_config(pruned.settings(loaded), pruned.kept)
     return [site.name for site in inspect(config, WeightReader(loaded.work / "pruned").names()).sites]
 
@@ -124,7 +128,7 @@ def quality(loaded: Loaded, batches: Sequences | Images, model: StreamedModel) -
 
 def costs(loaded: Loaded, pruned: Pruned, final: Final) -> dict[str, Any]:
     """What the dense, the pruned and (after a recovery) the recovered model cost."""
-    dense, counts = WeightReader(loaded.folder), packaged(loaded, pruned)
+    dense = WeightReader(loaded.folder)
     found = {
         "dense": cost(
             dense,
@@ -137,11 +141,11 @@ def costs(loaded: Loaded, pruned: Pruned, final: Final) -> dict[str, Any]:
             pruned.source(loaded),
             pruned.kept,
             trimmed_config(pruned.settings(loaded), pruned.kept),
-            counts,
+            pruned,
         ),
     }
     if final.recovery is not None:
-        found["recovered"] = written_cost(loaded, final.source, final.kept, final.settings, counts)
+        found["recovered"] = written_cost(loaded, final.source, final.kept, final.settings, pruned)
     return found
 
 
@@ -155,12 +159,11 @@ def written_cost(
     source: WeightReader,
     kept: tuple[int, ...] | None,
     settings: Mapping[str, Any],
-    counts: Counts,
+    pruned: Pruned,
 ) -> dict[str, Any]:
-    """What a model will cost once it is written; `settings` are those of the written one, `counts` the units
-    that layers keep of them (empty: all)."""
+    """What a model will cost once it is written; `settings` are those of the written one."""
     written = WrittenModel(source, kept, loaded.output_dtype)
-    inspection = inspect(settings, written.names(), has_tokenizer=loaded.inspection.has_tokenizer)
+    inspection, counts = written_inspection(loaded, written, settings, pruned), packaged(loaded, pruned)
     if counts:
         written = WrittenModel(PerLayerSource(source, settings, counts), kept, loaded.output_dtype)
         inspection = varied(inspection, counts)
@@ -171,6 +174,15 @@ def written_cost(
         weight_bytes=written.bytes,
         kept_only=True,
     )
+
+
+def written_inspection(
+    loaded: Loaded, written: TensorSource, settings: Mapping[str, Any], pruned: Pruned
+) -> Inspection:
+    """The anatomy of a model as it will be written; of layers with widths of their own, of the padded one."""
+    if pruned.ranks:
+        return with_ranks(loaded.inspection, pruned.ranks)
+    return inspect(settings, written.names(), has_tokenizer=loaded.inspection.has_tokenizer)
 
 
 def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, Any]) -> Artifact:
@@ -200,7 +212,7 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
             figures=figures,
             recipe_title=loaded.recipe.title,
             masks={} if counts else pruned.masks,
-            code=CODE if counts else None,
+            code=CODE if counts or pruned.ranks else None,
             kept=final.kept,
             layers=pruned.kept,
             units=pruned.units,

@@ -142,6 +142,8 @@ class Pruned:
     Where rows of the vocabulary went, `rows` int64 are the dense model's that stay, in their new order,
     `tokenizer` is a folder with the files that go with the weights, `specials` are the tokens that end and
     fill texts, and `vocabulary` says what went, as JSON.
+    Where weights became products, `ranks` are theirs by the name of the dense weight, `low_rank` says it as
+    JSON, and `config` is that of the model with code of its own that holds the factors.
     """
 
     overlay: tuple[Path, ...]
@@ -159,6 +161,8 @@ class Pruned:
     tokenizer: Path | None = None
     specials: tuple[int, int] | None = None
     vocabulary: dict[str, Any] | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    low_rank: dict[str, Any] | None = None
 
     def companions(self, loaded: Loaded) -> Path:
         """The folder whose tokenizer and generation settings go with the weights."""
@@ -175,6 +179,7 @@ class Pruned:
             "dropped": self.layers,
             "widths": self.widths,
             "experts": self.units.get("expert"),
+            "low_rank": self.low_rank,
         }
 
     def source(self, loaded: Loaded) -> WeightReader:

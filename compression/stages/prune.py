@@ -1,5 +1,5 @@
-"""Prune: single weights, neurons, heads, experts or whole layers, by the recipe's criterion or by that of a
-baseline."""
+"""Prune: single weights, ranks, neurons, heads, experts or whole layers, by the recipe's criterion or by that
+of a baseline."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from compression.anatomy.budget import layers_to_remove, removed_in_all, selected_sites
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
 from compression.checkpoint import Store
 from compression.criteria.layers import layer_criteria
@@ -25,13 +27,16 @@ from compression.granularity.base import Pattern, parse_granularity
 from compression.loading.data import Sequences
 from compression.loading.images.plan import Images
 from compression.loading.streamed import StreamedModel
+from compression.merging import merged_tensors
 from compression.pruning import Listener, MaskFiles, WeightPruner, finished_files
 from compression.recipes import recipes
 from compression.recipes.layers import LayerOptions
 from compression.stages.job import Data, Loaded, Pruned, Watched
+from compression.stages.ranks import baseline_ranks, prune_ranks
 from compression.stages.retold import KeptVocabulary, by_text, read_again
 from compression.stages.structures import baseline_structures, prune_structures
 from compression.stages.vocabulary import prune_vocabulary
+from compression.updates.layers import layer_updates
 
 
 def pattern_of(loaded: Loaded) -> Pattern:
@@ -45,13 +50,16 @@ def prune(loaded: Loaded, data: Data, entered: Callable[[], None] = lambda: None
     if pattern_of(loaded).kind == "layer":
         choice = _choose(loaded, calibration)
         entered()
-        return Pruned((), choice.kept, {}, [], choice.to_json())
+        return Pruned(merged_files(loaded, choice), choice.kept, {}, [], choice.to_json())
     if pattern_of(loaded).kind in STRUCTURES:
         entered()
         return prune_structures(loaded, calibration, loaded.store, loaded.observer, loaded.hook)
     if pattern_of(loaded).kind == VOCABULARY:
         entered()
         return prune_vocabulary(loaded, data, loaded.store)
+    if pattern_of(loaded).kind == RANK:
+        entered()
+        return prune_ranks(loaded, calibration, loaded.store, loaded.observer, loaded.hook)
     settings = weight_settings(
         loaded, loaded.recipe.options.model_validate(loaded.specification.options).model_dump()
     )
@@ -118,8 +126,9 @@ def _choose(loaded: Loaded, calibration: Sequences | Images | None) -> LayerChoi
         task = DepthTask(
             loaded.inspection.layers,
             _layers_to_remove(loaded),
-            options.keep_first,
+            options.keep_first + layer_updates[options.update].bases,
             options.keep_last,
+            options.collapse_layers,
             [(list(layers), float(cost)) for layers, cost in known],
             lambda rounds: store.save("layer-rounds", None, {"rounds": rounds}),
         )
@@ -129,11 +138,23 @@ def _choose(loaded: Loaded, calibration: Sequences | Images | None) -> LayerChoi
             options.layer_sequences,
             loaded.observer,
             loaded.hook,
+            layer_updates[options.update],
         )
         criterion = layer_criteria[options.criterion]
         choice = choose_layers(task, criterion, options.selection, evidence, loaded.observer)
         store.save("layers", None, choice.to_json())
     return LayerChoice.from_json(store.data("layers"))
+
+
+def merged_files(loaded: Loaded, choice: LayerChoice) -> tuple[Path, ...]:
+    """The layers that others were merged into, each kept as a step `merged-0000`..., to be laid over the
+    dense files."""
+    store, model = loaded.store, loaded.dense_model()
+    names = {layer: f"merged-{layer:04d}" for layer in choice.merged}
+    for layer, name in names.items():
+        if not store.has(name):
+            store.save(name, merged_tensors(model, layer, choice.merged[layer]), {})
+    return tuple(store.path(name) for name in names.values())
 
 
 def _layer_options(loaded: Loaded) -> LayerOptions:
@@ -193,6 +214,8 @@ def _by_criterion(loaded: Loaded, name: str, store: Store, data: Data) -> Pruned
         return baseline_structures(loaded, name, calibration, store, _Quiet(loaded.observer))
     if pattern_of(loaded).kind == VOCABULARY:
         return prune_vocabulary(loaded, data, store, name)
+    if pattern_of(loaded).kind == RANK:
+        return baseline_ranks(loaded, name, calibration, store, _Quiet(loaded.observer))
     # A baseline has the job's granularity and bounds, and its own habits for the rest.
     bounds = ("minimum_density", "maximum_density")
     given = {key: value for key, value in loaded.specification.options.items() if key in bounds}

@@ -1,4 +1,4 @@
-"""Perplexity of recipes that remove neurons, heads and layers on llama-5m, through whole jobs, unrecovered.
+"""Perplexity of recipes of neurons, heads, layers and ranks on llama-5m, through whole jobs, unrecovered.
 
 Every job aims at the same number of parameters: those without 20, 30 or 50% of the blocks'. Whole layers are
 the exception: the nearest number of them goes, and the table says how many parameters that leaves.
@@ -34,6 +34,9 @@ EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
     "flap, standardized": ("flap", {"allocation": "standardized"}),
     "flap + least-squares": ("flap", {"update": ["least-squares"]}),
     "ziplm, knapsack": ("ziplm", {"allocation": "knapsack"}),
+    "layer-drop + merge": ("layer-drop", {"update": "merge"}),
+    "svd-llm, energy": ("svd-llm", {"allocation": "energy"}),
+    "svd-llm + refit": ("svd-llm", {"sequential": False, "update": ["refit"]}),
 }
 SAMPLES, LENGTH, EVALUATED = 128, 256, 64
 DATA = {
@@ -62,7 +65,7 @@ def run(recipe: str, sparsity: float, seed: int) -> dict[str, float]:
     if offered.needs or options:
         specification["calibration"] = calibration
     allocation = {**offered.axes, **options}.get("allocation", "uniform")
-    if not layers and allocation != "uniform":
+    if granularity == "rank" or (not layers and allocation != "uniform"):
         specification["output"] = {"layout": "packaged"}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -92,7 +95,7 @@ def target(level: float) -> float:
 
 def wanted(only: list[str], seeds: int) -> list[tuple[str, float, int]]:
     """All runs: everything once before anything twice, what has no chance in it once only."""
-    kinds = {"neuron+head", "neuron", "layer"}
+    kinds = {"neuron+head", "neuron", "layer", "rank"}
     names = [recipe.name for recipe in recipes if kinds & set(recipe.granularities)] + list(EXTRA)
     return [
         (name, level, seed)

@@ -13,11 +13,15 @@ import pytest
 
 from compression.allocation import allocations
 from compression.allocation.base import EVIDENCE
+from compression.allocation.ranks import rank_allocations
 from compression.allocation.structures import structure_allocations
+from compression.anatomy.families import family_of
 from compression.anatomy.structures import GRANULARITIES
+from compression.anatomy.varied import PACKAGED
 from compression.criteria import criteria
 from compression.criteria.base import NEEDS
 from compression.criteria.layers import layer_criteria
+from compression.criteria.ranks import rank_criteria
 from compression.criteria.structures import structure_criteria
 from compression.criteria.vocabulary import vocabulary_criteria
 from compression.cutting import PruneSettings
@@ -31,6 +35,8 @@ from compression.recipes.weights import data_needs, weight_options
 from compression.registry import Registry, UnknownEntry
 from compression.schedules import schedules
 from compression.updates import updates
+from compression.updates.layers import layer_updates
+from compression.updates.ranks import rank_updates
 from compression.updates.structures import structure_updates
 
 
@@ -44,6 +50,7 @@ def test_schedules_rise_to_the_target(name: str):
 
 DATA = {
     "activations": {"calibration"}, "means": {"calibration"}, "hessian": {"calibration"},
+    "magnitudes": {"calibration"},
     "influence": {"calibration"}, "divergence": {"calibration"}, "slope": {"calibration", "loss"},
     "loss": {"calibration", "loss"},
     "scores": set(), "weights": set(),
@@ -80,6 +87,19 @@ def _composes_structures(recipe: Recipe) -> None:
     assert all(kinds <= entry.kinds for entry in found)
 
 
+def _composes_ranks(recipe: Recipe) -> None:
+    chosen: Any = recipe.options()
+    updating = [rank_updates[name] for name in chosen.update]
+    entries = [rank_criteria[chosen.criterion], rank_allocations[chosen.allocation], *updating]
+    assert recipe.needs == _data(*entries)
+    properties = recipe.to_json()["options"]["properties"]
+    assert properties["criterion"]["enum"] == rank_criteria.names()
+    assert properties["allocation"]["enum"] == rank_allocations.names()
+    assert properties["update"]["items"]["enum"] == rank_updates.names()
+    held = {family_of(architecture).name for architecture in PACKAGED}
+    assert set(recipe.families) == held
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipes_compose_what_exists(name: str):
     recipe = recipes[name]
@@ -87,7 +107,11 @@ def test_recipes_compose_what_exists(name: str):
     if recipe.granularities == ("layer",):
         chosen = recipe.options()
         assert recipe.axes["criterion"] == chosen.criterion
-        assert recipe.needs == _data(layer_criteria[chosen.criterion])
+        assert recipe.needs == _data(layer_criteria[chosen.criterion], layer_updates[chosen.update])
+        assert recipe.axes["update"] == chosen.update
+        return
+    if recipe.granularities == ("rank",):
+        _composes_ranks(recipe)
         return
     if set(GRANULARITIES) & set(recipe.granularities):
         _composes_structures(recipe)
@@ -142,10 +166,12 @@ def test_settings_ask_for_what_criterion_and_updates_need():
 # -- parameters
 
 ENTRIES = [entry for axis in (criteria, allocations, updates) for entry in axis]
+OTHERS = [entry for axis in (rank_criteria, rank_allocations, rank_updates) for entry in axis]
 PARAMETERS = [(entry.name, item) for entry in ENTRIES for item in parameters_of(entry)]
+DESCRIBED = [*PARAMETERS, *((entry.name, item) for entry in OTHERS for item in parameters_of(entry))]
 
 
-@pytest.mark.parametrize(("entry", "item"), PARAMETERS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(("entry", "item"), DESCRIBED, ids=lambda value: getattr(value, "name", value))
 def test_every_parameter_is_described_and_its_default_is_allowed(entry: str, item: Parameter):
     assert re.fullmatch(r"[a-z][a-z0-9_]+", item.name)
     assert re.fullmatch(r"[A-Z].{10,}[^.]\.", item.description)

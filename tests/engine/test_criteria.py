@@ -48,6 +48,7 @@ def _statistics(rows: int, columns: int, needs: frozenset[str] = frozenset(NEEDS
         (inputs.T @ inputs).float() if "hessian" in needs else None,
         kinds("", _gradients(rows, columns)),
         kinds("domain.", _gradients(rows, columns, seed=5)),
+        inputs.abs().mean(0).float() if "magnitudes" in needs else None,
     )
 
 
@@ -141,7 +142,7 @@ def test_statistics_by_their_names():
     statistics = _statistics(3, 5)
     shapes = {need: tuple(statistics.need(need).shape) for need in NEEDS}
     assert shapes == {
-        "activations": (5,), "means": (5,), "hessian": (5, 5),
+        "activations": (5,), "means": (5,), "hessian": (5, 5), "magnitudes": (5,),
         "gradient.mean": (3, 5), "gradient.absolute": (3, 5), "gradient.square": (3, 5),
         "domain.gradient.mean": (3, 5), "domain.gradient.square": (3, 5),
     }  # fmt: skip

@@ -24,6 +24,9 @@ MODULES = (
     "compression.unit_statistics", "compression.updates.quadratic", "compression.criteria.units",
     "compression.expert_use", "compression.allocation.units", "compression.criteria.structures.obs",
     "compression.updates.structures", "compression.granularity.base", "compression.anatomy.varied",
+    "compression.anatomy.ranks", "compression.updates.layers", "compression.updates.ranks",
+    "compression.criteria.ranks", "compression.allocation.ranks", "compression.factoring",
+    "compression.merging",
 )  # fmt: skip
 
 

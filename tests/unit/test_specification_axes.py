@@ -73,6 +73,16 @@ def data_for(recipe: str) -> dict[str, Any]:
     return {"calibration": {"dataset": "text", "domain": {"dataset": "other"}}}
 
 
+def layout_for(recipe: str) -> dict[str, Any]:
+    """How the result is written, where there is no default: of units in numbers of each layer's own, and of
+    ranks."""
+    offer = catalogue.load().recipes[recipe]
+    properties = offer.options["properties"]
+    own = "update" in properties and "comparison" not in properties
+    own = own and (offer.data["defaults"]["allocation"] != "uniform" or "rank_multiple" in properties)
+    return {"output": {"layout": "packaged"}} if own else {}
+
+
 REFUSED: list[tuple[str, dict[str, Any], str, str, str]] = [
     # (model, changes, where, code, words)
     ("decoder", blocks("24x16"), "/structure/granularity", "granularity_unsupported",
@@ -162,23 +172,19 @@ def test_only_recipes_that_need_data_ask_for_it(recipe: str, models: dict[str, I
     if "calibration" in offer.needs:
         (fault,) = [
             f
-            for f in faults(models["decoder"], recipe=recipe, calibration=None)
+            for f in faults(models["decoder"], recipe=recipe, calibration=None, **layout_for(recipe))
             if f.pointer == "/calibration"
         ]
         assert fault.code == "calibration_missing"
     else:
-        assert attempt(models["decoder"], recipe=recipe, calibration=None).calibration is None
+        more = layout_for(recipe)
+        assert attempt(models["decoder"], recipe=recipe, calibration=None, **more).calibration is None
 
 
 @pytest.mark.parametrize("recipe", SINGLE)
 def test_a_resolved_job_says_every_option(recipe: str, models: dict[str, Inspection]) -> None:
-    offer = catalogue.load().recipes[recipe]
-    properties = offer.options["properties"]
-    # Units of numbers of each layer's own have no layout by default.
-    own = "update" in properties and "comparison" not in properties
-    own = own and offer.data["defaults"]["allocation"] != "uniform"
-    more = {"output": {"layout": "packaged"}} if own else {}
-    found = attempt(models["decoder"], recipe=recipe, **data_for(recipe), **more)
+    properties = catalogue.load().recipes[recipe].options["properties"]
+    found = attempt(models["decoder"], recipe=recipe, **data_for(recipe), **layout_for(recipe))
     assert found.options == {name: part["default"] for name, part in properties.items()}
 
 

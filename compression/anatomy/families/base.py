@@ -25,6 +25,7 @@ from compression.anatomy.structures import (
     head_units,
     unit_parameters,
 )
+from compression.anatomy.varied import PACKAGED, RANK
 from compression.anatomy.vocabulary import VOCABULARY
 
 Shape = tuple[int, ...]
@@ -320,6 +321,7 @@ class Family(ABC):
                 "block",
                 *(["layer"] if whole_layers else []),
                 *(name for name, parts_ in GRANULARITIES.items() if kinds.issuperset(parts_)),
+                *([RANK] if architecture in PACKAGED else []),
                 *([VOCABULARY] if has_tokenizer and parts.vocabulary else []),
             ),
             row_parameters=row,

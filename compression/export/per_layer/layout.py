@@ -22,8 +22,6 @@ CODE = Path(__file__).with_name("modeling_secateur.py")
 def per_layer_settings(settings: Mapping[str, Any], counts: Counts) -> dict[str, Any]:
     """The config of a model whose layers keep so many units of those that `settings` say. KeyError for an
     architecture that has no packaged code."""
-    architecture = settings["architectures"][0]
-    config_class = f"{CODE.stem}.{PREFIX}{PACKAGED[architecture]}"
     sizes = usual_sizes(settings)
     units = head_units(sizes)
     layers: dict[str, dict[str, Any]] = {}
@@ -37,16 +35,30 @@ def per_layer_settings(settings: Mapping[str, Any], counts: Counts) -> dict[str,
             else:
                 own["num_attention_heads"] = kept * (sizes.heads // units)
                 own["num_key_value_heads"] = kept if sizes.key_value_heads > 1 else 1
+    return {**_packaged(settings), "head_dim": sizes.head_dim, "per_layer_config": layers}
+
+
+def low_rank_settings(settings: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
+    """The config of a model some of whose weights (by stored name) are products of these ranks: `low_rank`
+    says it by module. KeyError for an architecture that has no packaged code."""
+    # Base models are saved without the name of their place in the whole.
+    modules = {
+        f"model.{name.removeprefix('model.').removesuffix('.weight')}": rank for name, rank in ranks.items()
+    }
+    return {**_packaged(settings), "low_rank": modules}
+
+
+def _packaged(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that names the packaged classes."""
+    architecture = settings["architectures"][0]
     return {
         **settings,
         "model_type": f"per_layer_{settings['model_type']}",
         "architectures": [PREFIX + architecture],
         "auto_map": {
-            "AutoConfig": config_class,
+            "AutoConfig": f"{CODE.stem}.{PREFIX}{PACKAGED[architecture]}",
             "AutoModelForCausalLM": f"{CODE.stem}.{PREFIX}{architecture}",
         },
-        "head_dim": sizes.head_dim,
-        "per_layer_config": layers,
     }
 
 

@@ -1,8 +1,10 @@
-"""Stock transformers models whose layers have widths of their own, or lack an attention or a feed-forward.
+"""Stock transformers models whose layers have widths of their own, lack an attention or a feed-forward, or
+have weights that are products of two thin ones.
 
 This file comes with the checkpoint: AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True). It
-holds no arithmetic: each layer is the stock one, built with what `per_layer_config` of config.json says of it
-(the format of transformers 5.14 and later, whose own models do not read it yet).
+holds no arithmetic but a linear map after another: each layer is the stock one, built with what
+`per_layer_config` of config.json says of it (the format of transformers 5.14 and later, whose own models do
+not read it yet), and `low_rank` names the linear maps that are products, with their ranks.
 """
 
 from typing import Any
@@ -26,6 +28,19 @@ class NoFeedForward(nn.Module):
         return torch.zeros_like(hidden_states)
 
 
+class LowRankLinear(nn.Module):
+    """Stands for a linear map whose weight is up.weight @ down.weight."""
+
+    def __init__(self, stock: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(stock.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, stock.out_features, bias=stock.bias is not None)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = self.up(self.down(inputs))
+        return result
+
+
 class PerLayerConfig:
     """Lets layers say what the class checks for the model as a whole."""
 
@@ -44,8 +59,14 @@ class PerLayerModel:
         finally:
             if widths is not None:
                 config.__dict__["_heterogeneity_spec"] = widths
-        if widths is None:
-            return
+        if widths is not None:
+            self._build_layers(config)
+        for path, rank in (getattr(config, "low_rank", None) or {}).items():
+            parent, _, name = path.rpartition(".")
+            owner = self.get_submodule(parent)  # type: ignore[attr-defined]
+            setattr(owner, name, LowRankLinear(getattr(owner, name), rank))
+
+    def _build_layers(self, config: Any) -> None:
         layers: Any = self.model.layers  # type: ignore[attr-defined]
         for index, stock in enumerate(layers):
             own = config.per_layer_config[index]

@@ -1,0 +1,91 @@
+"""Options and recipes of low-rank replacements of weights."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import Field, create_model
+
+from compression.allocation.ranks import rank_allocations
+from compression.anatomy.ranks import RANK, TARGETS
+from compression.criteria.ranks import rank_criteria
+from compression.parameters import all_parameters
+from compression.recipes.base import Paper, Recipe, RecipeOptions
+from compression.recipes.weights import data_needs
+from compression.updates.ranks import rank_updates
+
+# Those with classes of `anatomy.varied.PACKAGED`.
+FAMILIES = ("llama", "gemma")
+
+
+def rank_options(name: str, **defaults: Any) -> type[RecipeOptions]:
+    """The options of a recipe of ranks with its own defaults. ValueError for a default that is no option."""
+    fields = dict(_fields())
+    for key, value in defaults.items():
+        if key not in fields:
+            raise ValueError(f"{key!r} is no option of recipes of ranks")
+        kind, info = fields[key]
+        default: Any = {"default": list(value) if isinstance(value, tuple) else value}
+        fields[key] = (kind, info.merge_field_infos(info, **default))
+    options: dict[str, Any] = fields
+    model: type[RecipeOptions] = create_model(f"{name}Options", __base__=RecipeOptions, **options)
+    return model
+
+
+@lru_cache(maxsize=1)
+def _fields() -> dict[str, tuple[Any, Any]]:
+    fields: dict[str, tuple[Any, Any]] = {
+        "criterion": (
+            Literal[tuple(rank_criteria.names())],
+            Field("magnitude", description="What a direction of a weight is worth."),
+        ),
+        "allocation": (
+            Literal[tuple(rank_allocations.names())],
+            Field("uniform", description="Which rank each weight gets."),
+        ),
+        "update": (
+            list[Literal[tuple(rank_updates.names())]],  # type: ignore[misc]
+            Field([], max_length=4, description="What happens to the factors; empty: nothing."),
+        ),
+        "sequential": (
+            bool,
+            Field(True, description="Later blocks are calibrated on what the earlier factors give."),
+        ),
+        "rank_multiple": (
+            int,
+            Field(1, ge=1, le=4096, description="Ranks are multiples of it; hardware likes 8 or more."),
+        ),
+    }
+    for item in all_parameters(rank_criteria, rank_allocations, rank_updates).values():
+        bounds: dict[str, Any] = dict(item.bounds)
+        fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
+    return fields
+
+
+def rank_recipe(name: str, title: str, summary: str, paper: Paper | None, **defaults: Any) -> Recipe:
+    """A recipe of ranks: its needs and axes follow from the entries that its options choose."""
+    options = rank_options("".join(part.title() for part in name.split("-")), **defaults)
+    chosen: Any = options()
+    needs = [
+        *rank_criteria[chosen.criterion].needs,
+        *rank_allocations[chosen.allocation].needs,
+        *(need for update in chosen.update for need in rank_updates[update].needs),
+    ]
+    return Recipe(
+        name=name,
+        title=title,
+        summary=summary,
+        paper=paper,
+        needs=frozenset(data_needs(needs)),
+        families=FAMILIES,
+        granularities=(RANK,),
+        targets=TARGETS,
+        options=options,
+        axes={
+            "criterion": chosen.criterion,
+            "allocation": chosen.allocation,
+            "update": " + ".join(chosen.update) or "none",
+            "schedule": "one-shot",
+        },
+    )

@@ -1,0 +1,69 @@
+"""Whether a target can be met by lower ranks, and how the result is written. No torch."""
+
+from __future__ import annotations
+
+from compression.anatomy.budget import figure
+from compression.anatomy.formats import GGUF
+from compression.anatomy.ranks import MULTIPLE, RankBudget, rank_budget, with_ranks
+from compression.resolving.draft import Draft
+from compression.specification import quantity
+
+
+def check_rank_layout(draft: Draft) -> None:
+    """Notes a fault if the result is not to be written in the one way there is."""
+    output = draft.specification.output
+    if output.layout != "packaged":
+        given = "" if output.layout is None else ": there is nothing to pad"
+        draft.refuse(
+            "/output/layout",
+            "A product of two weights has no stock config, and multiplied out it is as large as before"
+            f'{given}. Write "packaged" (smaller and faster; transformers loads it with the code in the '
+            "artifact), or choose a recipe whose results stock classes load, such as flap or layer-drop.",
+            "layout_missing" if output.layout is None else "layout_unsupported",
+        )
+    if GGUF in output.formats:
+        draft.refuse(
+            "/output/formats",
+            'llama.cpp has no weights that are products of two: leave "gguf" out.',
+            "format_unsupported",
+        )
+    chosen = draft.specification.options
+    if set(chosen.get("update", [])) - {"none"} and chosen.get("sequential"):
+        draft.refuse(
+            "/options/update",
+            "Directions that come of what the compressed blocks give leave the update nothing to change: "
+            "write options.sequential false, or leave the update out.",
+            "option_conflict",
+        )
+
+
+def check_ranks(draft: Draft) -> None:
+    """Notes a fault if no ranks meet the target."""
+    budget = rank_budget(draft.specification, draft.inspection)
+    target = draft.specification.target
+    if not any(budget.steps.values()):
+        draft.refuse(
+            f"/options/{MULTIPLE}",
+            f"No multiple of {draft.specification.options[MULTIPLE]} is a rank that makes a weight of this "
+            "model smaller: lower it.",
+            "option_conflict",
+        )
+    elif not budget.reachable:
+        draft.refuse(
+            f"/target/{target.kind}",
+            f"Lower ranks cannot meet a target of {target.value}. Reachable: {_reachable(draft, budget)}.",
+            "target_unreachable",
+        )
+
+
+def _reachable(draft: Draft, budget: RankBudget) -> str:
+    specification, inspection = draft.specification, draft.inspection
+    kind, value = specification.target.kind, specification.target.value
+    if kind == "sparsity":
+        return f"up to {int((1 - budget.least / budget.whole) * 10_000) / 10_000}"
+    smallest = {name: steps[0] for name, steps in budget.steps.items() if steps}
+    least = figure(specification, with_ranks(inspection, smallest), 0)
+    if quantity(kind, value)[0] == "ratio":
+        dense = figure(specification, inspection, 0, dense=True)
+        return f"ratios from {-(-least * 10_000 // dense) / 10_000} on"
+    return f"{least:,} {kind} and more"
