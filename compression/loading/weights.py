@@ -25,6 +25,8 @@ BASE_PREFIXES = (
     "deit.",
     "swin.",
 )
+# The one tensor that may be laid over a folder without it: the head of a model whose head was tied.
+HEAD = "lm_head.weight"
 # Names that transformers 5 gave to what older checkpoints call otherwise.
 OLD_NAMES = {"lm_head.weight": "embed_out.weight"}
 
@@ -39,7 +41,8 @@ class WeightReader:
     """The tensors of a folder's `*.safetensors` files by name (a `TensorSource` for evaluation and export).
 
     `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that
-    the folder itself does not have (packed masks of checkpoints) are ignored. Those `without` are as if they
+    the folder itself does not have (packed masks of checkpoints) are ignored, but for a head that is no longer
+    tied. Those `without` are as if they
     were not there. Nothing is read before it is
     asked for. Slices of stored tensors (`anatomy.slices`) are read and laid over by their own names; they are
     not among the `names`.
@@ -70,7 +73,7 @@ class WeightReader:
         """Let the tensors of one more file stand in for those of the same name."""
         for name in self._file(path).keys():
             piece = slice_of(name)
-            if name in self._own:
+            if name in self._own or name == HEAD:
                 self._where[name] = path
                 self._over.pop(name, None)
             elif piece is not None and piece.tensor in self._own:
