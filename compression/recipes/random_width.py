@@ -11,7 +11,9 @@ RANDOM_WIDTH = recipes.register(
         "Random structures",
         "Removes random neurons, heads or experts: the baseline that every other recipe must beat.",
         None,
-        granularities=("neuron+head", "neuron", "head", "expert"),
+        granularities=(
+            "neuron+head", "neuron", "head", "expert", "neuron+head+hidden", "neuron+hidden", "hidden",
+        ),  # fmt: skip
         criterion="random",
     )
 )

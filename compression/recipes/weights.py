@@ -22,6 +22,7 @@ _DATA = {
     "means": {"calibration"},
     "variances": {"calibration"},
     "magnitudes": {"calibration"},
+    "energies": {"calibration"},
     "routing": {"calibration"},
     "expert.norms": {"calibration"},
     "expert.products": {"calibration"},
