@@ -69,9 +69,7 @@ class ChannelPruner:
         if not self._store.has(CHOICE):
             self._store.save(CHOICE, self._choose(model), {"kept": self._settings.widths["hidden"]})
         chosen = self._store.load(CHOICE)[0]
-        source = StreamSource(
-            self._source, self._stream, chosen["kept"], chosen.get("basis"), model.device
-        )
+        source = StreamSource(self._source, self._stream, chosen["kept"], chosen.get("basis"), model.device)
         for layer, name in self._steps():
             if not self._store.has(name):
                 tensors = {one: source.tensor(one) for one in source.changed(layer)}

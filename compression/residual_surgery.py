@@ -53,7 +53,8 @@ class StreamSource:
         return sorted({*self._source.names(), *([self._stream.head] if self._untied else [])})
 
     def changed(self, layer: int | None) -> list[str]:
-        """The tensors of one layer, or of what is outside all layers (None), that differ from the source's."""
+        """The tensors of one layer, or of what is outside all layers (None), that differ from the
+        source's."""
         found = self._stream.changed(layer)
         return list(dict.fromkeys([*found, *([self._stream.head] if self._untied and layer is None else [])]))
 

@@ -72,7 +72,8 @@ def _check_family(draft: Draft) -> None:
         draft.refuse(
             "/recipe",
             f"{recipe.name} does not work on the family {inspection.family!r} (it does on "
-            f"{', '.join(recipe.families)}){why_not(draft, recipe.granularities[0])}; recipes for this model: {', '.join(others) or 'none'}.",
+            f"{', '.join(recipe.families)}){why_not(draft, recipe.granularities[0])}; recipes for this "
+            f"model: {', '.join(others) or 'none'}.",
             "family_unsupported",
         )
 

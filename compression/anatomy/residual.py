@@ -5,13 +5,13 @@ table and of every weight that reads the stream (query, key, value, gate, up, ro
 every weight that writes to it (output, down) with its bias, an element of every norm over it.
 
 An RMS norm over D channels, of which only d are not zero, divides by sqrt(S / D + eps), S being their sum of
-squares; a norm over those d alone by sqrt(S / d + eps'). With eps' = eps D / d the second is sqrt(D / d) times
-the first, so that the norm's weight times sqrt(D / d), the `gain`, gives the same outputs. Norms over the
-width of a head take their epsilon from the same key of config.json: weights and biases that lead into them
-are multiplied with the gain too, which is what their epsilon was. Embeddings that the class multiplies with
-the root of the hidden width are multiplied with the gain; of a head that is tied to them the last norm's
-weight stays as it is. A layer norm subtracts the mean over all channels, also from those that are zero, so
-that no such rule exists for it.
+squares; a norm over those d alone by sqrt(S / d + eps'). With eps' = eps D / d the second is sqrt(D / d)
+times the first, so that the norm's weight times sqrt(D / d), the `gain`, gives the same outputs. Norms over
+the width of a head take their epsilon from the same key of config.json: weights and biases that lead into
+them are multiplied with the gain too, so that it means as little as before. Embeddings that the class
+multiplies with the root of the hidden width are multiplied with the gain; where the head is tied to them,
+the last norm's weight stays as it is. A layer norm subtracts the mean over all channels, also from those that
+are zero, so that no such rule exists for it.
 """
 
 from __future__ import annotations

@@ -78,9 +78,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class Group:
-    """The units of one kind in one layer (hidden channels: in all, as those of layer 0). `output` is the name of the weight whose inputs they are ("" for
-    experts). `owned` are the tensors that each unit owns whole, in the same order for all; of those that
-    stay, the n-th takes the names of unit n."""
+    """The units of one kind in one layer (hidden channels: in all, as those of layer 0). `output` is the name
+    of the weight whose inputs they are ("" for experts and hidden channels). `owned` are the tensors that
+    each unit owns whole, in the same order for all; of those that stay, the n-th takes the names of unit
+    n."""
 
     kind: Kind
     layer: int

@@ -2,9 +2,10 @@
 no torch.
 
 Sparsity is a fraction of the parameters (weights and biases) that belong to the units of the granularity;
-where hidden channels go, of them and of what lies outside the layers. A head that is untied counts as a
-parameter, not for the sparsity. Parameters, multiply-accumulates and bytes are linear in all numbers, so they are found from one unit less
-each. Of experts, a token takes as many as before: only the rows of the router change what is multiplied.
+where hidden channels go, embeddings, last norm and head are theirs too. A head that the job unties counts
+among the parameters, not for the sparsity. Parameters, multiply-accumulates and bytes are linear in each of
+the numbers, so they are found from one unit less each. Of experts, a token takes as many as before: only the
+rows of the router change what is multiplied.
 """
 
 from __future__ import annotations
@@ -132,7 +133,9 @@ def figure(specification: JobSpecification, inspection: Inspection, widths: Widt
     parameters, multiply-accumulates, or bytes as they will be written."""
     kind = specification.target.kind
     if kind == "sparsity" and HIDDEN in widths:
-        return owned(inspection, list(widths)) - inspection.parameters + resized(inspection, widths).parameters
+        return (
+            owned(inspection, list(widths)) - inspection.parameters + resized(inspection, widths).parameters
+        )
     left = resized(subject(specification, inspection), widths)
     if kind == "sparsity":
         found = structures(specification, inspection)
@@ -227,7 +230,7 @@ def _choose_together(
     specification: JobSpecification, inspection: Inspection, found: list[Structure]
 ) -> dict[str, int] | None:
     """The same of hidden channels beside neurons and heads."""
-    kinds = [one.kind for one in found]
+    kinds: list[str] = [one.kind for one in found]
     dense: dict[str, int] = {one.kind: one.count for one in found}
     # Classes that take no other hidden widths than multiples of their heads say so by `counts`.
     even = any(one.kind == HIDDEN and one.counts for one in found)
@@ -236,7 +239,7 @@ def _choose_together(
         return figure(specification, inspection, dict(zip(kinds, numbers, strict=True)))
 
     def allowed(numbers: tuple[int, ...]) -> bool:
-        widths = dict(zip(kinds, numbers, strict=True))
+        widths: dict[str, int] = dict(zip(kinds, numbers, strict=True))
         heads = inspection.heads * widths.get("head", 1) // dense.get("head", 1)
         return not even or widths[HIDDEN] % heads == 0
 

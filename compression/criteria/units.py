@@ -22,8 +22,9 @@ UNIT_NEEDS = (
     "expert.norms", "expert.products", "energies",
 )  # fmt: skip
 """What a criterion of structures may ask of the calibration: norms of the inputs of all weights, what
-`UnitStatistics` has (of hidden channels, `ChannelStatistics`), the sum of x x^T of the inputs x that the units are, the mean over sequences of the
-gradient of the loss, what `GradientFiles.masks` gives; and what `ExpertUse` has."""
+`UnitStatistics` has (of hidden channels, `ChannelStatistics`), the sum of x x^T of the inputs x that the
+units are, the mean over sequences of the gradient of the loss, what `GradientFiles.masks` gives; and what
+`ExpertUse` has."""
 
 PARTS: frozenset[Kind] = frozenset({"neuron", "head"})
 """The kinds of units that are parts of weights, which weights read."""

@@ -41,10 +41,9 @@ class WeightReader:
     """The tensors of a folder's `*.safetensors` files by name (a `TensorSource` for evaluation and export).
 
     `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that
-    the folder itself does not have (packed masks of checkpoints) are ignored, but for a head that is no longer
-    tied. Those `without` are as if they
-    were not there. Nothing is read before it is
-    asked for. Slices of stored tensors (`anatomy.slices`) are read and laid over by their own names; they are
+    the folder itself does not have (packed masks of checkpoints) are ignored, but for a head that is not tied
+    any more. Those `without` are as if they were not there. Nothing is read before it is asked for. Slices of
+    stored tensors (`anatomy.slices`) are read and laid over by their own names; they are
     not among the `names`.
     """
 

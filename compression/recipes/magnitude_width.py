@@ -12,8 +12,14 @@ MAGNITUDE_WIDTH = recipes.register(
         "Removes the neurons, heads, experts or hidden channels with the smallest weights; needs no data.",
         None,
         granularities=(
-            "neuron+head", "neuron", "head", "expert", "neuron+head+hidden", "neuron+hidden", "hidden",
-        ),  # fmt: skip
+            "neuron+head",
+            "neuron",
+            "head",
+            "expert",
+            "neuron+head+hidden",
+            "neuron+hidden",
+            "hidden",
+        ),
         criterion="magnitude",
     )
 )

@@ -14,7 +14,7 @@ MINITRON_WIDTH = recipes.register(
     structure_recipe(
         "minitron-width",
         "Minitron (width)",
-        "Removes the neurons, heads and hidden channels that give the smallest outputs; made for distillation "
+        "Removes neurons, heads and hidden channels that give the smallest outputs; made for distillation "
         "afterwards.",
         Paper(
             "Compact Language Models via Pruning and Knowledge Distillation",
@@ -23,8 +23,13 @@ MINITRON_WIDTH = recipes.register(
             "2407.14679",
         ),
         granularities=(
-            "neuron+head", "neuron", "head", "neuron+head+hidden", "neuron+hidden", "hidden",
-        ),  # fmt: skip
+            "neuron+head",
+            "neuron",
+            "head",
+            "neuron+head+hidden",
+            "neuron+hidden",
+            "hidden",
+        ),
         criterion="activation-norm",
     )
 )

@@ -12,8 +12,14 @@ RANDOM_WIDTH = recipes.register(
         "Removes random neurons, heads or experts: the baseline that every other recipe must beat.",
         None,
         granularities=(
-            "neuron+head", "neuron", "head", "expert", "neuron+head+hidden", "neuron+hidden", "hidden",
-        ),  # fmt: skip
+            "neuron+head",
+            "neuron",
+            "head",
+            "expert",
+            "neuron+head+hidden",
+            "neuron+hidden",
+            "hidden",
+        ),
         criterion="random",
     )
 )

@@ -91,7 +91,9 @@ def _axes() -> dict[str, tuple[Any, Any]]:
 
 
 def _multiples() -> dict[str, tuple[Any, Any]]:
-    channels = "Hidden channels that stay are a multiple of it, or all; by default 1 where there are below 32."
+    channels = (
+        "Hidden channels that stay are a multiple of it, or all; by default 1 where there are below 32."
+    )
     text = "Neurons that stay in a layer are a multiple of it, or all; by default 1 where there are below 32."
     return {
         "neuron_multiple": (int, Field(8, ge=1, le=4096, description=text)),

@@ -50,8 +50,8 @@ def check_hidden(draft: Draft) -> None:
     if GGUF in specification.output.formats and architecture in _ALWAYS_TIED:
         draft.refuse(
             "/output/formats",
-            f"A turned {architecture} has a head of its own, but llama.cpp always takes its embeddings: leave "
-            '"gguf" out.',
+            f"A turned {architecture} has a head of its own, but llama.cpp always takes its embeddings: "
+            'leave "gguf" out.',
             "format_unsupported",
         )
 

@@ -1,4 +1,5 @@
-"""Whether a target can be met by removing neurons, heads, experts or hidden channels, and by what. No torch."""
+"""Whether a target can be met by removing neurons, heads, experts or hidden channels, and by what. No
+torch."""
 
 from __future__ import annotations
 
@@ -86,8 +87,8 @@ def _refuse_multiple(draft: Draft, one: Structure) -> None:
     option = MULTIPLES[one.kind]
     draft.refuse(
         f"/options/{option}",
-        f"Of {one.count} {unit_word(one.kind)}s a layer, no smaller number that this model can have is a multiple of "
-        f"{draft.specification.options[option]}: lower it.",
+        f"Of {one.count} {unit_word(one.kind)}s a layer, no smaller number that this model can have is a "
+        f"multiple of {draft.specification.options[option]}: lower it.",
         "option_conflict",
     )
 

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from compression.anatomy.families import family_of
-from compression.anatomy.structures import GRANULARITIES, Kind, Structure, Widths
 from compression.anatomy.hidden_width import HIDDEN
+from compression.anatomy.structures import GRANULARITIES, Kind, Structure, Widths
 from compression.anatomy.widths import MULTIPLES, achieved, choose, structures
 from compression.block_pruning import BlockPruner, StructureSettings
 from compression.checkpoint import Store

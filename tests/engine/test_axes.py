@@ -59,7 +59,7 @@ def _data(*entries) -> set[str]:
 
 def _composes_structures(recipe: Recipe) -> None:
     chosen: Any = recipe.options()
-    measured = ("means", "variances", "magnitudes", "routing", "expert.norms", "expert.products")
+    measured = ("means", "variances", "magnitudes", "routing", "expert.norms", "expert.products", "energies")
     needs = {name: {"calibration"} for name in measured} | DATA
     needs["mask.square"] = needs["gradient.mean"]
     needs |= {f"unit.{name}": {"calibration"} for name in ("influence", "divergence")} | {
@@ -74,7 +74,7 @@ def _composes_structures(recipe: Recipe) -> None:
     assert properties["criterion"]["enum"] == structure_criteria.names()
     assert properties["update"]["items"]["enum"] == structure_updates.names()
     assert not {"bloom", "t5", "swin"} & set(recipe.families)
-    assert ("moe" in recipe.families) == ("expert" in recipe.granularities)
+    assert ("moe" in recipe.families) == bool({"expert", "hidden"} & set(recipe.granularities))
     kinds = {kind for one in recipe.granularities for kind in GRANULARITIES[one]}
     assert all(kinds <= entry.kinds for entry in found)
 

@@ -69,9 +69,7 @@ class Narrow:
         self.reader = WeightReader(self.dense)
         self.stream: Stream = self.family.stream(self.config, self.reader.names())
 
-    def small(
-        self, kept: Tensor, basis: Tensor | None = None, *, dtype: torch.dtype = torch.float32
-    ) -> Path:
+    def small(self, kept: Tensor, basis: Tensor | None = None, *, dtype: torch.dtype = torch.float32) -> Path:
         """The folder of the model with these channels (of the basis)."""
         config = self.family.resized(self.config, {"hidden": len(kept)})
         if basis is not None:
@@ -92,7 +90,11 @@ class Narrow:
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager", output_loading_info=True
+        folder,
+        dtype=dtype,
+        attn_implementation="eager",
+        experts_implementation="eager",
+        output_loading_info=True,
     )
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     if dtype == torch.float64:
@@ -123,9 +125,7 @@ def some(count: int) -> Tensor:
 
 def turn(seed: int = 0) -> Tensor:
     """An orthogonal matrix."""
-    drawn = torch.randn(
-        HIDDEN, HIDDEN, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-    )
+    drawn = torch.randn(HIDDEN, HIDDEN, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return torch.linalg.qr(drawn)[0]
 
 
@@ -230,9 +230,7 @@ def test_which_families_offer_it() -> None:
 
 def test_only_widths_that_the_config_accepts_are_offered(tmp_path: Path) -> None:
     channels = {
-        case: next(
-            one for one in Narrow(tmp_path / case, case).inspection.structures if one.kind == "hidden"
-        )
+        case: next(one for one in Narrow(tmp_path / case, case).inspection.structures if one.kind == "hidden")
         for case in ("LlamaForCausalLM", "Gemma2ForCausalLM", "MistralForCausalLM")
     }
     even = (4, 8, 12, 16, 20, 24, 28, 32)
@@ -246,8 +244,9 @@ def test_nothing_cut_changes_no_byte(case: str, tmp_path: Path) -> None:
     source = StreamSource(narrow.reader, narrow.stream, torch.arange(HIDDEN))
     assert source.names() == narrow.reader.names()
     assert all(torch.equal(source.tensor(name), narrow.reader.tensor(name)) for name in source.names())
-    assert narrow.family.resized(narrow.config, {"hidden": HIDDEN})["rms_norm_eps"] == (
-        narrow.config["rms_norm_eps"]
+    assert (
+        narrow.family.resized(narrow.config, {"hidden": HIDDEN})["rms_norm_eps"]
+        == (narrow.config["rms_norm_eps"])
     )
 
 

@@ -1,4 +1,4 @@
-"""Whole jobs that remove hidden channels: plans come true, stock models, recovery, resuming, other formats."""
+"""Whole jobs that remove hidden channels: plans come true, stock models, recovery, resuming, formats."""
 
 from __future__ import annotations
 

@@ -203,9 +203,9 @@ class Family(ABC):
     feed-forward is ("": the class derives it, so neurons cannot go), `cuts_heads` whether the classes read
     `head_dim`, so that heads can go while their width stays; of `even_heads`, only as many as divide the
     hidden width may stay. `experts_keys` names, of every architecture with experts, the key that says how
-    many a layer has; as many as a token takes (`num_experts_per_tok`) stay. `keeps_hidden` says why channels of
-    the residual stream cannot go ("": they can). `counts_from_padding`: positions are numbered from `pad_token_id` on, so it cannot
-    change.
+    many a layer has; as many as a token takes (`num_experts_per_tok`) stay. `keeps_hidden` says why channels
+    of the residual stream cannot go ("": they can). `counts_from_padding`: positions are numbered from
+    `pad_token_id` on, so it cannot change.
     """
 
     name: str
