@@ -44,7 +44,8 @@ def baseline_structures(
 ) -> Pruned:
     """The same widths by the criterion of a baseline ("random", "magnitude" or another structure
     criterion)."""
-    given = {key: loaded.specification.options[key] for key in _LIKE_THE_RECIPE}
+    chosen = loaded.specification.options
+    given = {key: chosen[key] for key in _LIKE_THE_RECIPE if key in chosen}
     options = structure_options("Baseline", criterion=name)().model_dump() | given
     if loaded.store.has("allocation"):
         # The numbers that the job found, of other units.
