@@ -1,5 +1,5 @@
-"""Perplexity of recipes that remove neurons, heads, hidden channels and layers on llama-5m, through whole jobs,
-unrecovered.
+"""Perplexity of recipes that remove neurons, heads, hidden channels and layers on llama-5m, through whole
+jobs, unrecovered.
 
 Every job aims at the same number of parameters: those without 20, 30 or 50% of the blocks'. Whole layers are
 the exception: the nearest number of them goes, and the table says how many parameters that leaves.
