@@ -163,11 +163,14 @@ def _shared(data: dict[str, Any]) -> list[str]:
         "of entries that are not chosen do nothing. A recipe's own defaults stand with the recipe.",
         *_options(schema),
         "",
-        "## Options of recipes of neurons, heads and experts",
+        "## Options of recipes of neurons, heads, experts and hidden channels",
         "",
         "Every layer keeps the same number of them, so that the result is a smaller checkpoint with a stock",
         "config. Sparsity is a share of the parameters of all neurons, heads or experts, biases and rows of",
-        "routers too. A criterion or an update is for some kinds of units, and refused for others.",
+        "routers too; hidden channels (the width of the residual stream, the same in all layers) own those",
+        "of embeddings, norms and head too. A criterion or an update is for some kinds of units, and refused",
+        "for others. Hidden channels go from decoders with RMS norms whose class reads `head_dim`; the",
+        "result answers as the dense model does with zeros in their place, and heads stay as wide as before.",
         "Where one key-value head serves all query heads it stays, and query heads are removed one by one.",
         *_options(options_schema(structure_options("Shared"))),
         "",
@@ -199,7 +202,7 @@ def _own_options(recipe: dict[str, Any]) -> list[str]:
     schema = recipe["options"]
     if schema["properties"].get("update", {}).get("type") != "array":
         return _options(schema)
-    maker, kind = structure_options, "neurons, heads and experts"
+    maker, kind = structure_options, "neurons, heads, experts and hidden channels"
     if "comparison" in schema["properties"]:
         maker, kind = weight_options, "single weights"
     elif "rank_multiple" in schema["properties"]:

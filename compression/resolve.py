@@ -13,6 +13,7 @@ from compression.loading.dataset_files import DatasetFacts
 from compression.resolving.data import check_gates, resolve_evaluation, resolve_recovery
 from compression.resolving.domain import resolve_domain_calibration, resolve_domain_evaluation
 from compression.resolving.draft import Draft
+from compression.resolving.hidden import why_not
 from compression.resolving.images import resolve_preprocessing
 from compression.resolving.layout import check_layout
 from compression.resolving.output import resolve_output
@@ -71,7 +72,8 @@ def _check_family(draft: Draft) -> None:
         draft.refuse(
             "/recipe",
             f"{recipe.name} does not work on the family {inspection.family!r} (it does on "
-            f"{', '.join(recipe.families)}); recipes for this model: {', '.join(others) or 'none'}.",
+            f"{', '.join(recipe.families)}){why_not(draft, recipe.granularities[0])}; recipes for this "
+            f"model: {', '.join(others) or 'none'}.",
             "family_unsupported",
         )
 
@@ -97,7 +99,7 @@ def _granularity(draft: Draft) -> str:
     if kind not in possible and not (kind == "layer" and draft.inspection.layers == 1):
         draft.refuse(
             "/structure/granularity",
-            f"This model cannot be cut by {given!r}; possible: {', '.join(possible)}.",
+            f"This model cannot be cut by {given!r}{why_not(draft, given)}; possible: {', '.join(possible)}.",
             "granularity_unsupported",
         )
     return given

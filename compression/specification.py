@@ -29,7 +29,7 @@ Dtype = Literal["float32", "bfloat16"]
 TARGETS = ("sparsity", "parameters", "macs", "bytes", "latency", "layers")
 GRANULARITIES = (
     "unstructured", "n:m", "block", "neuron", "head", "neuron+head", "channel", "layer", "expert", "hidden",
-    "rank", "vocabulary",
+    "neuron+hidden", "neuron+head+hidden", "rank", "vocabulary",
 )  # fmt: skip
 
 _DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -157,7 +157,7 @@ class Structure(Part):
     granularity: str | None = Field(
         default=None,
         description='"unstructured", n:m such as "2:4", blocks such as "16x16", "layer", "neuron", "head", '
-        '"neuron+head", "expert", "vocabulary" or "rank".',
+        '"neuron+head", "hidden", "neuron+hidden", "neuron+head+hidden", "expert", "vocabulary" or "rank".',
     )
     ignore: list[Text] = Field(
         default=[],

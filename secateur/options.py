@@ -30,8 +30,8 @@ Recipe = Annotated[
 Granularity = Annotated[
     str | None,
     Option(
-        help="What is removed as one: unstructured, 2:4 or another n:m, neuron, head, neuron+head, expert, "
-        "layer, rank."
+        help="What is removed as one: unstructured, 2:4 or another n:m, neuron, head, neuron+head, hidden, "
+        "neuron+hidden, neuron+head+hidden, expert, layer, rank."
     ),
 ]
 Ignore = Annotated[

@@ -210,6 +210,8 @@ def _usual_recipe(target: Mapping[str, Any], structure: Mapping[str, Any], sampl
         return "layer-drop"
     if structure.get("granularity") in ("neuron", "head", "neuron+head"):
         return "flap" if sample.get("dataset") else "magnitude-width"
+    if structure.get("granularity") in ("hidden", "neuron+hidden", "neuron+head+hidden"):
+        return "minitron-width" if sample.get("dataset") else "magnitude-width"
     if structure.get("granularity") == "expert":
         return "expert-drop" if sample.get("dataset") else "magnitude-width"
     if structure.get("granularity") == "vocabulary":

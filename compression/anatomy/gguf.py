@@ -42,6 +42,8 @@ _HEADS_FILL_THE_WIDTH = ("qwen2", "qwen2moe")
 # Scores of models with so many layers are divided by the root of hidden / heads, of all others by that of
 # head_dim.
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
+_OF_HEADS = ("head", "neuron+head")
+_OF_CHANNELS = ("hidden", "neuron+hidden", "neuron+head+hidden")
 _LLAMAS = ("llama", "deci")
 _WITH_YARN = (*_LLAMAS, "qwen2", "qwen3", "qwen2moe", "qwen3moe")
 # Of these llama.cpp computes something else than transformers, or nothing.
@@ -72,15 +74,17 @@ def limits(config: Config) -> dict[str, str]:
     arch = architecture_of(config)
     if arch in _HEADS_FILL_THE_WIDTH:
         why = f"llama.cpp's loader of {arch} needs as many heads as fill the hidden width"
-        return {"head": why, "neuron+head": why}
+        return dict.fromkeys(_OF_HEADS + _OF_CHANNELS, why)
     largest = _LARGEST_GEMMA.get(arch or "")
     if largest is None or config["num_hidden_layers"] < largest:
         return {}
-    if config["hidden_size"] // config["num_attention_heads"] == config["head_dim"]:
-        return {}
-    why = f"llama.cpp derives the scale of the attention from {largest} layers and the number of heads"
-    cut = {"layer": why}
-    return cut | ({"head": why, "neuron+head": why} if config["num_hidden_layers"] == largest else {})
+    why = (
+        f"llama.cpp derives the scale of the attention from {largest} layers, the hidden width and the "
+        "number of heads"
+    )
+    same = config["hidden_size"] // config["num_attention_heads"] == config["head_dim"]
+    more = _OF_HEADS + _OF_CHANNELS if config["num_hidden_layers"] == largest else ()
+    return dict.fromkeys((*([] if same else ["layer"]), *more), why)
 
 
 def remarks(config: Config) -> list[str]:

@@ -18,6 +18,7 @@ from compression.anatomy.budget import (
     without_layers,
 )
 from compression.anatomy.factors import factor_names
+from compression.anatomy.hidden_width import HIDDEN, subject, turned
 from compression.anatomy.inspection import ITEM_SIZES, Inspection
 from compression.anatomy.macs import used_macs
 from compression.anatomy.ranks import RANK, rank_budget, stored, uniform_ranks, with_ranks
@@ -65,7 +66,9 @@ def plan(specification: JobSpecification, inspection: Inspection) -> dict[str, A
     dense["bytes"] += inspection.other_bytes
     # Of what lies beside the parameters, a stored copy of a tied head is the most where there is one.
     rows = left.vocabulary / inspection.vocabulary if inspection.vocabulary else 1
-    pruned["bytes"] += int(inspection.other_bytes * left.layers // inspection.layers * rows)
+    rows *= left.hidden / inspection.hidden if inspection.hidden else 1
+    other = subject(specification, inspection).other_bytes
+    pruned["bytes"] += int(other * left.layers // inspection.layers * rows)
     return {
         "valid": True,
         "dense": dense,
@@ -120,7 +123,7 @@ def _structure_cut(
         return _varied_cut(specification, inspection)
     widths = choose(specification, inspection)
     assert widths is not None, "a resolved target can be met"
-    left = resized(inspection, widths)
+    left = resized(subject(specification, inspection), widths)
     shapes = {site.name: site.shape for site in left.sites}
     rows = []
     for site in inspection.sites:
@@ -138,7 +141,8 @@ def _structure_cut(
     total = inspection.prunable_parameters - left.prunable_parameters
     counts = {one.kind: {"dense": one.count, "kept": widths[one.kind]}
               for one in inspection.structures if one.kind in widths}  # fmt: skip
-    shape = {name: getattr(left, name) for name in ("heads", "key_value_heads", "head_dim", "ffn")}
+    names = ("hidden", "heads", "key_value_heads", "head_dim", "ffn")
+    shape = {name: getattr(left, name) for name in names}
     cut = {
         "sites": rows,
         "weights_removed": total,
@@ -297,7 +301,14 @@ def _layer_sizes(inspection: Inspection) -> list[int]:
     return list(sizes.values())
 
 
-def _narrower(specification: JobSpecification) -> str:
+def _narrower(specification: JobSpecification, inspection: Inspection) -> str:
+    if turned(specification) and inspection.tied_embeddings:
+        return (
+            "A narrower residual stream makes the file smaller and every runtime faster; in its turned basis "
+            "the head is not tied to the embeddings any more, and counts."
+        )
+    if HIDDEN in (specification.structure.granularity or ""):
+        return "A narrower residual stream makes the file smaller and every runtime faster."
     if specification.options.get("allocation", "uniform") == "uniform":
         return "Narrower layers make the file smaller and every runtime faster."
     decided = (
@@ -339,7 +350,7 @@ def _notes(specification: JobSpecification, inspection: Inspection) -> list[str]
             "known only once the job reads the tokenizer: special and added tokens, and the alphabet."
         )
     elif specification.structure.granularity in GRANULARITIES:
-        notes.append(_narrower(specification))
+        notes.append(_narrower(specification, inspection))
     elif specification.structure.granularity == RANK:
         notes += _lower(specification)
     else:

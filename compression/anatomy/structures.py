@@ -1,5 +1,5 @@
-"""What can be cut in every layer alike: FFN neurons, attention heads and experts, as slices of stored tensors
-or as tensors of their own. No torch.
+"""What can be cut in every layer alike: FFN neurons, attention heads, experts and channels of the residual
+stream, as slices of stored tensors or as tensors of their own. No torch.
 
 A unit of the kind "neuron" is one row of what comes up into the feed-forward (and of its gate) with the
 column that leads down from it. A unit of the kind "head" is one key-value head with all query heads that read
@@ -11,6 +11,9 @@ A unit of the kind "expert" is all that one expert of a mixture is made of, with
 sends tokens to it. Where files store the experts of a layer together, these are slices along the first axis;
 where every weight of an expert has a tensor of its own, the unit owns whole tensors, and those that stay are
 renumbered. An expert that all tokens share is no unit.
+
+A unit of the kind "hidden" is one channel of the residual stream, in all layers at once
+(`anatomy.residual`).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from compression.anatomy.slices import expert_of, stored_tensor
 if TYPE_CHECKING:
     from compression.anatomy.families.base import Layers, Linear, Sizes
 
-Kind = Literal["neuron", "head", "expert"]
+Kind = Literal["neuron", "head", "expert", "hidden"]
 Widths = Mapping[str, int]
 """How many units stay in every layer, by kind."""
 
@@ -34,6 +37,9 @@ GRANULARITIES: dict[str, tuple[Kind, ...]] = {
     "head": ("head",),
     "neuron+head": ("neuron", "head"),
     "expert": ("expert",),
+    "hidden": ("hidden",),
+    "neuron+hidden": ("neuron", "hidden"),
+    "neuron+head+hidden": ("neuron", "head", "hidden"),
 }
 """The kinds of unit that a granularity removes."""
 
@@ -45,6 +51,11 @@ ROWS: dict[Kind, frozenset[str]] = {
 
 COLUMNS: dict[Kind, str] = {"neuron": "down", "head": "output"}
 """The kind of weight whose inputs belong to units, of the same."""
+
+
+def unit_word(kind: str) -> str:
+    """How texts call one unit."""
+    return "hidden channel" if kind == "hidden" else kind
 
 
 @dataclass(frozen=True)
@@ -67,9 +78,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class Group:
-    """The units of one kind in one layer. `output` is the name of the weight whose inputs they are ("" for
-    experts). `owned` are the tensors that each unit owns whole, in the same order for all; of those that
-    stay, the n-th takes the names of unit n."""
+    """The units of one kind in one layer (hidden channels: in all, as those of layer 0). `output` is the name
+    of the weight whose inputs they are ("" for experts and hidden channels). `owned` are the tensors that
+    each unit owns whole, in the same order for all; of those that stay, the n-th takes the names of unit
+    n."""
 
     kind: Kind
     layer: int

@@ -1,8 +1,11 @@
-"""From a target to numbers of neurons, heads or experts, the same in every layer. Exact, and no torch.
+"""From a target to numbers of neurons, heads, experts or hidden channels, the same in every layer. Exact, and
+no torch.
 
-Sparsity is a fraction of the parameters (weights and biases) that belong to the units of the granularity.
-Parameters, multiply-accumulates and bytes are linear in all numbers, so they are found from one unit less
-each. Of experts, a token takes as many as before: only the rows of the router change what is multiplied.
+Sparsity is a fraction of the parameters (weights and biases) that belong to the units of the granularity;
+where hidden channels go, embeddings, last norm and head are theirs too. A head that the job unties counts
+among the parameters, not for the sparsity. Parameters, multiply-accumulates and bytes are linear in each of
+the numbers, so they are found from one unit less each. Of experts, a token takes as many as before: only the
+rows of the router change what is multiplied.
 """
 
 from __future__ import annotations
@@ -13,14 +16,20 @@ from itertools import pairwise
 
 from compression.anatomy import count_macs
 from compression.anatomy.budget import stated_length, weight_bytes
+from compression.anatomy.hidden_width import HIDDEN, owned, subject, together, with_hidden
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
 from compression.anatomy.slices import expert_of
 from compression.anatomy.structures import COLUMNS, GRANULARITIES, ROWS, Structure, Widths
 from compression.specification import JobSpecification, quantity
 
-MULTIPLES = {"neuron": "neuron_multiple", "head": "head_multiple", "expert": "expert_multiple"}
+MULTIPLES = {
+    "neuron": "neuron_multiple",
+    "head": "head_multiple",
+    "expert": "expert_multiple",
+    "hidden": "hidden_multiple",
+}
 NEURON_MULTIPLE = 8
-# Narrower feed-forwards than so many multiples are rounded to single neurons instead.
+# Narrower feed-forwards and residual streams than so many multiples are rounded to single units instead.
 FEWEST_STEPS = 4
 
 
@@ -40,13 +49,13 @@ def counts(structure: Structure, specification: JobSpecification) -> list[int]:
 
 def default_multiple(structure: Structure) -> int:
     """The multiple of a kind where the job says none."""
-    wide = structure.kind == "neuron" and structure.count >= FEWEST_STEPS * NEURON_MULTIPLE
+    wide = structure.kind in ("neuron", "hidden") and structure.count >= FEWEST_STEPS * NEURON_MULTIPLE
     return NEURON_MULTIPLE if wide else 1
 
 
 def resized(inspection: Inspection, widths: Widths) -> Inspection:
     """The inspection of the model with so many units in every layer."""
-    fewer = [one for one in inspection.structures if one.kind in widths]
+    fewer = [one for one in inspection.structures if one.kind in widths and one.kind != HIDDEN]
     gone = sum((one.count - widths[one.kind]) * one.parameters for one in fewer)
     # Keys and values of a single head stay: all query heads read them.
     stays = ("key", "value") if inspection.key_value_heads == 1 else ()
@@ -66,7 +75,7 @@ def resized(inspection: Inspection, widths: Widths) -> Inspection:
             changes["heads"] = inspection.heads * kept // one.count
             single = inspection.key_value_heads == 1
             changes["key_value_heads"] = 1 if single else inspection.key_value_heads * kept // one.count
-    return replace(
+    left = replace(
         inspection,
         **changes,  # type: ignore[arg-type]
         sites=sites,
@@ -82,8 +91,11 @@ def resized(inspection: Inspection, widths: Widths) -> Inspection:
                 counts=tuple(n for n in one.counts if n <= widths.get(one.kind, one.count)),
             )
             for one in inspection.structures
-        ),
+            if one.kind != HIDDEN
+        )
+        + tuple(one for one in inspection.structures if one.kind == HIDDEN),
     )
+    return with_hidden(left, widths[HIDDEN], inspection) if HIDDEN in widths else left
 
 
 def _stays(site: Site, widths: Widths) -> bool:
@@ -109,6 +121,9 @@ def _resized(site: Site, fewer: list[Structure], widths: Widths) -> Site:
 def achieved(specification: JobSpecification, inspection: Inspection, widths: Widths) -> float:
     """The sparsity that these numbers are."""
     found = structures(specification, inspection)
+    if HIDDEN in widths:
+        total = owned(inspection, list(widths))
+        return (inspection.parameters - resized(inspection, widths).parameters) / total
     total = sum(one.count * one.parameters for one in found)
     return 1 - sum(widths[one.kind] * one.parameters for one in found) / total
 
@@ -116,7 +131,12 @@ def achieved(specification: JobSpecification, inspection: Inspection, widths: Wi
 def figure(specification: JobSpecification, inspection: Inspection, widths: Widths) -> int:
     """What the target counts of the model with these widths: for a sparsity the parameters of all units, else
     parameters, multiply-accumulates, or bytes as they will be written."""
-    left, kind = resized(inspection, widths), specification.target.kind
+    kind = specification.target.kind
+    if kind == "sparsity" and HIDDEN in widths:
+        return (
+            owned(inspection, list(widths)) - inspection.parameters + resized(inspection, widths).parameters
+        )
+    left = resized(subject(specification, inspection), widths)
     if kind == "sparsity":
         found = structures(specification, inspection)
         return inspection.layers * sum(widths[one.kind] * one.parameters for one in found)
@@ -131,6 +151,8 @@ def dense_figure(specification: JobSpecification, inspection: Inspection) -> int
     """The same of the dense model, whose bytes are those it came with."""
     if specification.target.kind == "bytes":
         return inspection.bytes
+    if specification.target.kind == "parameters":
+        return inspection.parameters
     return figure(specification, inspection, _whole(specification, inspection))
 
 
@@ -174,6 +196,8 @@ def choose(specification: JobSpecification, inspection: Inspection) -> dict[str,
     found = structures(specification, inspection)
     if not found:
         return None
+    if len(found) > 1 and any(one.kind == HIDDEN for one in found):
+        return _choose_together(specification, inspection, found)
     wanted, nearest = goal(specification, inspection), specification.target.kind == "sparsity"
     whole = _whole(specification, inspection)
     fine = found[0]
@@ -200,6 +224,33 @@ def choose(specification: JobSpecification, inspection: Inspection) -> dict[str,
         if (not nearest or missed <= limit) and (best is None or ranked < best[0]):
             best = (ranked, {**widths, fine.kind: n})
     return None if best is None or best[1] == whole else best[1]
+
+
+def _choose_together(
+    specification: JobSpecification, inspection: Inspection, found: list[Structure]
+) -> dict[str, int] | None:
+    """The same of hidden channels beside neurons and heads."""
+    kinds: list[str] = [one.kind for one in found]
+    dense: dict[str, int] = {one.kind: one.count for one in found}
+    # Classes that take no other hidden widths than multiples of their heads say so by `counts`.
+    even = any(one.kind == HIDDEN and one.counts for one in found)
+
+    def cost(numbers: tuple[int, ...]) -> int:
+        return figure(specification, inspection, dict(zip(kinds, numbers, strict=True)))
+
+    def allowed(numbers: tuple[int, ...]) -> bool:
+        widths: dict[str, int] = dict(zip(kinds, numbers, strict=True))
+        heads = inspection.heads * widths.get("head", 1) // dense.get("head", 1)
+        return not even or widths[HIDDEN] % heads == 0
+
+    numbers = together(
+        cost,
+        [counts(one, specification) for one in found],
+        allowed,
+        goal(specification, inspection),
+        nearest=specification.target.kind == "sparsity",
+    )
+    return None if numbers is None else dict(zip(kinds, numbers, strict=True))
 
 
 def _coarse(specification: JobSpecification, rest: list[Structure]) -> Iterator[dict[str, int]]:

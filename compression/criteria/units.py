@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 
 UNIT_NEEDS = (
     "activations", "means", "variances", "magnitudes", "lengths", "hessian", "gradient.mean",
-    "gradient.output", "mask.square", "routing", "expert.norms", "expert.products",
+    "gradient.output", "mask.square", "routing", "expert.norms", "expert.products", "energies",
 )  # fmt: skip
 """What a criterion of structures may ask of the calibration: norms of the inputs of all weights, what
-`UnitStatistics` has, the sum of x x^T of the inputs x that the units are, the mean over sequences of the
-gradient of the loss, or that of the height of the predictions (`sequence_height`), what `GradientFiles.masks`
-gives; and what `ExpertUse` has."""
+`UnitStatistics` has (of hidden channels, `ChannelStatistics`), the sum of x x^T of the inputs x that the
+units are, the mean over sequences of the gradient of the loss, or that of the height of the predictions
+(`sequence_height`), what `GradientFiles.masks` gives; and what `ExpertUse` has."""
 
 PARTS: frozenset[Kind] = frozenset({"neuron", "head"})
 """The kinds of units that are parts of weights, which weights read."""
 
 EXPERTS: frozenset[Kind] = frozenset({"expert"})
+
+CHANNELS: frozenset[Kind] = frozenset({"hidden"})
+"""Channels of the residual stream, which are parts of all layers."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Units:
     that the units are, `hessian` float32 [in, in] the sum of their products, `masks` float32 [units] the mean
     over sequences of the squared slope of the loss along the unit (None if they were not asked for). Of
     experts, `use` has the statistics and `router`: float32 [units, hidden] the rows that send tokens to
-    them."""
+    them; of hidden channels, `energies` and `magnitudes` are those of `ChannelStatistics`."""
 
     name: str
     count: int
@@ -63,6 +66,8 @@ class Units:
     router: Tensor | None = None
     hessian: Tensor | None = None
     masks: Tensor | None = None
+    energies: Tensor | None = None
+    magnitudes: Tensor | None = None
 
     @property
     def output(self) -> Tensor:

@@ -38,7 +38,8 @@ class ArtifactInputs:
     dense model's folder. ``kept`` are the source layers that stay (layer-drop; None: all) and ``layers``
     says the same for the manifest when the source has been renumbered already. ``code`` is the
     module that loads a model whose layers have widths of their own (None: stock classes do). ``units``
-    are the neurons, heads and experts of the source that stay, by kind, layer by layer; ``rows`` are those
+    are the neurons, heads and experts of the source that stay, by kind, layer by layer (hidden channels: one
+    list for all layers); ``rows`` are those
     of the dense vocabulary that stay, in their new order (None: all). ``masks`` are keep-masks by weight
     name, empty without. ``specification`` is the resolved one as JSON; ``model_files`` and ``datasets``
     map names to sha256; ``figures`` are those of the card (``cost`` and ``quality``, each with

@@ -1,5 +1,5 @@
-"""Neurons, heads and experts: the same number goes from every layer, and the rest is an ordinary smaller
-checkpoint."""
+"""Neurons, heads, experts and hidden channels: the same number goes from every layer, and the rest is an
+ordinary smaller checkpoint."""
 
 from __future__ import annotations
 
@@ -41,3 +41,30 @@ class Expert:
     name = "expert"
     summary = "Whole experts of a mixture. Smaller everywhere; a token takes as many as before."
     pattern = "^expert$"
+
+
+@granularities.register
+class Hidden:
+    """Channels of the residual stream, with their place in embeddings, norms, weights and head."""
+
+    name = "hidden"
+    summary = "Channels of the residual stream, the same in all layers and in embeddings. Smaller and faster."
+    pattern = "^hidden$"
+
+
+@granularities.register
+class NeuronHidden:
+    """Neurons and channels of the residual stream, by about the same share."""
+
+    name = "neuron+hidden"
+    summary = "Neurons and hidden channels by about the same share. Smaller and faster everywhere."
+    pattern = r"^neuron\+hidden$"
+
+
+@granularities.register
+class NeuronHeadHidden:
+    """All three, by about the same share."""
+
+    name = "neuron+head+hidden"
+    summary = "Neurons, heads and hidden channels by about the same share. Smaller and faster everywhere."
+    pattern = r"^neuron\+head\+hidden$"

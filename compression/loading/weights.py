@@ -26,6 +26,8 @@ BASE_PREFIXES = (
     "deit.",
     "swin.",
 )
+# The one tensor that may be laid over a folder without it: the head of a model whose head was tied.
+HEAD = "lm_head.weight"
 # Names that transformers 5 gave to what older checkpoints call otherwise.
 OLD_NAMES = {"lm_head.weight": "embed_out.weight"}
 
@@ -41,8 +43,9 @@ class WeightReader:
 
     `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that
     the folder itself does not have (packed masks of checkpoints) are ignored, but for factors of weights that
-    it has. Those `without` are as if they were not there. Nothing is read before it is
-    asked for. Slices of stored tensors (`anatomy.slices`) are read and laid over by their own names; they are
+    it has and a head that is not tied any more. Those `without` are as if they were not there. Nothing is read
+    before it is asked for. Slices of stored tensors (`anatomy.slices`) are read and laid over by their own
+    names; they are
     not among the `names`.
     """
 
@@ -73,7 +76,7 @@ class WeightReader:
         """Let the tensors of one more file stand in for those of the same name."""
         for name in self._file(path).keys():
             piece = slice_of(name)
-            if name in self._own:
+            if name in self._own or name == HEAD:
                 self._where[name] = path
                 self._over.pop(name, None)
             elif piece is not None and piece.tensor in self._own:

@@ -9,9 +9,17 @@ MAGNITUDE_WIDTH = recipes.register(
     structure_recipe(
         "magnitude-width",
         "Magnitude of structures",
-        "Removes the neurons, heads or experts with the smallest weights; needs no data.",
+        "Removes the neurons, heads, experts or hidden channels with the smallest weights; needs no data.",
         None,
-        granularities=("neuron+head", "neuron", "head", "expert"),
+        granularities=(
+            "neuron+head",
+            "neuron",
+            "head",
+            "expert",
+            "neuron+head+hidden",
+            "neuron+hidden",
+            "hidden",
+        ),
         criterion="magnitude",
     )
 )

@@ -1,4 +1,8 @@
-"""Minitron's pruning of width: neurons and heads. The hidden width, which it prunes too, stays."""
+"""Minitron's pruning of width: neurons, heads and, where the granularity says so, hidden channels.
+
+The paper searches among the widths that meet a budget by short retraining; here all kinds lose about the same
+share.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,21 @@ MINITRON_WIDTH = recipes.register(
     structure_recipe(
         "minitron-width",
         "Minitron (width)",
-        "Removes the neurons and heads that give the smallest outputs; made for distillation afterwards.",
+        "Removes neurons, heads and hidden channels that give the smallest outputs; made for distillation "
+        "afterwards.",
         Paper(
             "Compact Language Models via Pruning and Knowledge Distillation",
             "Muralidharan, Sreenivas, Joshi, Chochowski, Patwary, Shoeybi, Catanzaro, Kautz, Molchanov",
             "NeurIPS 2024",
             "2407.14679",
+        ),
+        granularities=(
+            "neuron+head",
+            "neuron",
+            "head",
+            "neuron+head+hidden",
+            "neuron+hidden",
+            "hidden",
         ),
         criterion="activation-norm",
     )

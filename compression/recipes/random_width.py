@@ -11,7 +11,15 @@ RANDOM_WIDTH = recipes.register(
         "Random structures",
         "Removes random neurons, heads or experts: the baseline that every other recipe must beat.",
         None,
-        granularities=("neuron+head", "neuron", "head", "expert"),
+        granularities=(
+            "neuron+head",
+            "neuron",
+            "head",
+            "expert",
+            "neuron+head+hidden",
+            "neuron+hidden",
+            "hidden",
+        ),
         criterion="random",
     )
 )

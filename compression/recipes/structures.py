@@ -1,4 +1,4 @@
-"""Options and recipes of neurons, heads and experts, of one width in all layers."""
+"""Options and recipes of neurons, heads, experts and hidden channels, of one width in all layers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _axes() -> dict[str, tuple[Any, Any]]:
     return {
         "criterion": (
             Literal[tuple(structure_criteria.names())],
-            Field("magnitude", description="What a neuron, a head or an expert is worth."),
+            Field("magnitude", description="What a neuron, a head, an expert or a hidden channel is worth."),
         ),
         "allocation": (
             Literal[tuple(structure_allocations.names())],
@@ -74,6 +74,15 @@ def _axes() -> dict[str, tuple[Any, Any]]:
                 description="What happens to the weights that read the rest, in order; empty: nothing.",
             ),
         ),
+        "rotation": (
+            Literal["none", "shared"],
+            Field(
+                "none",
+                description="Into which basis the residual stream is turned before hidden channels go: none, "
+                "or its principal directions over all layers, which the criterion activation-energy orders. "
+                "A head that is tied to the embeddings is untied.",
+            ),
+        ),
         "sequential": (
             bool,
             Field(False, description="Later blocks are calibrated on what the cut earlier blocks give."),
@@ -82,6 +91,9 @@ def _axes() -> dict[str, tuple[Any, Any]]:
 
 
 def _multiples() -> dict[str, tuple[Any, Any]]:
+    channels = (
+        "Hidden channels that stay are a multiple of it, or all; by default 1 where there are below 32."
+    )
     text = "Neurons that stay in a layer are a multiple of it, or all; by default 1 where there are below 32."
     return {
         "neuron_multiple": (int, Field(8, ge=1, le=4096, description=text)),
@@ -93,6 +105,7 @@ def _multiples() -> dict[str, tuple[Any, Any]]:
             int,
             Field(1, ge=1, le=1024, description="Experts that stay in a layer are a multiple of it."),
         ),
+        "hidden_multiple": (int, Field(8, ge=1, le=4096, description=channels)),
     }
 
 

@@ -23,6 +23,7 @@ _DATA = {
     "variances": {"calibration"},
     "magnitudes": {"calibration"},
     "lengths": {"calibration"},
+    "energies": {"calibration"},
     "routing": {"calibration"},
     "expert.norms": {"calibration"},
     "expert.products": {"calibration"},

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.structures import unit_word
 from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
 from compression.report.formats import bytes_text, percent, threads_text
@@ -48,7 +49,7 @@ def _size(report: Json, granularity: str) -> str:
         )
     if report["widths"] is not None:
         gone = " and ".join(
-            f"{one['dense'] - one['kept']} of {one['dense']} {one['kind']}s"
+            f"{one['dense'] - one['kept']} of {one['dense']} {unit_word(one['kind'])}s"
             for one in report["widths"]["structures"]
             if one["kept"] < one["dense"]
         )

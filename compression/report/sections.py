@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from compression.anatomy.structures import unit_word
 from compression.report import plots
 from compression.report.formats import (
     bytes_text,
@@ -181,7 +182,7 @@ def _low_rank(found: Json) -> str:
 
 def _widths(widths: Json) -> str:
     rows: list[Row] = [
-        [f"{one['kind']}s of a layer", number(f"{one['dense']:,}"), number(_kept(one))]
+        [f"{unit_word(one['kind'])}s of a layer", number(f"{one['dense']:,}"), number(_kept(one))]
         for one in widths["structures"]
     ]
     layout = _LAYOUTS[widths["layout"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from compression.anatomy.formats import GGUF
 from compression.anatomy.gguf import PER_LAYER
+from compression.anatomy.hidden_width import HIDDEN
 from compression.anatomy.unit_budget import UnitBudget, unit_budget
 from compression.anatomy.varied import PACKAGED
 from compression.anatomy.widths import MULTIPLES, dense_figure
@@ -41,6 +42,13 @@ def check_layout(draft: Draft) -> None:
         draft.refuse(
             "/options/allocation",
             "Experts go in equal numbers from every layer: write 'uniform'.",
+            "option_conflict",
+        )
+    elif HIDDEN in (draft.specification.structure.granularity or ""):
+        draft.refuse(
+            "/options/allocation",
+            "Beside hidden channels, which all layers share, every layer keeps as many units: write "
+            "'uniform'.",
             "option_conflict",
         )
     elif layout is None:

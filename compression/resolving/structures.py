@@ -1,8 +1,9 @@
-"""Whether a target can be met by removing neurons, heads or experts, and by what. No torch."""
+"""Whether a target can be met by removing neurons, heads, experts or hidden channels, and by what. No
+torch."""
 
 from __future__ import annotations
 
-from compression.anatomy.structures import GRANULARITIES, Structure
+from compression.anatomy.structures import GRANULARITIES, Structure, unit_word
 from compression.anatomy.widths import (
     MULTIPLES,
     achieved,
@@ -16,6 +17,7 @@ from compression.anatomy.widths import (
     structures,
 )
 from compression.resolving.draft import Draft
+from compression.resolving.hidden import check_hidden
 from compression.resolving.layout import check_budget, is_varied
 from compression.specification import quantity
 
@@ -59,18 +61,19 @@ def check_kinds(draft: Draft) -> None:
         if name not in entries or entries[name]:
             continue
         able = ", ".join(other for other, fits in entries.items() if fits)
-        what = " and ".join(f"{kind}s" for kind in GRANULARITIES[granularity])
+        what = " and ".join(f"{unit_word(kind)}s" for kind in GRANULARITIES[granularity])
         hint = f"choose one of {able}" if able else "leave it out"
         draft.refuse(f"/options/{pointer}", f"{name} is not for {what}: {hint}.", "option_conflict")
     _check_clusters(draft)
     _check_sets(draft)
+    check_hidden(draft)
 
 
 def _check_sets(draft: Draft) -> None:
-    """Notes a fault for more sets of calibration data than sequences, and for sets to choose experts by."""
+    """Notes a fault for more sets of calibration data than sequences, or where no neurons and heads are chosen."""
     sets, calibration = draft.specification.options["calibration_sets"], draft.specification.calibration
-    if sets > 1 and draft.specification.structure.granularity == "expert":
-        why = "Sets of calibration data choose neurons and heads, not experts: write 1 or leave it out."
+    if sets > 1 and draft.specification.structure.granularity in ("expert", "hidden"):
+        why = "Sets of calibration data choose neurons and heads, nothing else: write 1 or leave it out."
     elif calibration is not None and sets > calibration.samples:
         why = f"There are fewer calibration sequences ({calibration.samples}): lower it, or raise samples."
     else:
@@ -97,8 +100,8 @@ def _refuse_multiple(draft: Draft, one: Structure) -> None:
     option = MULTIPLES[one.kind]
     draft.refuse(
         f"/options/{option}",
-        f"Of {one.count} {one.kind}s a layer, no smaller number that this model can have is a multiple of "
-        f"{draft.specification.options[option]}: lower it.",
+        f"Of {one.count} {unit_word(one.kind)}s a layer, no smaller number that this model can have is a "
+        f"multiple of {draft.specification.options[option]}: lower it.",
         "option_conflict",
     )
 
@@ -110,7 +113,7 @@ def _offers(draft: Draft, found: list[Structure]) -> str:
         some = (
             ", ".join(map(str, steps[:-1])) if len(steps) < 10 else f"{steps[0]}, {steps[1]}, ... {steps[-2]}"
         )
-        parts.append(f"of {one.count} {one.kind}s {some} may stay")
+        parts.append(f"of {one.count} {unit_word(one.kind)}s {some} may stay")
     return f"In every layer, {' and '.join(parts)}"
 
 

@@ -136,7 +136,8 @@ class Pruned:
 
     `layers` is the choice of layers as JSON (layer dropping only). Where neurons, heads or experts went,
     `config` is that of the smaller model, `widths` says how many stay, as JSON, and `units` which: by kind,
-    layer by layer; `gone` are the stored tensors that it does not have. Where layers kept different numbers,
+    layer by layer (hidden channels once for all); `gone` are the stored tensors that it does not have.
+    Where layers kept different numbers,
     `counts` are these by kind, `config` and weights are those of the padded model, and `written`, where the
     result comes with code of its own, is a folder with it and its settings.
     Where rows of the vocabulary went, `rows` int64 are the dense model's that stay, in their new order,

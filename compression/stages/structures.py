@@ -1,4 +1,4 @@
-"""Prune: neurons, heads or experts, as many from every layer."""
+"""Prune: neurons, heads, experts or hidden channels, as many from every layer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from compression.anatomy.families import family_of
-from compression.anatomy.structures import GRANULARITIES, Structure, Widths
-from compression.anatomy.widths import achieved, choose, structures
+from compression.anatomy.hidden_width import HIDDEN
+from compression.anatomy.structures import GRANULARITIES, Kind, Structure, Widths
+from compression.anatomy.widths import MULTIPLES, achieved, choose, structures
 from compression.block_pruning import BlockPruner, StructureSettings
 from compression.checkpoint import Store
 from compression.errors import TargetUnreachable
@@ -19,11 +20,12 @@ from compression.loading.weights import WeightReader
 from compression.pruning import Batch, Listener, finished_files
 from compression.recipes.structures import structure_options
 from compression.stages.calibration_sets import calibration_set
+from compression.stages.hidden import narrow
 from compression.stages.job import Hook, Loaded, Pruned
 from compression.stages.varied import Padding, allocate, counts_of, widths_for, write_packaged
 from compression.structured import StructurePruner
 
-_LIKE_THE_RECIPE = ("neuron_multiple", "head_multiple", "expert_multiple")
+_LIKE_THE_RECIPE = tuple(MULTIPLES.values())
 
 
 def prune_structures(
@@ -43,7 +45,8 @@ def baseline_structures(
 ) -> Pruned:
     """The same widths by the criterion of a baseline ("random", "magnitude" or another structure
     criterion)."""
-    given = {key: loaded.specification.options[key] for key in _LIKE_THE_RECIPE}
+    chosen = loaded.specification.options
+    given = {key: chosen[key] for key in _LIKE_THE_RECIPE if key in chosen}
     options = structure_options("Baseline", criterion=name)().model_dump() | given
     if loaded.store.has("allocation"):
         # The numbers that the job found, of other units.
@@ -72,20 +75,40 @@ def _pruned(
     listener: Listener,
     hook: Hook | None,
 ) -> Pruned:
-    varied = options["allocation"] != "uniform"
-    widths = _whole(loaded) if varied else widths_of(loaded)
+    settings = _settings(loaded, options)
+    batches = calibration.batches if calibration is not None else None
+    kinds = GRANULARITIES[loaded.specification.structure.granularity or ""]
+    parts = [kind for kind in kinds if kind != HIDDEN]
+    found = Pruned((), None, {}, [], None)
+    if parts:
+        found = _without_units(loaded, options, settings, batches, parts, store, listener, hook)
+    if HIDDEN in kinds:
+        found = narrow(loaded, found, settings, batches, store, listener, hook)
+    return found if found.widths is not None else replace(found, widths=_account(loaded, settings.widths))
+
+
+def _settings(loaded: Loaded, options: Mapping[str, Any]) -> StructureSettings:
     chosen = dict(options)
     axes = {item.name: chosen.pop(item.name) for item in fields(StructureSettings) if item.name in chosen}
     axes["update"] = tuple(axes["update"])
-    settings = StructureSettings(
-        **axes, widths=widths, seed=loaded.specification.seed, parameters=chosen
-    )  # fmt: skip
+    widths = _whole(loaded) if options["allocation"] != "uniform" else widths_of(loaded)
+    return StructureSettings(**axes, widths=widths, seed=loaded.specification.seed, parameters=chosen)
+
+
+def _without_units(
+    loaded: Loaded,
+    options: dict[str, Any],
+    settings: StructureSettings,
+    batches: Sequence[Batch] | None,
+    kinds: Sequence[Kind],
+    store: Store,
+    listener: Listener,
+    hook: Hook | None,
+) -> Pruned:
+    """The model without neurons, heads or experts."""
     family = family_of(loaded.admission.architecture)
     config, reader = loaded.admission.config, WeightReader(loaded.folder)
-    kinds = GRANULARITIES[loaded.specification.structure.granularity or ""]
     groups = family.groups(config, reader.names(), kinds)
-    batches = calibration.batches if calibration is not None else None
-    layers = loaded.inspection.layers
     if "expert" in kinds:
         pruner: BlockPruner[Any] = ExpertPruner(
             loaded.dense_model, groups, settings, batches, store, listener, hook
@@ -101,18 +124,18 @@ def _pruned(
                 allocate(loaded, found, options)
             return found
 
-        pruner = parts = build(calibration_set(loaded, batches, options, store, build), store)
+        varied = options["allocation"] != "uniform"
+        pruner = cutter = build(calibration_set(loaded, batches, options, store, build), store)
         if varied:
-            return _varied(loaded, parts, reader)
+            return _varied(loaded, cutter, reader)
     facts = pruner.run()
     return Pruned(
-        tuple(finished_files(store, layers)),
+        tuple(finished_files(store, loaded.inspection.layers)),
         None,
         {},
         facts,
         None,
-        config=family.resized(config, widths),
-        widths=_account(loaded, widths),
+        config=family.resized(config, {kind: settings.widths[kind] for kind in kinds}),
         units=pruner.units(),
         gone=pruner.gone(),
     )

@@ -1,4 +1,5 @@
-"""Perplexity of recipes of neurons, heads, layers and ranks on llama-5m, through whole jobs, unrecovered.
+"""Perplexity of recipes that remove neurons, heads, hidden channels, layers and ranks on llama-5m, through
+whole jobs, unrecovered.
 
 Every job aims at the same number of parameters: those without 20, 30 or 50% of the blocks'. Whole layers are
 the exception: the nearest number of them goes, and the table says how many parameters that leaves.
@@ -95,7 +96,7 @@ def target(level: float) -> float:
 
 def wanted(only: list[str], seeds: int) -> list[tuple[str, float, int]]:
     """All runs: everything once before anything twice, what has no chance in it once only."""
-    kinds = {"neuron+head", "neuron", "layer", "rank"}
+    kinds = {"neuron+head", "neuron", "hidden", "layer", "rank"}
     names = [recipe.name for recipe in recipes if kinds & set(recipe.granularities)] + list(EXTRA)
     return [
         (name, level, seed)

@@ -67,6 +67,7 @@ def _data(*entries) -> set[str]:
 def _composes_structures(recipe: Recipe) -> None:
     chosen: Any = recipe.options()
     measured = ("means", "variances", "magnitudes", "lengths", "routing", "expert.norms", "expert.products")
+    measured += ("energies",)
     needs = {name: {"calibration"} for name in measured} | DATA
     needs["mask.square"] = needs["gradient.output"] = needs["gradient.mean"]
     needs["unit.loss"] = {"calibration", "loss"}
@@ -82,7 +83,7 @@ def _composes_structures(recipe: Recipe) -> None:
     assert properties["criterion"]["enum"] == structure_criteria.names()
     assert properties["update"]["items"]["enum"] == structure_updates.names()
     assert not {"bloom", "t5", "swin"} & set(recipe.families)
-    assert ("moe" in recipe.families) == ("expert" in recipe.granularities)
+    assert ("moe" in recipe.families) == bool({"expert", "hidden"} & set(recipe.granularities))
     kinds = {kind for one in recipe.granularities for kind in GRANULARITIES[one]}
     assert all(kinds <= entry.kinds for entry in found)
 

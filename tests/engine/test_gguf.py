@@ -254,6 +254,7 @@ def test_cuts_after_which_llama_cpp_takes_another_scale() -> None:
         "architectures": ["Gemma2ForCausalLM"], "num_hidden_layers": 46, "hidden_size": 4608,
         "num_attention_heads": 32, "head_dim": 128,
     }  # fmt: skip
-    assert set(runtime.limits(config)) == {"layer", "head", "neuron+head"}
+    hidden = {"hidden", "neuron+hidden", "neuron+head+hidden"}
+    assert set(runtime.limits(config)) == {"layer", "head", "neuron+head", *hidden}
     assert set(runtime.limits({**config, "num_hidden_layers": 47})) == {"layer"}
     assert runtime.limits({**config, "num_hidden_layers": 42}) == {}

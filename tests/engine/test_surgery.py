@@ -45,7 +45,8 @@ class Surgery:
         self.inspection = Inspection.from_json(admission.inspection)
         self.family = family_of(admission.architecture)
         self.reader = WeightReader(self.dense)
-        self.counts = {one.kind: one for one in self.inspection.structures}
+        # Hidden channels have rules and tests of their own.
+        self.counts = {one.kind: one for one in self.inspection.structures if one.kind != "hidden"}
 
     def groups(self) -> list[Group]:
         return self.family.groups(self.config, self.reader.names(), list(self.counts))
@@ -127,7 +128,7 @@ def test_grid_of_heads(architecture: str, heads: int, key_values: int, tmp_path:
     assert config["num_key_value_heads"] == (possible[-1] if key_values > 1 else 1)
     again = admit_model(folder_sources(small))
     gone = sum(
-        (one.count - widths[one.kind]) * one.parameters for one in surgery.inspection.structures
+        (one.count - widths[one.kind]) * one.parameters for one in surgery.counts.values()
     ) * surgery.inspection.layers  # fmt: skip
     assert again.parameters == surgery.inspection.parameters - gone
     _generates(small)

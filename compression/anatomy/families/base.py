@@ -15,6 +15,14 @@ from typing import Any
 
 from compression.anatomy.families.reader import ConfigReader
 from compression.anatomy.inspection import Inspection, Site, Task, elements, layers_key
+from compression.anatomy.residual import (
+    LAYER_NORMS,
+    Norms,
+    Stream,
+    channel_parameters,
+    narrowed,
+    stream_of,
+)
 from compression.anatomy.structures import (
     GRANULARITIES,
     Group,
@@ -196,9 +204,9 @@ class Family(ABC):
     feed-forward is ("": the class derives it, so neurons cannot go), `cuts_heads` whether the classes read
     `head_dim`, so that heads can go while their width stays; of `even_heads`, only as many as divide the
     hidden width may stay. `experts_keys` names, of every architecture with experts, the key that says how
-    many a layer has; as many as a token takes (`num_experts_per_tok`) stay.
-    hidden width may stay. `counts_from_padding`: positions are numbered from `pad_token_id` on, so it cannot
-    change.
+    many a layer has; as many as a token takes (`num_experts_per_tok`) stay. `keeps_hidden` says why channels
+    of the residual stream cannot go ("": they can). `counts_from_padding`: positions are numbered from
+    `pad_token_id` on, so it cannot change.
     """
 
     name: str
@@ -208,6 +216,7 @@ class Family(ABC):
     even_heads: frozenset[str] = frozenset()
     experts_keys: Mapping[str, str] = MappingProxyType({})
     counts_from_padding: bool = False
+    keeps_hidden: str = LAYER_NORMS
 
     @abstractmethod
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
@@ -248,13 +257,33 @@ class Family(ABC):
             if kind == "expert":
                 counts = tuple(self._experts(config))
             found.append(Structure(kind, group.count, unit_parameters(layers, group), counts))
-        return tuple(found)
+        return (*found, *self._channels(config, parts))
+
+    def norms(self, config: Config) -> Norms:
+        """The norms of the residual stream, of families whose channels can go."""
+        raise NotImplementedError(self.keeps_hidden)
+
+    def stream(self, config: Config, names: Iterable[str]) -> Stream:
+        """The residual stream, of families whose channels can go."""
+        names = list(names)
+        return stream_of(self.parts(config, names), self.norms(config), names)
+
+    def _channels(self, config: Config, parts: Parts) -> Iterator[Structure]:
+        hidden, heads = parts.sizes.hidden, parts.sizes.heads
+        if self.keeps_hidden or hidden < 2:
+            return
+        even = config["architectures"][0] in self.even_heads
+        counts = tuple(range(heads, hidden + 1, heads)) if even else ()
+        yield Structure("hidden", hidden, channel_parameters(parts, self.norms(config)), counts)
 
     def offers(self, kind: Kind) -> bool:
         """Whether units of this kind can go in models of the family, as far as their sizes allow."""
-        return {"neuron": bool(self.neurons_key), "head": self.cuts_heads, "expert": bool(self.experts_keys)}[
-            kind
-        ]
+        return {
+            "neuron": bool(self.neurons_key),
+            "head": self.cuts_heads,
+            "expert": bool(self.experts_keys),
+            "hidden": not self.keeps_hidden,
+        }[kind]
 
     def _experts(self, config: Config) -> range:
         """The numbers of experts that a layer may have: from as many as a token takes to all."""
@@ -265,9 +294,12 @@ class Family(ABC):
 
     def groups(self, config: Config, names: Iterable[str], kinds: Iterable[Kind]) -> list[Group]:
         """The units of every layer, layer by layer, in the order of the kinds."""
+        names, kinds = list(names), list(kinds)
         parts = self.parts(config, names)
         (layers,) = parts.lists()
-        found = [group for kind in kinds for group in groups_of(layers, 0, parts.sizes, kind)]
+        parts_ = [kind for kind in kinds if kind != "hidden"]
+        found = [group for kind in parts_ for group in groups_of(layers, 0, parts.sizes, kind)]
+        found += [self.stream(config, names).group()] if "hidden" in kinds else []
         return sorted(found, key=lambda group: group.layer)
 
     def resized(self, config: Config, widths: Widths) -> dict[str, Any]:
@@ -283,6 +315,8 @@ class Family(ABC):
             result["num_attention_heads"] = widths["head"] * group
             result["num_key_value_heads"] = widths["head"] if sizes.key_value_heads > 1 else 1
             result["head_dim"] = sizes.head_dim
+        if "hidden" in widths:
+            result = narrowed(result, widths["hidden"], usual_sizes(config).head_dim)
         return result
 
     def vocabulary(self, config: Config, names: Iterable[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from compression.anatomy.families.base import Architecture, Config, Family, Part
 from compression.anatomy.families.decoder import Decoder, gated
 from compression.anatomy.families.reader import MAXIMUM_CONTEXT, ConfigReader
 from compression.anatomy.families.rope import rope_parameters, rope_parameters_by_layer
+from compression.anatomy.residual import Norms
 
 _ONE, _TWO, _THREE = "GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"
 _CONTEXTS = {_ONE: 8192, _TWO: 8192, _THREE: 131_072}
@@ -54,6 +55,7 @@ class GemmaFamily(Family):
     cuts_heads = True
     # Their config classes refuse other numbers, although the models read head_dim.
     even_heads = frozenset({_TWO, _THREE})
+    keeps_hidden = ""
     architectures: Mapping[str, Architecture] = {
         _ONE: Architecture("gemma", "text-generation"),
         _TWO: Architecture("gemma2", "text-generation"),
@@ -86,6 +88,18 @@ class GemmaFamily(Family):
         if architecture == _TWO:
             return {**config, "rope_parameters": rope_parameters(reader, size, context)}
         return {**config, "rope_parameters": rope_parameters_by_layer(reader, size, context, _THETAS)}
+
+    def norms(self, config: Config) -> Norms:
+        if config["model_type"] == "gemma":
+            return Norms(offset=1.0, scaled=True)
+        normed = config["model_type"] == "gemma3_text"
+        return Norms(
+            feed_forward="pre_feedforward_layernorm",
+            after=("post_attention_layernorm", "post_feedforward_layernorm"),
+            head_linears=("self_attn.q_proj", "self_attn.k_proj") if normed else (),
+            offset=1.0,
+            scaled=True,
+        )
 
     def parts(self, config: Config, names: Iterable[str]) -> Parts:
         sizes = usual_sizes(config)

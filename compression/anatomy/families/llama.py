@@ -11,6 +11,7 @@ from compression.anatomy.families.base import Architecture, Config, Family, Part
 from compression.anatomy.families.decoder import Decoder, gated
 from compression.anatomy.families.reader import MAXIMUM_CONTEXT, ConfigReader, shown
 from compression.anatomy.families.rope import rope_parameters
+from compression.anatomy.residual import Norms
 
 _LLAMA, _MISTRAL = "LlamaForCausalLM", "MistralForCausalLM"
 _QWEN2, _QWEN3 = "Qwen2ForCausalLM", "Qwen3ForCausalLM"
@@ -38,6 +39,7 @@ class LlamaFamily(Family):
     cuts_heads = True
     # Their config classes refuse other numbers, although the models read head_dim.
     even_heads = frozenset({_LLAMA})
+    keeps_hidden = ""
     architectures: Mapping[str, Architecture] = {
         _LLAMA: Architecture("llama", "text-generation"),
         _MISTRAL: Architecture("mistral", "text-generation"),
@@ -73,6 +75,10 @@ class LlamaFamily(Family):
         else:
             config |= _windows(architecture, reader, config["num_hidden_layers"])
         return config
+
+    def norms(self, config: Config) -> Norms:
+        normed = config["model_type"] == "qwen3"
+        return Norms(head_linears=("self_attn.q_proj", "self_attn.k_proj") if normed else ())
 
     def parts(self, config: Config, names: Iterable[str]) -> Parts:
         sizes = usual_sizes(config)

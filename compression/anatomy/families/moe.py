@@ -28,6 +28,7 @@ from compression.anatomy.families.base import (
 from compression.anatomy.families.decoder import Decoder, gated
 from compression.anatomy.families.reader import MAXIMUM_CONTEXT, ConfigReader, shown
 from compression.anatomy.families.rope import rope_parameters
+from compression.anatomy.residual import Norms
 from compression.anatomy.slices import Slice
 
 _MIXTRAL, _QWEN2, _QWEN3 = "MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"
@@ -101,6 +102,7 @@ class MoeFamily(Family):
         _QWEN3: Architecture("qwen3_moe", "text-generation"),
     }
     experts_keys = _COUNT
+    keeps_hidden = ""
 
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
         reader = keys.renamed(reader, _SPELLINGS[architecture])
@@ -124,6 +126,10 @@ class MoeFamily(Family):
             config |= _everywhere(reader)
             config |= _windows(architecture, reader, config)
         return config
+
+    def norms(self, config: Config) -> Norms:
+        normed = config["model_type"] == "qwen3_moe"
+        return Norms(head_linears=("self_attn.q_proj", "self_attn.k_proj") if normed else ())
 
     def parts(self, config: Config, names: Iterable[str]) -> Parts:
         present = list(names)

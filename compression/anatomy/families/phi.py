@@ -59,6 +59,10 @@ class PhiFamily(Family):
 
     name = "phi"
     neurons_key = "intermediate_size"
+    keeps_hidden = (
+        "Phi 1 to 2 have layer norms, and Phi 3 and 4 are taken in only with heads as wide as "
+        "hidden_size / num_attention_heads"
+    )
     architectures: Mapping[str, Architecture] = {
         _PHI: Architecture("phi", "text-generation"),
         _PHI3: Architecture("phi3", "text-generation"),

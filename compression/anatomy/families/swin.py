@@ -70,6 +70,9 @@ class SwinFamily(Family):
     """SwinForImageClassification."""
 
     name = "swin"
+    keeps_hidden = (
+        "its layer norms subtract the mean over all channels, and every stage has a width of its own"
+    )
     architectures: Mapping[str, Architecture] = {
         "SwinForImageClassification": Architecture("swin", "image-classification"),
     }

@@ -62,6 +62,7 @@ class T5Family(Family):
     the first of a list holds the table of positions for all, so none can be dropped."""
 
     name = "t5"
+    keeps_hidden = "its encoder and its decoder are two residual streams of one width, which is not built"
     architectures: Mapping[str, Architecture] = {
         _ENCODER: Architecture("t5", "feature-extraction"),
         _T5: Architecture("t5", "text2text-generation"),

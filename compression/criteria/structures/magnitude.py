@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compression.criteria.structures import structure_criteria
-from compression.criteria.units import EXPERTS, PARTS, Units
+from compression.criteria.units import CHANNELS, EXPERTS, PARTS, Units
 
 
 @structure_criteria.register
@@ -17,7 +17,7 @@ class Magnitude:
     summary = "The 2-norm of all weights and biases of the unit; needs no data."
     paper = None
     needs = frozenset[str]()
-    kinds = PARTS | EXPERTS
+    kinds = PARTS | EXPERTS | CHANNELS
 
     def score(self, units: Units, generator: torch.Generator) -> Tensor:
         """Norms float64 [units]."""

@@ -1,0 +1,29 @@
+"""SliceGPT with one rotation for all layers.
+
+The paper turns every layer into the principal directions of its own inputs and keeps the product of two
+neighbouring rotations on each skip connection, which no stock class has. Here all layers share one rotation,
+that of the inputs of all norms together, so that the result has a stock config.
+"""
+
+from __future__ import annotations
+
+from compression.recipes import recipes
+from compression.recipes.base import Paper
+from compression.recipes.structures import structure_recipe
+
+SLICEGPT = recipes.register(
+    structure_recipe(
+        "slicegpt",
+        "SliceGPT",
+        "Turns the residual stream into its principal directions and removes the last of them.",
+        Paper(
+            "SliceGPT: Compress Large Language Models by Deleting Rows and Columns",
+            "Ashkboos, Croci, Gennari do Nascimento, Hoefler, Hensman",
+            "ICLR 2024",
+            "2401.15024",
+        ),
+        granularities=("hidden",),
+        criterion="activation-energy",
+        rotation="shared",
+    )
+)
