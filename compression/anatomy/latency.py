@@ -42,7 +42,8 @@ def shape_key(inspection: Inspection) -> str:
     """Hex digest of everything that the time of a forward pass depends on in a model: models of one shape
     share a table."""
     names = (
-        "architecture", "task", "layers", "hidden", "heads", "key_value_heads", "head_dim", "ffn", "vocabulary",
+        "architecture", "task", "layers", "hidden", "heads", "key_value_heads", "head_dim", "ffn",
+        "vocabulary",
         "context", "image", "tied_embeddings", "has_pooler", "token_macs", "sequence_macs", "layer_macs",
     )  # fmt: skip
     facts: dict[str, Any] = {name: getattr(inspection, name) for name in names}
@@ -109,7 +110,9 @@ class LatencyTable(BaseModel):
 
     def varied_seconds(self, layers: int, counts: Mapping[str, Sequence[int]]) -> float:
         """Of a model whose layers keep numbers of units of their own."""
-        less = [sum(self.saved(kind, kept[layer]) for kind, kept in counts.items()) for layer in range(layers)]
+        less = [
+            sum(self.saved(kind, kept[layer]) for kind, kept in counts.items()) for layer in range(layers)
+        ]
         return self.rest + sum(max(0.0, self.layer - saved) for saved in less)
 
 
@@ -142,8 +145,8 @@ class Timing:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Timing:
         """Reads what `to_json` gave. Raises pydantic.ValidationError."""
-        tables = (LatencyTable.model_validate(data[name]) for name in ("dense", "result"))
-        return cls(*tables, measured_at=data["measured_at"])
+        dense, result = (LatencyTable.model_validate(data[name]) for name in ("dense", "result"))
+        return cls(dense, result, data["measured_at"])
 
 
 def never_falling(values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
@@ -174,8 +177,8 @@ def timed_dtypes(specification: JobSpecification, inspection: Inspection) -> tup
 def pair_tables(
     specification: JobSpecification, inspection: Inspection, tables: Sequence[tuple[LatencyTable, str | None]]
 ) -> list[Timing]:
-    """What the tables (each with the time it was measured at, newest first) say of a job: one for each device,
-    threads and software that has what the job needs, in the order of the tables."""
+    """What the tables (each with the time it was measured at, newest first) say of a job: one for each
+    device, threads and software that has what the job needs, in the order of the tables."""
     dtypes = timed_dtypes(specification, inspection)
     shape, tokens = shape_key(inspection), timed_tokens(inspection)
     kind = "cuda" if specification.queue == "gpu" else "cpu"

@@ -42,7 +42,7 @@ from compression.loading.skeleton import compute_buffers
 CACHE_BYTES = 64 << 20
 LEAST_ROUNDS = 5
 ROUNDS = 40
-SECONDS = 10.0
+SECONDS = 6.0
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 """Shares of the units at which layers are timed, beside the fewest and all of them."""
 
@@ -69,7 +69,9 @@ def timed_counts(one: Structure) -> list[int]:
     """The numbers of units that layers are timed with, ascending, all last."""
     possible = [*(one.counts or range(1, one.count)), one.count]
     # Widths that no multiple of 8 make kernels slower than their neighbours, which would spoil both.
-    round_ones = [n for n in possible if one.kind != "neuron" or one.count < 64 or n % 8 == 0 or n == one.count]
+    round_ones = [
+        n for n in possible if one.kind != "neuron" or one.count < 64 or n % 8 == 0 or n == one.count
+    ]
     wanted = [one.count * share for share in (0.0, *SHARES)]
     nearest = {min(round_ones, key=lambda n: abs(n - share)) for share in wanted}
     return sorted({*nearest, one.count})
@@ -156,7 +158,7 @@ class Stopwatch:
         """Now; on a CUDA device, when what was asked of it so far is done."""
         if not self._cuda:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
@@ -207,7 +209,9 @@ class TimedModel:
         return self._watch.between(self._marks["first"], self._marks["last"]), total
 
 
-def build_model(config: Mapping[str, Any], dtype: str, device: str, like: nn.Module | None = None) -> nn.Module:
+def build_model(
+    config: Mapping[str, Any], dtype: str, device: str, like: nn.Module | None = None
+) -> nn.Module:
     """A model of the configuration's class with random weights; those outside its layers are shared with
     ``like``."""
     architecture = config["architectures"][0]
@@ -254,7 +258,11 @@ def _models(request: Mapping[str, Any]) -> tuple[TimedModel, dict[str, list[Time
     """The dense model, and those of each kind with fewer units."""
     config, device, dtype = request["config"], request["device"], request["dtype"]
     path = ARCHITECTURES[config["architectures"][0]].blocks[0]
-    family, kept, batch = family_of(config["architectures"][0]), range(int(request["layers"])), example(request)
+    family, kept, batch = (
+        family_of(config["architectures"][0]),
+        range(int(request["layers"])),
+        example(request),
+    )
 
     def timed(settings: Mapping[str, Any], like: nn.Module | None) -> tuple[nn.Module, TimedModel]:
         model = build_model(trimmed_config(settings, kept), dtype, device, like)

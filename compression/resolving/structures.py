@@ -16,6 +16,7 @@ from compression.anatomy.widths import (
     structures,
 )
 from compression.resolving.draft import Draft
+from compression.resolving.latency import check_latency
 from compression.resolving.layout import check_budget, is_varied
 from compression.specification import quantity
 
@@ -27,14 +28,20 @@ def check_structures(draft: Draft) -> None:
     options = dict(draft.specification.options)
     for one in found:
         if MULTIPLES[one.kind] not in draft.given_options:
-            options[MULTIPLES[one.kind]] = default_multiple(one)
+            options[MULTIPLES[one.kind]] = default_multiple(one, draft.specification.queue)
     draft.replace(options=options)
-    if is_varied(draft):
+    varied = is_varied(draft)
+    if draft.specification.target.kind == "latency":
+        check_latency(draft)
+    elif varied:
         check_budget(draft)
+    if varied:
         return
     for one in found:
         if len(counts(one, draft.specification)) == 1:
             _refuse_multiple(draft, one)
+    if draft.specification.target.kind == "latency":
+        return
     if draft.faults or choose(draft.specification, draft.inspection) is not None:
         return
     target = draft.specification.target

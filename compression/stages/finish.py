@@ -31,6 +31,7 @@ from compression.recovery.types import RecoveryContext
 from compression.stages.data import evaluation_length, recovery_rows
 from compression.stages.job import Data, Loaded, Pruned, Watched
 from compression.stages.retold import check_rows
+from compression.stages.timing import predicted
 from compression.stages.varied import write_packaged
 
 # What the artifact is verified on: few enough to keep whole logits, from the evaluation data where there is
@@ -240,6 +241,8 @@ def check(
         threads=threads,
         device=device,
     )
+    if measured["latency"] is not None:
+        measured["latency"]["predicted"] = predicted(loaded, pruned)
     loaded.observer.progress(2, 2)
     return verified, with_pruned_memory(measured, verified)
 

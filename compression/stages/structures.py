@@ -8,7 +8,8 @@ from typing import Any
 
 from compression.anatomy.families import family_of
 from compression.anatomy.structures import GRANULARITIES, Structure, Widths
-from compression.anatomy.widths import achieved, choose, structures
+from compression.anatomy.timed import target_widths
+from compression.anatomy.widths import achieved, structures
 from compression.block_pruning import BlockPruner, StructureSettings
 from compression.checkpoint import Store
 from compression.errors import TargetUnreachable
@@ -19,6 +20,7 @@ from compression.loading.weights import WeightReader
 from compression.pruning import Listener, finished_files
 from compression.recipes.structures import structure_options
 from compression.stages.job import Hook, Loaded, Pruned
+from compression.stages.timing import reach, timing_of
 from compression.stages.varied import Padding, allocate, counts_of, widths_for, write_packaged
 from compression.structured import StructurePruner
 
@@ -53,12 +55,12 @@ def baseline_structures(
 
 def widths_of(loaded: Loaded) -> dict[str, int]:
     """How many units of each kind stay in every layer. Raises TargetUnreachable."""
-    found = choose(loaded.specification, loaded.inspection)
+    found = target_widths(loaded.specification, loaded.inspection, timing_of(loaded))
     if found is None:
         target = loaded.specification.target
         raise TargetUnreachable(
             f"target.{target.kind} {target.value} cannot be met by removing "
-            f"{loaded.specification.structure.granularity} units of this model"
+            f"{loaded.specification.structure.granularity} units of this model{reach(loaded)}"
         )
     return found
 
