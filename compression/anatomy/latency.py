@@ -108,6 +108,12 @@ class LatencyTable(BaseModel):
         less = sum(self.saved(kind, kept) for kind, kept in (widths or {}).items())
         return self.rest + layers * max(0.0, self.layer - less)
 
+    def scaled(self, factor: float) -> LatencyTable:
+        """The same shares of other seconds."""
+        levels = {kind: tuple((n, at * factor) for n, at in steps) for kind, steps in self.levels.items()}
+        changed = {"layer": self.layer * factor, "rest": self.rest * factor, "levels": levels}
+        return self.model_copy(update=changed)
+
     def varied_seconds(self, layers: int, counts: Mapping[str, Sequence[int]]) -> float:
         """Of a model whose layers keep numbers of units of their own."""
         less = [

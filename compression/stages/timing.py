@@ -4,6 +4,8 @@ device left them; and what they promise for a result."""
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -77,12 +79,28 @@ def _measured(loaded: Loaded, dtype: str) -> LatencyTable:
         device=str(loaded.device),
         threads=loaded.request.threads,
     )
+    _leave(loaded, table)
+    return table
+
+
+def _leave(loaded: Loaded, table: LatencyTable) -> None:
     cache = loaded.request.cache
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
         text = json.dumps(table.model_dump(mode="json"), sort_keys=True)
         (cache / f"latency-{table.key}.json").write_text(text, encoding="utf-8")
-    return table
+
+
+def correct(loaded: Loaded, promised: Mapping[str, Any], latency: Mapping[str, Any]) -> None:
+    """Move the seconds of the tables halfway (of their logarithm) to what was just measured of the whole
+    models, for plans and later jobs: a minute of measuring knows a device better than the seconds that a
+    table took, and one job does not know it for good. The shares of widths stay."""
+    timing = timing_of(loaded)
+    if timing is None:
+        return
+    forward = latency["cases"][0]
+    for name, table in {"pruned": timing.result, "dense": timing.dense}.items():
+        _leave(loaded, table.scaled(math.sqrt(forward[name]["median"] / promised[name])))
 
 
 def _left(loaded: Loaded, dtype: str) -> LatencyTable | None:
