@@ -222,7 +222,7 @@ def build_model(
     model.eval()
     place = torch.device(device)
     compute_buffers(model, model, place)
-    given = {} if like is None else dict(like.named_parameters())
+    given = {} if like is None else dict(like.named_parameters(remove_duplicate=False))
     generator = torch.Generator(place).manual_seed(0)
     for owner_name, module in model.named_modules():
         for name, parameter in list(module._parameters.items()):
