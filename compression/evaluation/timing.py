@@ -43,6 +43,8 @@ CACHE_BYTES = 64 << 20
 LEAST_ROUNDS = 5
 ROUNDS = 40
 SECONDS = 6.0
+SLOW = 0.1
+"""Seconds from which it does not matter what the caches held before."""
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 """Shares of the units at which layers are timed, beside the fewest and all of them."""
 
@@ -276,6 +278,12 @@ def _models(request: Mapping[str, Any]) -> tuple[TimedModel, dict[str, list[Time
     return base, others
 
 
+def _settled(model: TimedModel) -> float:
+    """Seconds of the layers: of the second run of two, if they are quick."""
+    taken = model.layers()
+    return model.layers() if taken < SLOW else taken
+
+
 @torch.inference_mode()
 def work_through(request: Mapping[str, Any]) -> dict[str, Any]:
     """What the timing process does: builds the models, and times them in turns."""
@@ -289,10 +297,11 @@ def work_through(request: Mapping[str, Any]) -> dict[str, Any]:
             end = time.perf_counter() + float(request["seconds"])
         if number >= LEAST_ROUNDS and time.perf_counter() > end:
             break
-        # Each is run once untimed before, so that it meets the caches that it would have alone.
-        base.whole()
+        # What is quick is run once before, so that it meets the caches that it would have alone.
         layers, total = base.whole()
-        again = {kind: [(one.layers(), one.layers())[1] for one in models] for kind, models in others.items()}
+        if layers < SLOW:
+            layers, total = base.whole()
+        again = {kind: [_settled(one) for one in models] for kind, models in others.items()}
         if number < 0:
             continue
         dense.append(layers)

@@ -20,7 +20,7 @@ from compression.anatomy.latency import (
 from compression.anatomy.structures import GRANULARITIES
 from compression.anatomy.timed import LATENCY, fastest
 from compression.evaluation import probe
-from compression.evaluation.timing import measure_table, runtime, times_layers
+from compression.evaluation.timing import TimingFailed, measure_table, runtime, times_layers
 from compression.stages.job import Loaded, Pruned
 
 STEP = "latency"
@@ -41,15 +41,20 @@ def wants_table(loaded: Loaded) -> bool:
 
 def prepare(loaded: Loaded) -> None:
     """See that there is a table for every dtype that the job computes in. Of a job that aims at a latency
-    they are kept as step `latency`, so that it decides the same if it is taken up again. Raises
-    TimingFailed."""
+    they are kept as step `latency`, so that it decides the same if it is taken up again. Raises TimingFailed
+    for such a job; another one goes on without."""
     if not wants_table(loaded) or loaded.store.has(STEP):
         return
+    aims = loaded.specification.target.kind == LATENCY
     tables: dict[str, LatencyTable] = {}
-    for dtype in timed_dtypes(loaded.specification, loaded.inspection):
-        if dtype not in tables:
+    for dtype in dict.fromkeys(timed_dtypes(loaded.specification, loaded.inspection)):
+        try:
             tables[dtype] = _left(loaded, dtype) or _measured(loaded, dtype)
-    if loaded.specification.target.kind == LATENCY:
+        except TimingFailed as error:
+            if aims:
+                raise
+            loaded.observer.log(f"no latency will be predicted: {error}")
+    if aims:
         loaded.store.save(STEP, None, _pair(loaded, tables).to_json())
 
 
