@@ -17,7 +17,7 @@ from compression.report.build import build
 from compression.report.html import render
 from compression.report.types import ReportInputs
 from compression.stages import data as datasets
-from compression.stages import finish, load, prune, retold
+from compression.stages import finish, load, prune, retold, timing
 from compression.stages.job import Loaded, Observer, Request
 from compression.stages.judge import Qualities
 
@@ -68,7 +68,7 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     loaded = load.load(request, observer, hook or (lambda name: None))
     resumed = bool(loaded.store.names())
     clock.enter("inspect")
-    load.check_weights(loaded)
+    _inspect(loaded)
     clock.enter("baseline")
     data = datasets.open_data(loaded)
     judged = Qualities(loaded, data)
@@ -107,6 +107,12 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
         )
     )
     return _write(request.work, artifact, report)
+
+
+def _inspect(loaded: Loaded) -> None:
+    """Look at the values of the weights, and see that the times of layers are known where they are needed."""
+    load.check_weights(loaded)
+    timing.prepare(loaded)
 
 
 def _provenance(loaded: Loaded) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from compression import options
 from compression.anatomy.budget import default_length
 from compression.anatomy.inspection import Inspection
+from compression.anatomy.latency import Timing
 from compression.catalogue import Catalogue, Offer
 from compression.errors import Fault, SpecificationInvalid
 from compression.loading.dataset_files import DatasetFacts
@@ -28,13 +29,15 @@ def resolve(
     catalogue: Catalogue,
     inspection: Inspection,
     datasets: Mapping[str, DatasetFacts],
+    timings: Sequence[Timing] = (),
 ) -> JobSpecification:
-    """The specification with nothing left open, for this model and these datasets (by id).
+    """The specification with nothing left open, for this model and these datasets (by id). `timings` are what
+    is known of the model's latency, newest first; they refuse what none of them reaches, and change nothing.
 
     Resolving a resolved specification changes nothing. Raises SpecificationInvalid with every fault found.
     """
     recipe = _recipe(spec, catalogue)
-    draft = Draft(spec, recipe, catalogue, inspection, datasets)
+    draft = Draft(spec, recipe, catalogue, inspection, datasets, timings)
     _check_family(draft)
     granularity = _granularity(draft)
     draft.update("structure", granularity=granularity)

@@ -94,7 +94,11 @@ class Target(Part):
         default=None, description="Multiply-accumulates for one sequence: a ratio or an amount."
     )
     bytes: Amount | None = Field(default=None, description="Bytes of the weight files: a ratio or an amount.")
-    latency: Amount | None = Field(default=None, description="Time of a forward pass: a ratio or an amount.")
+    latency: Amount | None = Field(
+        default=None,
+        description="Time of a forward pass over one sequence (256 tokens of a decoder, 128 of an encoder, "
+        "one image) on the worker's device, by a table of measured layer times: a ratio or an amount.",
+    )
     layers: Annotated[Whole, Field(ge=1, le=4096)] | None = Field(
         default=None, description="Number of layers to remove (granularity layer)."
     )

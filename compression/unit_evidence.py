@@ -33,7 +33,8 @@ LEVELS = 8
 class PrunedEvidence:
     """Evidence (see `UnitEvidence`) of a pruner's groups, measured when it is first asked for.
 
-    `costs` are those of one unit by kind, `steps` the numbers of units that may stay by the name of a group.
+    `spent` says what so many units of a kind cost in one layer, `steps` the numbers of units that may stay by
+    the name of a group.
     `scratch` is a folder of its own for cut layers, emptied at the start.
     """
 
@@ -41,7 +42,7 @@ class PrunedEvidence:
         self,
         pruner: StructurePruner,
         open_model: Callable[[], StreamedModel],
-        costs: Mapping[str, int],
+        spent: Callable[[str, int], int],
         steps: Mapping[str, Sequence[int]],
         scratch: Path,
         listener: Listener,
@@ -51,7 +52,7 @@ class PrunedEvidence:
         self.groups = pruner.all_groups
         self._pruner = pruner
         self._model = open_model()
-        self._costs, self._steps = costs, steps
+        self._spent, self._steps = spent, steps
         self._scratch, self._variants = scratch, variants
         shutil.rmtree(scratch, ignore_errors=True)
         self._listener = listener
@@ -62,9 +63,9 @@ class PrunedEvidence:
         self._divergences: dict[str, float] = {}
         self._submodels = Submodels(self._model.reader, self.groups, self._judge, pruner.store)
 
-    def cost(self, group: Group) -> int:
-        """Of one unit."""
-        return self._costs[group.kind]
+    def spent(self, group: Group, kept: int) -> int:
+        """What it costs to keep so many units."""
+        return self._spent(group.kind, kept)
 
     def steps(self, group: Group) -> Sequence[int]:
         """The numbers of units that may stay."""

@@ -48,7 +48,8 @@ def verdicts(report: Json) -> list[str]:
     target = report["target"]
     achieved = target.get("achieved")
     ratio = target.get("ratio")
-    reached = "not measured" if achieved is None else display.number(achieved)
+    form = display.seconds if target["kind"] == "latency" else display.number
+    reached = "not measured" if achieved is None else form(achieved)
     if ratio is not None:
         reached += f" ({ratio:.3f}x)"
     lines = [f"target: {target['kind']} {target['requested']} requested, {reached} achieved"]
@@ -71,8 +72,12 @@ def show_plan(plan: Json) -> None:
         for key, label, form in (*COSTS, ("memory_bytes", "memory", display.size))
         if dense.get(key) is not None
     ]
+    latency = plan.get("latency") or {}
+    rows += [_latency_row(one) for one in latency.get("predictions") or []]
     if rows:
         display.show_table(("", "dense", "pruned", "ratio"), rows, right=(1, 2, 3))
+    if latency.get("reason"):
+        display.output.print(f"latency: {latency['reason']}", markup=False)
     estimate = plan.get("estimate") or {}
     if estimate.get("seconds") is not None:
         memory = display.size(estimate.get("memory_bytes"))
@@ -80,6 +85,13 @@ def show_plan(plan: Json) -> None:
         display.output.print(f"estimate: {took}, {memory} of memory while running", markup=False)
     for note in plan.get("notes") or []:
         display.output.print(f"note: {note}", markup=False)
+
+
+def _latency_row(predicted: Json) -> list[str]:
+    """The time of one forward pass on one device."""
+    dense, pruned = predicted.get("dense"), predicted.get("pruned")
+    times = display.seconds(dense), display.seconds(pruned), display.ratio(pruned, dense)
+    return [f"latency, {predicted.get('device')}, {predicted.get('threads')} threads", *times]
 
 
 def _cost_rows(report: Json, states: Sequence[str]) -> list[list[str]]:

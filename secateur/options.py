@@ -18,7 +18,10 @@ Sparsity = Annotated[
 ]
 Target = Annotated[
     str | None,
-    Option(metavar="KIND=VALUE", help="Another target: parameters=0.7, macs=0.6, bytes=1.2GB, layers=2."),
+    Option(
+        metavar="KIND=VALUE",
+        help="Another target: parameters=0.7, macs=0.6, bytes=1.2GB, latency=40ms, layers=2.",
+    ),
 ]
 Recipe = Annotated[
     str | None,

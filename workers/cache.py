@@ -65,12 +65,10 @@ def _checked(path: Path) -> str | None:
     """The text of a file that a runner left, if it is a plain small file of names and finite numbers."""
     if not _NAME.fullmatch(path.name):
         return None
+    raw = read_plain(path)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            raw = file.read(FILE_BYTES + 1)
-        values = json.loads(raw) if len(raw) <= FILE_BYTES else None
-    except (OSError, ValueError, RecursionError):
+        values = None if raw is None else json.loads(raw)
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict):
         return None
@@ -79,3 +77,14 @@ def _checked(path: Path) -> str | None:
     ):
         return None
     return json.dumps(values, sort_keys=True)
+
+
+def read_plain(path: Path) -> bytes | None:
+    """The content of a file that a runner left; None for links, large files and what cannot be read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            raw = file.read(FILE_BYTES + 1)
+    except OSError:
+        return None
+    return raw if len(raw) <= FILE_BYTES else None

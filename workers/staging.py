@@ -14,7 +14,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
+from compression.anatomy.latency import LatencyTable
 from compression.specification import named_datasets
 from service import faults
 from service.blobs import CHUNK_BYTES, Blob, BlobStore
@@ -32,9 +33,11 @@ from service.files.repository import FileEntry, Files
 from service.leases.repository import Lease
 from service.models.repository import Models
 from service.settings import Settings
+from service.timings.repository import Timings
 from workers import processes
 from workers.cache import Measurements
 from workers.sandbox import Policy
+from workers.timings import lend_times
 
 _log = structlog.get_logger(__name__)
 _FOREIGN_SECONDS: Final = 30 * 86400.0
@@ -51,10 +54,12 @@ class Abandoned(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a job needs: the model's files as admitted, and one file for each dataset."""
+    """What a job needs: the model's files as admitted, one file for each dataset, and known times of
+    layers."""
 
     model: tuple[FileEntry, ...]
     datasets: Mapping[str, FileEntry]
+    times: Sequence[LatencyTable] = ()
 
     @property
     def bytes(self) -> int:
@@ -69,6 +74,7 @@ def find_inputs(database: Database, lease: Lease) -> Inputs:
         return Inputs(
             model=tuple(files.of(model.id)),
             datasets={name: files.of(name)[0] for name in sorted(named_datasets(lease.specification))},
+            times=Timings(session, lease.tenant_id).newest(),
         )
 
 
@@ -83,6 +89,7 @@ class Staging:
         self._lease = lease
         self._blobs = blobs
         self.measurements = Measurements(settings.home, lease.tenant_id)
+        self.lent_times: Sequence[LatencyTable] = ()
         self._checkpoint: dict[str, dict[str, Any]] = {}
         self.abandoned = threading.Event()
 
@@ -105,6 +112,8 @@ class Staging:
             readable.append(self._materialise(file.sha256, datasets[name]))
         readable += self._restore()
         self.measurements.lend(self.path)
+        self.lent_times = inputs.times
+        lend_times(inputs.times, self.path)
         policy = Policy(
             work=self.path,
             hidden=tuple(hidden_paths(self._settings)),

@@ -38,6 +38,7 @@ from workers.process import RunnerProcess
 from workers.publication import Publication, publish
 from workers.space import NO_SPACE, STORAGE_FULL, is_full
 from workers.staging import Staging, StagingInvalid, find_inputs
+from workers.timings import keep_times, new_times
 
 _log = structlog.get_logger(__name__)
 _Result = TypeVar("_Result")
@@ -193,7 +194,14 @@ class Supervisor:
             raise
         finally:
             runner.stop(grace, self._keep_lease)
+        self._keep_times()
         self._judge(runner)
+
+    def _keep_times(self) -> None:
+        """Times of layers hold for plans and later jobs, also where the job itself fails."""
+        tables = new_times(self._staging.lent_times, self._staging.path)
+        if tables:
+            self._held.ask(lambda: keep_times(self._database, self._held.lease.tenant_id, tables))
 
     def _listen(self, runner: RunnerProcess) -> None:
         started_at = clock()

@@ -1,8 +1,8 @@
 """What an allocation of units is, and the arithmetic that makes each of them exact.
 
-A group is the units of one kind in one layer. Keeping n of a group's units costs n times the cost of a unit
-of its kind (parameters, multiply-accumulates or bytes, as the target counts); the sum over all groups must
-not exceed the budget.
+A group is the units of one kind in one layer. Keeping n of a group's units costs what its kind says: n times
+the cost of a unit (parameters, multiply-accumulates or bytes, as the target counts), or the measured time of
+a layer that keeps n. More units always cost more; the sum over all groups must not exceed the budget.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Costs(Protocol):
         """All groups, in the model's order."""
         ...
 
-    def cost(self, group: Group) -> int:
-        """Of one unit."""
+    def spent(self, group: Group, kept: int) -> int:
+        """What it costs to keep so many units."""
         ...
 
     def steps(self, group: Group) -> Sequence[int]:
@@ -114,9 +114,9 @@ class Some:
     costs: Costs
     groups: Sequence[Group]
 
-    def cost(self, group: Group) -> int:
-        """Of one unit."""
-        return self.costs.cost(group)
+    def spent(self, group: Group, kept: int) -> int:
+        """What it costs to keep so many units."""
+        return self.costs.spent(group, kept)
 
     def steps(self, group: Group) -> Sequence[int]:
         """The numbers of units that may stay."""
@@ -125,7 +125,12 @@ class Some:
 
 def total(evidence: Costs, keep: Mapping[str, int]) -> int:
     """What it costs to keep so many."""
-    return sum(keep[group.name] * evidence.cost(group) for group in evidence.groups)
+    return sum(evidence.spent(group, keep[group.name]) for group in evidence.groups)
+
+
+def saved(evidence: Costs, group: Group, before: int, after: int) -> int:
+    """What is saved when a group goes from so many units to fewer."""
+    return evidence.spent(group, before) - evidence.spent(group, after)
 
 
 def kept_by_score(evidence: UnitEvidence, keep: Mapping[str, int]) -> dict[str, Tensor]:
@@ -144,7 +149,7 @@ def check_budget(evidence: Costs, budget: int) -> None:
     """Raises TargetUnreachable if even as few as may stay cost more."""
     fewest = total(evidence, least(evidence))
     if fewest > budget:
-        whole = sum(group.count * evidence.cost(group) for group in evidence.groups)
+        whole = sum(evidence.spent(group, group.count) for group in evidence.groups)
         raise TargetUnreachable(
             f"at least {fewest / whole:.4f} of the cost of these units stays, but the target leaves "
             f"{budget / whole:.4f}: lower the target, or the multiples that widths are rounded to"
@@ -175,7 +180,7 @@ def cheapest(evidence: Costs, budget: int, price: Price) -> Keep:
         _, number = heapq.heappop(queue)
         group = evidence.groups[number]
         step = [step for step in evidence.steps(group) if step < keep[group.name]][-1]
-        spent -= (keep[group.name] - step) * evidence.cost(group)
+        spent -= saved(evidence, group, keep[group.name], step)
         keep[group.name] = step
         offer(number)
     return filled(evidence, keep, budget, price)
@@ -189,13 +194,13 @@ def filled(evidence: Costs, keep: Mapping[str, int], budget: int, price: Price) 
         fitting = []
         for number, group in enumerate(evidence.groups):
             above = next((step for step in evidence.steps(group) if step > found[group.name]), None)
-            if above is not None and (above - found[group.name]) * evidence.cost(group) <= left:
+            if above is not None and saved(evidence, group, above, found[group.name]) <= left:
                 fitting.append((-price(group, above, found[group.name]), number, above))
         if not fitting:
             return found
         _, number, above = min(fitting)
         group = evidence.groups[number]
-        left -= (above - found[group.name]) * evidence.cost(group)
+        left -= saved(evidence, group, above, found[group.name])
         found[group.name] = above
 
 
@@ -205,7 +210,7 @@ def by_loss(evidence: UnitEvidence) -> Price:
     def price(group: Group, before: int, after: int) -> float:
         losses = evidence.losses(group)
         lost = losses[group.count - after] - losses[group.count - before]
-        return lost / ((before - after) * evidence.cost(group))
+        return lost / saved(evidence, group, before, after)
 
     return price
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from compression.anatomy import count_macs
 from compression.anatomy.budget import (
-    layers_to_remove,
     removals,
     removed_in_all,
     selected_sites,
@@ -20,13 +19,15 @@ from compression.anatomy.budget import (
 from compression.anatomy.factors import factor_names
 from compression.anatomy.hidden_width import HIDDEN, subject, turned
 from compression.anatomy.inspection import ITEM_SIZES, Inspection
+from compression.anatomy.latency import Timing
+from compression.anatomy.latency_plan import NO_TABLE, UNKNOWN_CUT, predictions
 from compression.anatomy.macs import used_macs
 from compression.anatomy.ranks import RANK, rank_budget, stored, uniform_ranks, with_ranks
 from compression.anatomy.structures import GRANULARITIES
-from compression.anatomy.unit_budget import unit_budget
+from compression.anatomy.timed import LATENCY, target_budget, target_layers, target_widths
 from compression.anatomy.varied import varied
 from compression.anatomy.vocabulary import VOCABULARY, rows_wanted, with_rows
-from compression.anatomy.widths import achieved, choose, resized
+from compression.anatomy.widths import achieved, resized
 from compression.specification import JobSpecification
 
 # Rough speeds, in multiply-accumulates a second, of what a queue usually stands for.
@@ -43,18 +44,26 @@ _BASIS = (
 )
 
 
-def plan(specification: JobSpecification, inspection: Inspection) -> dict[str, Any]:
-    """The plan of a resolved specification, as JSON data.
+def plan(
+    specification: JobSpecification, inspection: Inspection, timings: Sequence[Timing] = ()
+) -> dict[str, Any]:
+    """The plan of a resolved specification, as JSON data; `timings` are what is known of the model's latency,
+    newest first.
 
     `parameters` and `nonzeros` count elements (the dense model is taken to have no zeros), `bytes` those of
     the weight files, `macs` those of all matrix products of one sequence, zeros included, `macs_nonzero`
     without the zeros, `memory_bytes` weights plus activations of one sequence. Ratios are pruned / dense.
+    `latency` are seconds of one forward pass on each device that has a table of measured times. Where the
+    target is a latency and there is no table, what will be cut is not known: `pruned` is null.
     """
+    timing = timings[0] if timings else None
+    if specification.target.kind == LATENCY and timing is None:
+        return _unmeasured(specification, inspection)
     length = stated_length(specification, inspection)
     if specification.structure.granularity == "layer":
-        cut, left, removed = _layer_cut(specification, inspection)
+        cut, left, removed = _layer_cut(specification, inspection, timing)
     elif specification.structure.granularity in GRANULARITIES:
-        cut, left, removed = _structure_cut(specification, inspection)
+        cut, left, removed = _structure_cut(specification, inspection, timing)
     elif specification.structure.granularity == VOCABULARY:
         cut, left, removed = _vocabulary_cut(specification, inspection)
     elif specification.structure.granularity == RANK:
@@ -74,10 +83,30 @@ def plan(specification: JobSpecification, inspection: Inspection) -> dict[str, A
         "dense": dense,
         "pruned": pruned,
         "ratios": {name: round(pruned[name] / dense[name], 6) for name in dense if dense[name]},
+        "latency": predictions(specification, inspection, cut, timings),
         "cut": cut,
         "sequence_length": length,
         "estimate": _estimate(specification, inspection, dense["macs"], length),
         "notes": _notes(specification, inspection),
+    }
+
+
+def _unmeasured(specification: JobSpecification, inspection: Inspection) -> dict[str, Any]:
+    """The plan of a job that finds out what to cut by measuring."""
+    length = stated_length(specification, inspection)
+    dense = _figures(inspection, inspection.dtype, length, {})
+    dense["bytes"] += inspection.other_bytes
+    cut: dict[str, Any] = {"sites": [], "weights_removed": None, "layers_removed": None}
+    return {
+        "valid": True,
+        "dense": dense,
+        "pruned": None,
+        "ratios": {},
+        "latency": {"reason": NO_TABLE, "predictions": []},
+        "cut": cut,
+        "sequence_length": length,
+        "estimate": _estimate(specification, inspection, dense["macs"], length),
+        "notes": [UNKNOWN_CUT, *_notes(specification, inspection)],
     }
 
 
@@ -108,20 +137,20 @@ def _spread(inspection: Inspection, counts: Mapping[str, int | None], total: int
 
 
 def _layer_cut(
-    specification: JobSpecification, inspection: Inspection
+    specification: JobSpecification, inspection: Inspection, timing: Timing | None
 ) -> tuple[dict[str, Any], Inspection, Removed]:
-    count = layers_to_remove(specification, inspection) or 0
+    count = target_layers(specification, inspection, timing) or 0
     left = without_layers(inspection, count)
     total = inspection.prunable_parameters - left.prunable_parameters
     return {"sites": [], "weights_removed": total, "layers_removed": count}, left, {}
 
 
 def _structure_cut(
-    specification: JobSpecification, inspection: Inspection
+    specification: JobSpecification, inspection: Inspection, timing: Timing | None
 ) -> tuple[dict[str, Any], Inspection, Removed]:
     if specification.options.get("allocation", "uniform") != "uniform":
-        return _varied_cut(specification, inspection)
-    widths = choose(specification, inspection)
+        return _varied_cut(specification, inspection, timing)
+    widths = target_widths(specification, inspection, timing)
     assert widths is not None, "a resolved target can be met"
     left = resized(subject(specification, inspection), widths)
     shapes = {site.name: site.shape for site in left.sites}
@@ -155,12 +184,12 @@ def _structure_cut(
 
 
 def _varied_cut(
-    specification: JobSpecification, inspection: Inspection
+    specification: JobSpecification, inspection: Inspection, timing: Timing | None
 ) -> tuple[dict[str, Any], Inspection, Removed]:
     """Where layers keep different numbers: what is left if they kept the same share. Only what the target
     counts is known to a step."""
-    budget = unit_budget(specification, inspection)
-    share = budget.total / budget.whole
+    budget = target_budget(specification, inspection, timing)
+    share = budget.share
     known = [one for one in inspection.structures if one.kind in budget.costs]
     left = varied(inspection, {one.kind: _spread_units(one.count * share, inspection) for one in known})
     sizes = {site.name: site.size for site in left.sites}
@@ -174,6 +203,7 @@ def _varied_cut(
         "layers_removed": None,
         "widths": {one.kind: {"dense": one.count, "kept": None} for one in known},
         "sparsity": 1 - share,
+        "share": share,
     }
     if specification.output.layout == "packaged":
         return cut, left, {}

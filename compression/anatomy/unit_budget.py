@@ -3,7 +3,8 @@ Exact, and no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from compression.anatomy.inspection import Inspection
 from compression.anatomy.structures import Structure
@@ -15,13 +16,33 @@ from compression.specification import JobSpecification
 class UnitBudget:
     """`costs` are those of one unit by kind, in what the target counts (parameters for a sparsity); all units
     that stay cost at most `total`, of `whole`. `steps` are the numbers of units of one layer that may stay by
-    kind, ascending, all of them last."""
+    kind, ascending, all of them last. Where a unit has no cost of its own (times), `curves` say by kind what
+    0, 1, ... all units of a layer cost, and `costs` are means."""
 
     costs: dict[str, int]
     steps: dict[str, list[int]]
     total: int
     whole: int
     least: int
+    curves: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def spent(self, kind: str, kept: int) -> int:
+        """What so many units of one layer cost."""
+        curve = self.curves.get(kind)
+        return kept * self.costs[kind] if curve is None else curve[kept]
+
+    @property
+    def share(self) -> float:
+        """The share of all units that every layer keeps, if all keep the same: as much as is affordable."""
+        if not self.curves:
+            return self.total / self.whole
+        low, high = 0.0, 1.0
+        layers = self.whole / sum(curve[-1] for curve in self.curves.values())
+        for _ in range(50):
+            middle = (low + high) / 2
+            spent = sum(curve[round(middle * (len(curve) - 1))] for curve in self.curves.values())
+            low, high = (middle, high) if layers * spent <= self.total else (low, middle)
+        return low
 
     @property
     def reachable(self) -> bool:

@@ -10,7 +10,7 @@ rows of the router change what is multiplied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -29,6 +29,7 @@ MULTIPLES = {
     "hidden": "hidden_multiple",
 }
 NEURON_MULTIPLE = 8
+GPU_MULTIPLE = 64
 # Narrower feed-forwards and residual streams than so many multiples are rounded to single units instead.
 FEWEST_STEPS = 4
 
@@ -47,10 +48,12 @@ def counts(structure: Structure, specification: JobSpecification) -> list[int]:
     return [n for n in possible if n % multiple == 0 and n < structure.count] + [structure.count]
 
 
-def default_multiple(structure: Structure) -> int:
-    """The multiple of a kind where the job says none."""
-    wide = structure.kind in ("neuron", "hidden") and structure.count >= FEWEST_STEPS * NEURON_MULTIPLE
-    return NEURON_MULTIPLE if wide else 1
+def default_multiple(structure: Structure, queue: str) -> int:
+    """The multiple of a kind where the job says none: on a GPU, whose tiles are wider, that of GPUs as long
+    as it leaves FEWEST_STEPS widths."""
+    fitting = [NEURON_MULTIPLE, *([GPU_MULTIPLE] if queue == "gpu" else [])]
+    units = structure.count if structure.kind in ("neuron", "hidden") else 0
+    return max([one for one in fitting if units >= FEWEST_STEPS * one], default=1)
 
 
 def resized(inspection: Inspection, widths: Widths) -> Inspection:
@@ -198,19 +201,38 @@ def choose(specification: JobSpecification, inspection: Inspection) -> dict[str,
         return None
     if len(found) > 1 and any(one.kind == HIDDEN for one in found):
         return _choose_together(specification, inspection, found)
-    wanted, nearest = goal(specification, inspection), specification.target.kind == "sparsity"
     whole = _whole(specification, inspection)
     fine = found[0]
-    steps = counts(fine, specification)
-    gap = max((after - before for before, after in pairwise(steps)), default=1)
     full = figure(specification, inspection, whole)
     each = full - figure(specification, inspection, {**whole, fine.kind: fine.count - 1})
-    limit = each * gap / (2 if nearest else 1)
+
+    def figures(widths: Widths) -> dict[int, float]:
+        above = figure(specification, inspection, widths)
+        return {n: above - (fine.count - n) * each for n in counts(fine, specification)}
+
+    nearest = specification.target.kind == "sparsity"
+    return pick(specification, found, goal(specification, inspection), figures, nearest=nearest)
+
+
+def pick(
+    specification: JobSpecification,
+    found: list[Structure],
+    wanted: float,
+    figures_of: Callable[[Widths], dict[int, float]],
+    *,
+    nearest: bool,
+) -> dict[str, int] | None:
+    """The choice of `choose`, where `figures_of` says for numbers of the coarse kind what the target counts
+    at each number of the fine one."""
+    whole: dict[str, int] = {one.kind: one.count for one in found}
+    fine = found[0]
+    values = list(figures_of(whole).values())
+    gap = max((after - before for before, after in pairwise(values)), default=0.0)
+    limit = gap / (2 if nearest else 1)
     best: tuple[tuple[bool, float, float], dict[str, int]] | None = None
     for rest in _coarse(specification, found[1:]):
-        widths = {**whole, **rest}
-        above = figure(specification, inspection, widths)
-        figures = {n: above - (fine.count - n) * each for n in steps}
+        widths: dict[str, int] = {**whole, **rest}
+        figures = figures_of(widths)
         if not nearest:
             figures = {
                 n: at for n, at in figures.items() if at <= wanted and {**widths, fine.kind: n} != whole

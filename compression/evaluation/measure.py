@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from compression.anatomy import inspect
+from compression.anatomy.latency import DECODER_TOKENS, ENCODER_TOKENS
 from compression.errors import CompressionError
 from compression.evaluation import probe, stock
 from compression.evaluation.types import GENERATION, TEXT_TO_TEXT, Batch
@@ -29,8 +30,7 @@ from compression.loading.sources import PathSource
 
 PROMPT_TOKENS = 32
 NEW_TOKENS = 16
-FORWARD_TOKENS = {GENERATION: 256}
-ENCODER_TOKENS = 128
+FORWARD_TOKENS = {GENERATION: DECODER_TOKENS}
 BATCH = 8
 LEAST_ROUNDS = 5
 

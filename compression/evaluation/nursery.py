@@ -24,7 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-PRELOADED = ("compression.export.verify", "compression.evaluation.measure")
+PRELOADED = (
+    "compression.export.verify",
+    "compression.evaluation.measure",
+    "compression.evaluation.timing",
+)
 # Classes that bring in what most models share.
 TYPICAL = ("LlamaForCausalLM", "BertForSequenceClassification")
 _PR_SET_PDEATHSIG = 1

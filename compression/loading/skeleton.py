@@ -32,6 +32,17 @@ class Entry:
     calls: list[Call]
 
 
+def compute_buffers(model: nn.Module, root: nn.Module, device: torch.device) -> None:
+    """Give the computed buffers of a part of a model without storage their values."""
+    for module in root.modules():
+        computed = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
+        if computed:
+            # Parameters beside them stay without storage: what initialises those has no effect.
+            for name, buffer in computed.items():
+                module._buffers[name] = torch.empty_like(buffer, device=device)
+            model._init_weights(module)  # type: ignore[operator]
+
+
 class Skeleton:
     """`model_class(config)` without storage for its blocks.
 
@@ -122,13 +133,7 @@ class Skeleton:
 
     def _compute_buffers(self, root: nn.Module) -> None:
         """Give the computed buffers of a module without storage their values."""
-        for module in root.modules():
-            computed = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
-            if computed:
-                # Parameters beside them stay without storage: what initialises those has no effect.
-                for name, buffer in computed.items():
-                    module._buffers[name] = torch.empty_like(buffer, device=self._device)
-                self.model._init_weights(module)  # type: ignore[operator]
+        compute_buffers(self.model, root, self._device)
 
     def _outer_name(self, name: str) -> str:
         """The stored name of a tensor outside the blocks.

@@ -43,10 +43,9 @@ class WeightReader:
 
     `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that
     the folder itself does not have (packed masks of checkpoints) are ignored, but for factors of weights that
-    it has and a head that is not tied any more. Those `without` are as if they were not there. Nothing is read
-    before it is asked for. Slices of stored tensors (`anatomy.slices`) are read and laid over by their own
-    names; they are
-    not among the `names`.
+    it has and a head that is not tied any more. Those `without` are as if they were not there. Nothing is
+    read before it is asked for. Slices of stored tensors (`anatomy.slices`) are read and laid over by their
+    own names; they are not among the `names`.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ def layer_recipe(
         needs=frozenset(data_needs(layer_criteria[criterion].needs)),
         families=(*DECODERS, *ENCODERS),
         granularities=("layer",),
-        targets=("sparsity", "parameters", "macs", "bytes", "layers"),
+        targets=("sparsity", "parameters", "macs", "bytes", "latency", "layers"),
         options=create_model(f"{title_case}Options", __base__=LayerOptions, **fields),
         axes={
             "criterion": criterion,

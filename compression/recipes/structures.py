@@ -16,7 +16,8 @@ from compression.recipes.base import Paper, Recipe, RecipeOptions
 from compression.recipes.weights import data_needs, gradient_fields
 from compression.updates.structures import structure_updates
 
-TARGETS = ("sparsity", "parameters", "macs", "bytes")
+TARGETS = ("sparsity", "parameters", "macs", "bytes", "latency")
+EXPERT_TARGETS = ("sparsity", "parameters", "macs", "bytes")
 
 
 def structure_options(name: str, **defaults: Any) -> type[RecipeOptions]:
@@ -92,9 +93,13 @@ def _axes() -> dict[str, tuple[Any, Any]]:
 
 def _multiples() -> dict[str, tuple[Any, Any]]:
     channels = (
-        "Hidden channels that stay are a multiple of it, or all; by default 1 where there are below 32."
+        "Hidden channels that stay are a multiple of it, or all; by default 64 on the queue gpu where there "
+        "are at least 256, and 1 where there are below 32."
     )
-    text = "Neurons that stay in a layer are a multiple of it, or all; by default 1 where there are below 32."
+    text = (
+        "Neurons that stay in a layer are a multiple of it, or all; by default 64 on the queue gpu "
+        "where there are at least 256, and 1 where there are below 32."
+    )
     return {
         "neuron_multiple": (int, Field(8, ge=1, le=4096, description=text)),
         "head_multiple": (
@@ -162,7 +167,7 @@ def structure_recipe(
             if any(all(map(family.offers, GRANULARITIES[one])) for one in granularities)
         ),
         granularities=granularities,
-        targets=TARGETS,
+        targets=EXPERT_TARGETS if granularities == ("expert",) else TARGETS,
         options=options,
         axes={
             "criterion": chosen.criterion,

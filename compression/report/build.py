@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression.report import gates
-from compression.report.figures import achieved, compare_classes, layer_rows, ratios, site_rows
+from compression.report.figures import achieved, compare_classes, layer_rows, ratios, site_rows, timed
 from compression.report.gates import LOWER_IS_BETTER
 from compression.report.notes import notes
 from compression.report.runtimes import runtimes
@@ -49,11 +49,13 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
     quality = _quality(inputs)
     final = quality["final"]
     sites = _sites(inputs, final)
+    latency = _latency(inputs.measured.get("latency"))
+    target = achieved(specification["target"], cost["dense"], cost[final], inputs.units)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "recipe": {key: inputs.recipe.get(key) for key in ("name", "title", "summary", "paper")},
         "model": dict(inputs.model),
-        "target": achieved(specification["target"], cost["dense"], cost[final], inputs.units),
+        "target": timed(target, latency),
         "granularity": granularity,
         "cost": cost,
         "quality": quality,
@@ -66,7 +68,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "low_rank": None if inputs.low_rank is None else dict(inputs.low_rank),
         "vocabulary": None if inputs.vocabulary is None else dict(inputs.vocabulary),
         "recovery": None if inputs.recovery is None else dict(inputs.recovery),
-        "latency": _latency(inputs.measured.get("latency")),
+        "latency": latency,
         "memory": inputs.measured.get("memory"),
         "verification": None if inputs.verification is None else dict(inputs.verification),
         "data": dict(inputs.data),
@@ -200,7 +202,7 @@ def _latency(latency: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if latency is None:
         return None
     forward = next(case for case in latency["cases"] if case["name"] == "forward")
-    return dict(latency) | {"ratio": forward["ratio"]}
+    return {"predicted": None, **latency, "ratio": forward["ratio"]}
 
 
 def _reproducibility(inputs: ReportInputs) -> dict[str, Any]:

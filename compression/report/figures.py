@@ -40,6 +40,21 @@ def achieved(target: Json, dense: Json, pruned: Json, units: Json | None = None)
     return {"kind": kind, "requested": requested, "achieved": value, "ratio": ratio}
 
 
+def timed(target: Mapping[str, Any], latency: Json | None) -> dict[str, Any]:
+    """The target of ``achieved`` with what was measured of it, if it is a latency: ``achieved`` seconds,
+    ``ratio`` of the same rounds, and ``aimed`` seconds (what a ratio means by the table of times)."""
+    if target["kind"] != "latency" or latency is None:
+        return dict(target)
+    forward = latency["cases"][0]
+    aimed = (latency.get("predicted") or {}).get("aimed")
+    return {
+        **target,
+        "achieved": forward["pruned"]["median"],
+        "ratio": latency["ratio"],
+        "aimed": aimed,
+    }
+
+
 def site_rows(
     dense: Json,
     cost: Json,

@@ -9,15 +9,16 @@ from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.anatomy.structures import unit_word
 from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
-from compression.report.formats import bytes_text, percent, threads_text
-from compression.specification import n_m
+from compression.report.formats import bytes_text, percent, seconds_text, threads_text
+from compression.specification import n_m, quantity
 
 Json = Mapping[str, Any]
 
 
 def notes(report: Json, granularity: str) -> list[str]:
     """Sentences for the top of the page, the most important first."""
-    found = [_size(report, granularity), _speed(report, granularity), _quality(report), *_recovery(report)]
+    found = [_size(report, granularity), _speed(report, granularity), _aimed(report)]
+    found += [_quality(report), *_recovery(report)]
     found += [_tokens(report), _domain(report), *_evaluation(report), *_overlap(report), *_gguf(report)]
     return [note for note in found if note]
 
@@ -107,6 +108,23 @@ def _speed(report: Json, granularity: str) -> str:
     elif n_m(granularity) is not None:
         expected += f"No common hardware makes use of the pattern {granularity}. "
     return expected + measured
+
+
+def _aimed(report: Json) -> str:
+    """What was asked for of the latency, and whether it is reached."""
+    predicted = (report["latency"] or {}).get("predicted")
+    if predicted is None or predicted["aimed"] is None:
+        return ""
+    forward, target = report["latency"]["cases"][0], report["target"]
+    measured = forward["pruned"]["median"]
+    kind, amount = quantity("latency", target["requested"])
+    reached, asked = (target["ratio"], amount) if kind == "ratio" else (measured, amount)
+    verdict = "which is reached" if reached <= asked else f"which is missed by {percent(reached / asked - 1)}"
+    return (
+        f"Aimed at {seconds_text(predicted['aimed'])} for a forward pass ({target['requested']}), "
+        f"{verdict}: the times of layers promised {seconds_text(predicted['pruned'])}, "
+        f"{seconds_text(measured)} were measured."
+    )
 
 
 def _gguf(report: Json) -> list[str]:

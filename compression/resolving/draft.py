@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compression.anatomy.inspection import Inspection
+from compression.anatomy.latency import Timing
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
@@ -25,12 +26,14 @@ class Draft:
         catalogue: Catalogue,
         inspection: Inspection,
         datasets: Mapping[str, DatasetFacts],
+        timings: Sequence[Timing] = (),
     ) -> None:
         self.specification = specification
         self.recipe = recipe
         self.catalogue = catalogue
         self.inspection = inspection
         self.datasets = datasets
+        self.timings = timings
         self.given_options = frozenset(specification.options)
         self.faults: list[Fault] = []
 

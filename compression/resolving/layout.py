@@ -64,9 +64,10 @@ def check_layout(draft: Draft) -> None:
         _check_packaged(draft, offered=packaged)
     elif draft.specification.target.kind != "sparsity":
         kind = draft.specification.target.kind
+        is_hardly = "is hardly faster" if kind == "latency" else f"has hardly fewer {kind}"
         draft.refuse(
             f"/target/{kind}",
-            f"Padded with zeros, the result has hardly fewer {kind}: aim at sparsity, or choose {_PACKAGED}.",
+            f"Padded with zeros, the result {is_hardly}: aim at sparsity, or choose {_PACKAGED}.",
             "target_unsupported",
         )
 

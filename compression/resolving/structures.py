@@ -18,6 +18,7 @@ from compression.anatomy.widths import (
 )
 from compression.resolving.draft import Draft
 from compression.resolving.hidden import check_hidden
+from compression.resolving.latency import check_latency
 from compression.resolving.layout import check_budget, is_varied
 from compression.specification import quantity
 
@@ -29,14 +30,20 @@ def check_structures(draft: Draft) -> None:
     options = dict(draft.specification.options)
     for one in found:
         if MULTIPLES[one.kind] not in draft.given_options:
-            options[MULTIPLES[one.kind]] = default_multiple(one)
+            options[MULTIPLES[one.kind]] = default_multiple(one, draft.specification.queue)
     draft.replace(options=options)
-    if is_varied(draft):
+    varied = is_varied(draft)
+    if draft.specification.target.kind == "latency":
+        check_latency(draft)
+    elif varied:
         check_budget(draft)
+    if varied:
         return
     for one in found:
         if len(counts(one, draft.specification)) == 1:
             _refuse_multiple(draft, one)
+    if draft.specification.target.kind == "latency":
+        return
     if draft.faults or choose(draft.specification, draft.inspection) is not None:
         return
     target = draft.specification.target
@@ -70,7 +77,7 @@ def check_kinds(draft: Draft) -> None:
 
 
 def _check_sets(draft: Draft) -> None:
-    """Notes a fault for more sets of calibration data than sequences, or where no neurons and heads are chosen."""
+    """Notes a fault for more sets of calibration data than sequences, or for units of another kind."""
     sets, calibration = draft.specification.options["calibration_sets"], draft.specification.calibration
     if sets > 1 and draft.specification.structure.granularity in ("expert", "hidden"):
         why = "Sets of calibration data choose neurons and heads, nothing else: write 1 or leave it out."

@@ -8,6 +8,7 @@ from compression.anatomy.budget import figure, layers_to_remove, removed_in_all,
 from compression.anatomy.slices import expert_of
 from compression.densities import least_removable, most_removable
 from compression.resolving.draft import Draft
+from compression.resolving.latency import check_latency
 from compression.resolving.ranks import check_ranks
 from compression.resolving.structures import check_structures
 from compression.resolving.vocabulary import check_vocabulary
@@ -20,11 +21,17 @@ def check_target(draft: Draft) -> None:
     """Notes a fault if the target cannot be met. For whole layers also fills `keep_first` and `keep_last`."""
     target = draft.specification.target
     if target.kind not in draft.recipe.targets:
+        slow = (
+            " (dense kernels are no faster with zeros)" if target.kind == "latency" and _zeros(draft) else ""
+        )
         draft.refuse(
             f"/target/{target.kind}",
-            f"{draft.recipe.name} cannot aim at {target.kind}; it offers: {', '.join(draft.recipe.targets)}.",
+            f"{draft.recipe.name} cannot aim at {target.kind}{slow}; it offers: "
+            f"{', '.join(draft.recipe.targets)}.",
             "target_unsupported",
         )
+    elif draft.layers and target.kind == "latency":
+        check_latency(draft)
     elif draft.layers:
         _check_layers(draft)
     elif draft.structures:
@@ -45,6 +52,11 @@ def check_target(draft: Draft) -> None:
             _check_n_m(draft, *pair)
         else:
             _check_weights(draft)
+
+
+def _zeros(draft: Draft) -> bool:
+    """Whether single weights become zeros."""
+    return not (draft.layers or draft.structures or draft.vocabulary or draft.ranks)
 
 
 def _check_weights(draft: Draft) -> None:

@@ -33,6 +33,7 @@ from compression.recovery.types import RecoveryContext
 from compression.stages.data import evaluation_length, recovery_rows
 from compression.stages.job import Data, Loaded, Pruned, Watched
 from compression.stages.retold import check_rows
+from compression.stages.timing import correct, predicted
 from compression.stages.varied import write_packaged
 
 # What the artifact is verified on: few enough to keep whole logits, from the evaluation data where there is
@@ -252,6 +253,11 @@ def check(
         threads=threads,
         device=device,
     )
+    latency = measured["latency"]
+    if latency is not None:
+        promised = latency["predicted"] = predicted(loaded, pruned)
+        if promised is not None:
+            correct(loaded, promised, latency)
     loaded.observer.progress(2, 2)
     return verified, with_pruned_memory(measured, verified)
 

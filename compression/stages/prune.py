@@ -11,8 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from compression.anatomy.budget import layers_to_remove, removed_in_all, selected_sites
+from compression.anatomy.budget import removed_in_all, selected_sites
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
+from compression.anatomy.timed import target_layers
 from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
 from compression.checkpoint import Store
@@ -35,6 +36,7 @@ from compression.stages.job import Data, Loaded, Pruned, Watched
 from compression.stages.ranks import baseline_ranks, prune_ranks
 from compression.stages.retold import KeptVocabulary, by_text, read_again
 from compression.stages.structures import baseline_structures, prune_structures
+from compression.stages.timing import reach, timing_of
 from compression.stages.vocabulary import prune_vocabulary
 from compression.updates.layers import layer_updates
 
@@ -164,12 +166,14 @@ def _layer_options(loaded: Loaded) -> LayerOptions:
 
 
 def _layers_to_remove(loaded: Loaded) -> int:
-    count = layers_to_remove(loaded.specification, loaded.inspection)
-    if not count:
+    count = target_layers(loaded.specification, loaded.inspection, timing_of(loaded))
+    options = loaded.specification.options
+    most = loaded.inspection.layers - max(1, options.get("keep_first", 0) + options.get("keep_last", 0))
+    if not count or count > most:
         target = loaded.specification.target
         raise TargetUnreachable(
             f"target.{target.kind} {target.value} cannot be met by dropping from 1 to "
-            f"{loaded.inspection.layers - 1} of {loaded.inspection.layers} layers"
+            f"{most} of {loaded.inspection.layers} layers{reach(loaded)}"
         )
     return count
 

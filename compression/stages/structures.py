@@ -9,7 +9,8 @@ from typing import Any
 from compression.anatomy.families import family_of
 from compression.anatomy.hidden_width import HIDDEN
 from compression.anatomy.structures import GRANULARITIES, Kind, Structure, Widths
-from compression.anatomy.widths import MULTIPLES, achieved, choose, structures
+from compression.anatomy.timed import target_widths
+from compression.anatomy.widths import MULTIPLES, achieved, structures
 from compression.block_pruning import BlockPruner, StructureSettings
 from compression.checkpoint import Store
 from compression.errors import TargetUnreachable
@@ -22,6 +23,7 @@ from compression.recipes.structures import structure_options
 from compression.stages.calibration_sets import calibration_set
 from compression.stages.hidden import narrow
 from compression.stages.job import Hook, Loaded, Pruned
+from compression.stages.timing import reach, timing_of
 from compression.stages.varied import Padding, allocate, counts_of, widths_for, write_packaged
 from compression.structured import StructurePruner
 
@@ -57,12 +59,12 @@ def baseline_structures(
 
 def widths_of(loaded: Loaded) -> dict[str, int]:
     """How many units of each kind stay in every layer. Raises TargetUnreachable."""
-    found = choose(loaded.specification, loaded.inspection)
+    found = target_widths(loaded.specification, loaded.inspection, timing_of(loaded))
     if found is None:
         target = loaded.specification.target
         raise TargetUnreachable(
             f"target.{target.kind} {target.value} cannot be met by removing "
-            f"{loaded.specification.structure.granularity} units of this model"
+            f"{loaded.specification.structure.granularity} units of this model{reach(loaded)}"
         )
     return found
 

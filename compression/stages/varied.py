@@ -13,7 +13,8 @@ from torch import Tensor
 
 from compression.allocation.structures import structure_allocations
 from compression.anatomy.structures import Group
-from compression.anatomy.unit_budget import UnitBudget, unit_budget
+from compression.anatomy.timed import target_budget
+from compression.anatomy.unit_budget import UnitBudget
 from compression.block_pruning import KEPT
 from compression.errors import TargetUnreachable
 from compression.evaluation.types import TensorSource
@@ -22,6 +23,7 @@ from compression.export.per_layer.layout import PerLayerSource, per_layer_settin
 from compression.loading.weights import WeightReader
 from compression.parameters import configured
 from compression.stages.job import Loaded, Pruned
+from compression.stages.timing import reach, timing_of
 from compression.structured import StructurePruner
 from compression.surgery import Cuts, cut, cuts_of, padded
 from compression.unit_evidence import PrunedEvidence, allocation_step
@@ -30,16 +32,18 @@ from compression.unit_evidence import PrunedEvidence, allocation_step
 def allocate(loaded: Loaded, pruner: StructurePruner, options: Mapping[str, Any]) -> None:
     """Tells the pruner how many units each group keeps, and which if the allocation says so; kept as step
     `allocation`. Raises TargetUnreachable."""
-    budget = unit_budget(loaded.specification, loaded.inspection)
+    budget = target_budget(loaded.specification, loaded.inspection, timing_of(loaded))
     if not budget.reachable:
         target = loaded.specification.target
-        raise TargetUnreachable(f"target.{target.kind} {target.value} cannot be met by removing these units")
+        raise TargetUnreachable(
+            f"target.{target.kind} {target.value} cannot be met by removing these units{reach(loaded)}"
+        )
     entry = configured(structure_allocations[str(options["allocation"])], options)
     reader = WeightReader(loaded.folder)
     evidence = PrunedEvidence(
         pruner,
         loaded.dense_model,
-        budget.costs,
+        budget.spent,
         {group.name: _steps(group, budget, reader) for group in pruner.all_groups},
         loaded.work / "scratch" / "variants",
         loaded.observer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from compression import catalogue
 from compression.anatomy.inspection import Inspection
+from compression.anatomy.latency import Timing, pair_tables, shape_key
 from compression.loading.dataset_files import DatasetFacts
 from compression.resolve import resolve
 from compression.specification import JobSpecification, parse
@@ -25,6 +26,7 @@ from service.models.repository import Models
 from service.paging import valid_id
 from service.tables import Job, JobEvent, Model
 from service.times import rfc3339, rfc3339_or_none
+from service.timings.repository import Timings
 
 RETRY_AFTER = "2"
 """Seconds after which asking for an unfinished job again may show something new."""
@@ -32,12 +34,14 @@ RETRY_AFTER = "2"
 
 @dataclass(frozen=True)
 class Checked:
-    """A specification that can be run: as sent, resolved, and the model it is for."""
+    """A specification that can be run: as sent, resolved, the model it is for, and what is known of its
+    latency."""
 
     requested: Mapping[str, Any]
     resolved: JobSpecification
     inspection: Inspection
     model: Model
+    timings: Sequence[Timing] = ()
 
 
 def _at(error: NotFound, pointer: str) -> NotFound:
@@ -69,7 +73,10 @@ def check(session: Session, tenant: str, data: Any) -> Checked:
         raise _at(error, "/model") from None
     inspection = Inspection.from_json(model.inspection or {})
     datasets = _datasets(session, tenant, specification)
-    return Checked(data, resolve(specification, catalogue.load(), inspection, datasets), inspection, model)
+    tables = Timings(session, tenant).of(shape_key(inspection))
+    known = pair_tables(specification, inspection, tables)
+    resolved = resolve(specification, catalogue.load(), inspection, datasets, known)
+    return Checked(data, resolved, inspection, model, pair_tables(resolved, inspection, tables))
 
 
 def create(session: Session, call: Call, checked: Checked) -> Answer:

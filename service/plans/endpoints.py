@@ -26,5 +26,7 @@ router = APIRouter(prefix="/plans", tags=["plans"])
 )
 def create_plan(call: Caller, body: Annotated[JsonBody, Depends(json_body)]) -> Response:
     """The specification of a job, answered at once without running it: valid or not and why, what would be
-    cut, expected parameters, bytes, MACs, memory and time. Nothing is stored."""
+    cut, expected parameters, bytes, MACs, memory and time, and the latency on each device whose worker has
+    timed the layers of a model of this shape (`latency.predictions`; else `latency.reason` says why there is
+    none). With a target of latency that no device has times for, `pruned` is null. Nothing is stored."""
     return JSONResponse(service.make(call, body.data))

@@ -20,5 +20,5 @@ def make(call: Call, data: Any) -> dict[str, Any]:
             checked = check(session, call.tenant, data)
     except SpecificationInvalid as error:
         return {"valid": False, "errors": [fault.to_json() for fault in error.errors], "specification": None}
-    made = plan(checked.resolved, checked.inspection)
+    made = plan(checked.resolved, checked.inspection, checked.timings)
     return {**made, "errors": [], "specification": checked.resolved.to_json()}

@@ -10,6 +10,7 @@ from service.tables.files import File
 from service.tables.idempotency_keys import IdempotencyKey
 from service.tables.job_events import EVENT_TYPES, JobEvent
 from service.tables.jobs import Job
+from service.tables.layer_times import LayerTimes
 from service.tables.models import MODEL_STATUSES, Model
 from service.tables.tenants import DEFAULT_TENANT, Tenant
 from service.tables.upload_parts import UploadPart
@@ -28,6 +29,7 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobEvent",
+    "LayerTimes",
     "Model",
     "Tenant",
     "Upload",

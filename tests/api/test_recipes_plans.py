@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx2
 import pytest
 from jsonschema import Draft202012Validator
 
+from compression.anatomy.inspection import Inspection
+from compression.loading.admission import admit_model, folder_sources
 from tests.api.conftest import create_dataset, create_model
+from tests.api.gateway import Gateway
+from tests.timings import made_table
+from workers.timings import keep_times
 
 
 class TestRecipes:
@@ -110,13 +117,39 @@ class TestPlans:
         else:
             assert plan.json()["errors"] == job.json()["errors"]
 
+    def test_latency_is_not_guessed(self, client: httpx2.Client, model: str) -> None:
+        body = {"model": model, "recipe": "magnitude-width", "target": {"latency": 0.7}}
+        plan = client.post("/v1/plans", json=body).json()
+        assert (plan["valid"], plan["pruned"], plan["latency"]["predictions"]) == (True, None, [])
+        assert "No worker of this queue" in plan["latency"]["reason"]
+        assert client.post("/v1/jobs", json=body).status_code == 202
+
+    def test_latency_by_the_times_that_a_worker_left(
+        self, gateway: Gateway, other: httpx2.Client, llama: Path
+    ) -> None:
+        inspection = Inspection.from_json(admit_model(folder_sources(llama)).inspection)
+        tenant, secret = gateway.tenant()
+        client = gateway.client(secret)
+        keep_times(gateway.database, tenant, [made_table(inspection)])
+        body = {"model": create_model(client, llama), "recipe": "magnitude-width", "target": {"latency": 0.7}}
+        plan = client.post("/v1/plans", json=body).json()
+        (said,) = plan["latency"]["predictions"]
+        assert said["ratio"] <= 0.7
+        assert said["dense"] == pytest.approx(0.024)
+        assert plan["cut"]["shape"]["ffn"] < 64
+        refused = client.post("/v1/plans", json=body | {"target": {"latency": 0.01}}).json()
+        assert [error["pointer"] for error in refused["errors"]] == ["/target/latency"]
+        assert "Reachable: ratios from" in refused["errors"][0]["message"]
+        assert client.post("/v1/jobs", json=body | {"target": {"latency": 0.01}}).status_code == 422
+        # Another tenant's model of the same shape has no times yet.
+        body["model"] = create_model(other, llama)
+        assert other.post("/v1/plans", json=body).json()["latency"]["predictions"] == []
+
     def test_unknown_model(self, client: httpx2.Client) -> None:
         body = {"model": "mdl_" + "0" * 26, "recipe": "magnitude", "target": {"sparsity": 0.5}}
         assert client.post("/v1/plans", json=body).json()["code"] == "model_not_found"
 
     def test_classifier(self, client: httpx2.Client, tmp_path: object) -> None:
-        from pathlib import Path
-
         from tests import tiny_models
 
         bert = create_model(client, tiny_models.tiny_bert(Path(str(tmp_path)) / "bert", labels=["a", "b"]))

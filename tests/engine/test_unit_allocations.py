@@ -38,8 +38,8 @@ class Known:
         self._steps, self._floor, self._parts = steps, floor, parts
         self.asked: list[tuple[Mapping[str, int], int]] = []
 
-    def cost(self, group: Group) -> int:
-        return COSTS[group.kind]
+    def spent(self, group: Group, kept: int) -> int:
+        return kept * COSTS[group.kind]
 
     def steps(self, group: Group) -> Sequence[int]:
         first = self._steps if group.kind == "neuron" else 1
@@ -122,8 +122,8 @@ def test_global_keeps_what_is_dearest_for_its_cost() -> None:
     for group in evidence.groups:
         scores = evidence.scores(group).sort().values
         less = group.count - keep[group.name]
-        gone[group.name] = [float(score) / evidence.cost(group) for score in scores[:less]]
-        stayed[group.name] = [float(score) / evidence.cost(group) for score in scores[less:]]
+        gone[group.name] = [float(score) / COSTS[group.kind] for score in scores[:less]]
+        stayed[group.name] = [float(score) / COSTS[group.kind] for score in scores[less:]]
     heads = [name for name in gone if name.startswith("head")]
     # One step of a neuron may be given back at the end, so among heads alone the order is strict.
     worst = max(itertools.chain.from_iterable(gone[name] for name in heads))
@@ -145,7 +145,7 @@ def test_standardized_compares_standardised_scores() -> None:
         if spent <= budget:
             break
         wanted[group.name] -= 1
-        spent -= evidence.cost(group)
+        spent -= COSTS[group.kind]
     found = structure_allocations["standardized"].allocate(evidence, budget)
     # What is left of the budget is given back.
     assert all(found[name] >= kept for name, kept in wanted.items())
@@ -171,15 +171,16 @@ def test_later_layers_keep_less_and_ends_are_spared() -> None:
 def test_knapsack_is_the_best_of_all_combinations() -> None:
     levels, costs = [[2, 4, 6], [1, 3], [0, 5, 7, 9]], [3, 10, 2]
     curves = [[5.0, 2.0, 0.0], [4.0, 0.0], [9.0, 3.0, 2.5, 0.0]]
+    prices = [[number * cost for number in numbers] for numbers, cost in zip(levels, costs, strict=True)]
     for budget in range(16, 67):
         options = {
             tuple(numbers): sum(curves[n][levels[n].index(number)] for n, number in enumerate(numbers))
             for numbers in itertools.product(*levels)
             if sum(number * cost for number, cost in zip(numbers, costs, strict=True)) <= budget
         }
-        found = tuple(best_levels(levels, costs, curves, budget))
+        found = tuple(best_levels(levels, prices, curves, budget))
         assert options[found] == min(options.values())
-    assert best_levels(levels, costs, curves, 3) == [2, 1, 0]
+    assert best_levels(levels, prices, curves, 3) == [2, 1, 0]
 
 
 def test_knapsack_and_evolution_beat_equal_shares() -> None:

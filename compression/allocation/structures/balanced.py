@@ -14,6 +14,7 @@ from compression.allocation.units import (
     check_budget,
     filled,
     least,
+    saved,
     total,
 )
 from compression.parameters import parameter
@@ -69,10 +70,13 @@ class Balanced:
 
     def _head_goal(self, heads: Some, neurons: Some, budget: int) -> float:
         """What the heads that stay should cost, and half a step more, to be rounded to the nearest."""
-        attention, ffn = (sum(one.count * part.cost(one) for one in part.groups) for part in (heads, neurons))
+        attention, ffn = (
+            total(part, {one.name: one.count for one in part.groups}) for part in (heads, neurons)
+        )
         gone = attention + ffn - budget
         wanted = attention * gone / (attention + self.balanced_gamma * ffn)
         # No more neurons go than may.
         wanted = max(wanted, gone - (ffn - total(neurons, least(neurons))))
-        steps = heads.steps(heads.groups[0])
-        return attention - min(wanted, gone) + (steps[-1] - steps[-2]) * heads.cost(heads.groups[0]) / 2
+        first = heads.groups[0]
+        *_, below, whole = [first.count, *heads.steps(first)]
+        return attention - min(wanted, gone) + saved(heads, first, whole, below) / 2

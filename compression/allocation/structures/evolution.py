@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from compression.allocation.structures import structure_allocations
-from compression.allocation.units import Keep, UnitEvidence, by_loss, check_budget, filled, total
+from compression.allocation.units import Keep, UnitEvidence, by_loss, check_budget, filled, saved, total
 from compression.parameters import parameter
 
 Places = tuple[int, ...]
@@ -81,7 +81,7 @@ def _fitted(
 
     def move(number: int, by: int) -> int:
         row = levels[number]
-        return (row[found[number] + by] - row[found[number]]) * evidence.cost(groups[number])
+        return saved(evidence, groups[number], row[found[number] + by], row[found[number]])
 
     while spent > budget:
         lower = [number for number in range(len(groups)) if found[number] > 0]

@@ -18,8 +18,8 @@ RESOLUTION = 20_000
 class Knapsack:
     """Every group is cut to each of its levels alone, the divergence of the predictions is measured, and a
     dynamic programme finds the levels with the least sum within the budget (as in Kurtic et al. 2023, ZipLM,
-    section 3.2, with the divergence in place of the layer's error; costs may be parameters, multiply-
-    accumulates or bytes)."""
+    section 3.2, with the divergence in place of the layer's error; costs are what the target counts:
+    parameters, multiply-accumulates, bytes, or as there the measured times of layers)."""
 
     name: ClassVar[str] = "knapsack"
     summary: ClassVar[str] = "Measures what each level of each group costs and finds the best combination."
@@ -45,7 +45,10 @@ class Knapsack:
             curves.append(curve[::-1])
             evidence.progress(number + 1, len(evidence.groups))
         levels = [list(evidence.levels(group)) for group in evidence.groups]
-        costs = [evidence.cost(group) for group in evidence.groups]
+        costs = [
+            [evidence.spent(group, level) for level in row]
+            for group, row in zip(evidence.groups, levels, strict=True)
+        ]
         chosen = best_levels(levels, costs, curves, budget)
         fewest = least(evidence)
         keep = {
@@ -56,22 +59,26 @@ class Knapsack:
 
 
 def best_levels(
-    levels: Sequence[Sequence[int]], costs: Sequence[int], curves: Sequence[Sequence[float]], budget: int
+    levels: Sequence[Sequence[int]],
+    costs: Sequence[Sequence[int]],
+    curves: Sequence[Sequence[float]],
+    budget: int,
 ) -> list[int]:
-    """For each group the level, so that the sum of the curves is least and the cost is within the budget.
+    """For each group the level, so that the sum of the curves is least and the cost is within the budget;
+    `costs` are those of every level.
 
-    Exact where costs are multiples of total / RESOLUTION; else each is rounded up to one, so the budget holds
-    all the same. Falls back to the lowest levels where rounding leaves nothing.
+    Exact where costs are multiples of their highest sum / RESOLUTION; else each is rounded up to one, so the
+    budget holds all the same. Falls back to the lowest levels where rounding leaves nothing.
     """
-    whole = sum(numbers[-1] * cost for numbers, cost in zip(levels, costs, strict=True))
+    whole = sum(row[-1] for row in costs)
     unit = max(1, whole // RESOLUTION)
     goal = budget // unit
     best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
-    for numbers, cost, curve in zip(levels, costs, curves, strict=True):
+    for numbers, prices, curve in zip(levels, costs, curves, strict=True):
         following: dict[int, tuple[float, tuple[int, ...]]] = {}
         for spent, (lost, path) in best.items():
-            for number, worse in zip(numbers, curve, strict=True):
-                reached = spent + -(-number * cost // unit)
+            for number, price, worse in zip(numbers, prices, curve, strict=True):
+                reached = spent + -(-price // unit)
                 known = following.get(reached)
                 if reached <= goal and (known is None or lost + worse < known[0]):
                     following[reached] = (lost + worse, (*path, number))

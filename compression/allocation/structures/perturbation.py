@@ -130,7 +130,8 @@ class _State:
         prior = [evidence.scores(group).to("cpu", torch.float64) for group in evidence.groups]
         # Scores of layers side by side: each in units of its layer's mean.
         self.prior = torch.cat([one / (float(one.mean()) or 1.0) for one in prior])
-        costs = torch.tensor([evidence.cost(group) for group in evidence.groups], dtype=torch.float64)
+        each = [evidence.spent(group, group.count) / group.count for group in evidence.groups]
+        costs = torch.tensor(each, dtype=torch.float64)
         self.costs = costs.repeat_interleave(counts)
         self.alive = torch.ones(len(self.costs), dtype=torch.bool)
         self._order = torch.zeros(len(self.costs), dtype=torch.float64)

@@ -14,6 +14,7 @@ from compression.allocation.units import (
     check_budget,
     filled,
     kept_by_score,
+    saved,
     total,
 )
 from compression.parameters import parameter
@@ -67,7 +68,7 @@ class ThreeStage:
         every = sum(shares) or 1.0
 
         def parts(group: Group, kept: int) -> int | None:
-            fits = search.saved + group.count * evidence.cost(group) <= search.target
+            fits = search.saved + saved(evidence, group, group.count, 0) <= search.target
             return 0 if kept == group.count and evidence.steps(group)[0] == 0 and fits else None
 
         def narrower(group: Group, kept: int) -> int | None:

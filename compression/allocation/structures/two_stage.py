@@ -68,7 +68,7 @@ class TwoStage:
         neurons = Some(evidence, [group for group in evidence.groups if group.kind != "head"])
         count, saved = self._count(evidence, heads, neurons, budget)
         keep = {group.name: group.count for group in evidence.groups}
-        rest = budget - sum(group.count * evidence.cost(group) for group in heads) + saved
+        rest = budget - sum(evidence.spent(group, group.count) for group in heads) + saved
         if neurons.groups:
             keep |= by_share(neurons, {group.name: 1.0 for group in neurons.groups}, rest)
         return filled(evidence, self._without(evidence, heads, keep, count), budget, by_loss(evidence))
@@ -81,7 +81,8 @@ class TwoStage:
         whole, fewest = total(evidence, everything), least(evidence)
         ffn, gone = total(neurons, everything), whole - budget
         spare = ffn - total(neurons, fewest)
-        saves = [0, *accumulate((one.count - fewest[one.name]) * evidence.cost(one) for one in heads)]
+        each = [evidence.spent(one, one.count) - evidence.spent(one, fewest[one.name]) for one in heads]
+        saves = [0, *accumulate(each)]
         at_least = next(number for number, saved in enumerate(saves) if saved + spare >= gone)
         at_most = max(number for number, saved in enumerate(saves) if saved <= gone)
         rule = 0

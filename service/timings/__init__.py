@@ -1,0 +1,1 @@
+"""Secateur: measured times of layers."""
