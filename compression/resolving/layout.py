@@ -22,6 +22,16 @@ def is_varied(draft: Draft) -> bool:
     return bool(draft.structures and draft.specification.options.get("allocation", "uniform") != "uniform")
 
 
+def _equal_widths(draft: Draft) -> str | None:
+    """Why units of this granularity go in equal numbers from every layer; None if they need not."""
+    granularity = draft.specification.structure.granularity or ""
+    if granularity == "expert":
+        return "Experts go in equal numbers from every layer"
+    if HIDDEN in granularity:
+        return "Beside hidden channels, which all layers share, every layer keeps as many units"
+    return None
+
+
 def check_layout(draft: Draft) -> None:
     """Notes a fault if `output.layout` does not go with the allocation and the model."""
     layout = draft.specification.output.layout
@@ -38,19 +48,9 @@ def check_layout(draft: Draft) -> None:
             )
         return
     packaged = draft.inspection.architecture in PACKAGED
-    if draft.specification.structure.granularity == "expert":
-        draft.refuse(
-            "/options/allocation",
-            "Experts go in equal numbers from every layer: write 'uniform'.",
-            "option_conflict",
-        )
-    elif HIDDEN in (draft.specification.structure.granularity or ""):
-        draft.refuse(
-            "/options/allocation",
-            "Beside hidden channels, which all layers share, every layer keeps as many units: write "
-            "'uniform'.",
-            "option_conflict",
-        )
+    equal = _equal_widths(draft)
+    if equal is not None:
+        draft.refuse("/options/allocation", f"{equal}: write 'uniform'.", "option_conflict")
     elif layout is None:
         choices = f"{_PADDED} or {_PACKAGED}" if packaged else _PADDED
         draft.refuse(
