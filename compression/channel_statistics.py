@@ -70,18 +70,17 @@ class _Sums:
         known += (given / len(rows)).square()
 
     def close(self, name: str) -> None:
-        """All sequences have passed the norm."""
+        """All sequences have passed the norm. Raises ActivationsNotFinite."""
         if name in self.lengths:
             self.magnitudes += self.lengths.pop(name).sqrt()
-
-    def statistics(self) -> ChannelStatistics:
-        """What is known now. Raises ActivationsNotFinite."""
         if not bool(torch.isfinite(self.squares).all() & torch.isfinite(self.magnitudes).all()):
             raise ActivationsNotFinite(
-                "what a norm of the residual stream gives is not finite on the calibration data: the model "
-                "overflows before it is pruned; check that its checkpoint is sound and of a type that holds "
-                "its values"
+                f"the input of {name} is not finite on the calibration data: the model overflows before it "
+                "is pruned; check that its checkpoint is sound and of a type that holds its values"
             )
+
+    def statistics(self) -> ChannelStatistics:
+        """What is known now."""
         count = max(1, self.tokens)
         products = None if self.products is None else (self.products / count).cpu()
         return ChannelStatistics((self.squares / count).cpu(), self.magnitudes.cpu(), products)

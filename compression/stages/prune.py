@@ -172,8 +172,8 @@ def _layers_to_remove(loaded: Loaded) -> int:
     if not count or count > most:
         target = loaded.specification.target
         raise TargetUnreachable(
-            f"target.{target.kind} {target.value} cannot be met by dropping from 1 to "
-            f"{most} of {loaded.inspection.layers} layers{reach(loaded)}"
+            f"target.{target.kind} {target.value} cannot be met by dropping layers: at least 1 and at most "
+            f"{most} can go, of {loaded.inspection.layers}{reach(loaded)}"
         )
     return count
 

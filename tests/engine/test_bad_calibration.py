@@ -25,8 +25,10 @@ CALIBRATED = [
     and {"calibration"} <= r.needs
     and "domain" not in r.needs
     and "llama" in r.families
+    # Of whole layers, those go that overflow (`test_depth`).
+    and r.granularities != ("layer",)
 ]
-WHERE = r"(of|before) (layer 2|model\.layers\.[01]\.[a-z_.]+|unit \d+ of (neuron|head)\.[01])"
+WHERE = r"(of|before) (layer 2|model\.(layers\.[01]|norm)\.[a-z_.]+|unit \d+ of (neuron|head)\.[01])"
 QUICK = {"measure": [], "samples": 4}
 
 
@@ -40,7 +42,8 @@ def job(folder: Path, recipe: str, *, documents: int = 40, length: int = 32, sam
         "evaluation": QUICK,
     }
     offered = recipes[recipe]
-    if "comparison" not in offered.options.model_fields and offered.axes["allocation"] != "uniform":
+    widths = "comparison" not in offered.options.model_fields and offered.axes.get("allocation") != "uniform"
+    if "rank" in offered.granularities or (widths and "allocation" in offered.axes):
         specification["output"] = {"layout": "packaged"}
     write_job(folder, "model", {"dst_text": "text.jsonl"}, specification)
     return request(folder, folder / "work")

@@ -100,7 +100,7 @@ def test_killed_between_submodels_ends_with_the_same_bytes(tmp_path: Path) -> No
     ("recipe", "more", "sets", "why"),
     [
         ("nirvana", {"output": {"layout": "padded"}}, 11, "fewer calibration sequences"),
-        ("expert-drop", {"structure": {"granularity": "expert"}}, 2, "not experts"),
+        ("expert-drop", {"structure": {"granularity": "expert"}}, 2, "nothing else"),
     ],
 )
 def test_sets_that_cannot_be(recipe: str, more: dict[str, Any], sets: int, why: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ LAYER = {"recipe": "layer-drop"}
 LORA = {"method": "lora"}
 BAD: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("decoder", {"recipe": "wnada"}, "recipe_unknown", "/recipe", "did you mean 'wanda'"),
-    ("decoder", {"recipe": "auto"}, "recipe_unknown", "/recipe", "'magnitude'"),
+    ("decoder", {"recipe": "auto"}, "recipe_unknown", "/recipe", "'alps'"),
     ("decoder", {"calibration": None}, "calibration_missing", "/calibration", '"calibration": {"dataset"'),
     ("decoder", {"calibration": {"dataset": "nope"}}, "dataset_unknown", "/calibration/dataset", "'nope'"),
     ("mute", {}, "tokenizer_missing", "/calibration/dataset", "tokenizer.json"),
