@@ -64,6 +64,7 @@ def _run(options: argparse.Namespace) -> int:
         options.threads,
         options.cache,
     )
+    pipeline.fork_nursery(request)
     outcome = pipeline.run(request, _Console())
     print(json.dumps(outcome.summary, indent=2))
     print(f"artifact: {outcome.artifact}\nreport: {outcome.report}\npage: {outcome.report_html}")

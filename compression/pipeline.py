@@ -12,6 +12,7 @@ from typing import Any
 
 from compression.checkpoint import Hook
 from compression.device import describe_device
+from compression.evaluation import nursery, probe
 from compression.export.artifact import Artifact
 from compression.report.build import build
 from compression.report.html import render
@@ -21,7 +22,7 @@ from compression.stages import finish, load, prune, retold, timing
 from compression.stages.job import Loaded, Observer, Request
 from compression.stages.judge import Qualities
 
-__all__ = ["STAGES", "Observer", "Outcome", "Request", "run"]
+__all__ = ["STAGES", "Observer", "Outcome", "Request", "fork_nursery", "run"]
 
 STAGES = ("load", "inspect", "baseline", "calibrate", "prune", "recover", "evaluate", "export", "verify")
 
@@ -53,6 +54,13 @@ class _Clock:
         self._name, self._since = name, now
         if name is not None:
             self._observer.stage(name)
+
+
+def fork_nursery(request: Request) -> None:
+    """Fork off the process in which the result will be verified: for processes that run one job, before it.
+    Not where memory is limited, since what the fork shares would be counted twice."""
+    if request.specification.limits.memory_bytes is None:
+        nursery.fork_off(request.threads, probe.child_environment(request.threads))
 
 
 def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Outcome:

@@ -122,15 +122,10 @@ def _take_stdout() -> int:
 
 def _compress(job: dict[str, Any], work: Path, reporter: Reporter) -> None:
     from compression import pipeline
-    from compression.evaluation import nursery, probe
     from compression.specification import JobSpecification
 
-    specification = JobSpecification.model_validate(job["specification"])
-    # A fork counts what it shares with this process a second time: not where memory is limited or measured.
-    if specification.limits.memory_bytes is None and "memory" not in specification.evaluation.measure:
-        nursery.fork_off(job["threads"], probe.child_environment(job["threads"]))
     request = pipeline.Request(
-        specification=specification,
+        specification=JobSpecification.model_validate(job["specification"]),
         model=work / job["model"],
         datasets={name: work / path for name, path in job["datasets"].items()},
         work=work,
@@ -138,6 +133,7 @@ def _compress(job: dict[str, Any], work: Path, reporter: Reporter) -> None:
         threads=job["threads"],
         cache=work / "cache",
     )
+    pipeline.fork_nursery(request)
     outcome = pipeline.run(request, reporter, hook=faults.point)
     reporter.result(outcome.artifact, outcome.report, outcome.report_html, outcome.summary)
 

@@ -79,7 +79,6 @@ def run_and_kill(folder: Path, work: Path, point: str, count: int) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Run it: FOLDER WORK POINT COUNT."""
-    nursery.fork_off(1, probe.child_environment(1))
     from compression import pipeline
 
     folder, work, point, count = Path(arguments[0]), Path(arguments[1]), arguments[2], int(arguments[3])
@@ -91,5 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         if name == point and seen == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    pipeline.run(request(folder, work), Recorder(), hook=hook)
+    wanted = request(folder, work)
+    pipeline.fork_nursery(wanted)
+    pipeline.run(wanted, Recorder(), hook=hook)
     return 0
