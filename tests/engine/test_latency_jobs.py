@@ -132,7 +132,7 @@ def test_what_the_table_cannot_reach_fails_with_what_it_can(tmp_path: Path) -> N
     ):
         pipeline.run(asked, Recorder())
     dropping = _job(tmp_path, 0.3, recipe="layer-drop")
-    with pytest.raises(TargetUnreachable, match="1 to 2 of 4 layers"):
+    with pytest.raises(TargetUnreachable, match="at least 1 and at most 2 can go, of 4"):
         pipeline.run(dropping, Recorder())
 
 
