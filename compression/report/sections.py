@@ -45,7 +45,8 @@ def before_and_after(report: Json) -> str:
         groups.append((name, [("dense", dense), (final, last)], form))
         rows.append([name, number(form(dense)), number(form(last)), number(percent(cost["ratios"][key]))])
     target = report["target"]
-    caption = f"Target: {target['kind']} {target['requested']}; reached {number_text(target['achieved'])}" + (
+    reached = (seconds_text if target["kind"] == "latency" else number_text)(target["achieved"])
+    caption = f"Target: {target['kind']} {target['requested']}; reached {reached}" + (
         f" ({percent(target['ratio'])} of dense)." if target["ratio"] is not None else "."
     )
     plot = figure(
@@ -66,8 +67,6 @@ def layers(report: Json) -> str:
         parts.append(_dropped(report))
     if report["widths"] is not None:
         parts.append(_widths(report["widths"]))
-    if report["low_rank"] is not None:
-        parts.append(_low_rank(report["low_rank"]))
     if report["vocabulary"] is not None:
         parts.append(_vocabulary(report["vocabulary"]))
     if any(row["sparsity"] > 0 for row in rows):
@@ -94,6 +93,7 @@ def layers(report: Json) -> str:
     plotted = f'<div class="plots">{"".join(parts)}</div>' if parts else ""
     return (
         plotted
+        + (_low_rank(report["low_rank"]) if report["low_rank"] is not None else "")
         + folded("How compressible each layer's values are (PQ index)", _compressibility(report))
         + folded(f"All {len(report['sites'])} prunable weights", _sites(report))
     )
@@ -177,7 +177,7 @@ def _low_rank(found: Json) -> str:
         f"{percent(found['sparsity'])} of the elements of these weights are gone; the code in the artifact "
         "multiplies by one factor and then by the other."
     )
-    return figure("Ranks", table(["weight", number("shape"), number("rank")], rows, words), " ")
+    return folded("Rank of every weight", table(["weight", number("shape"), number("rank")], rows, words))
 
 
 def _widths(widths: Json) -> str:

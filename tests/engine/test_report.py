@@ -224,6 +224,12 @@ def test_targets_are_compared_in_their_own_unit() -> None:
     assert achieved({"latency": "40ms"}, dense, pruned)["achieved"] is None
 
 
+def test_a_latency_is_reached_in_milliseconds() -> None:
+    target = {"kind": "latency", "requested": 0.6, "achieved": 0.01032, "ratio": 0.573}
+    page = render({**build(samples.classifier()), "target": target})
+    assert "reached 10.3 ms (57.3% of dense)" in page
+
+
 def test_two_to_four_says_what_hardware_it_is_for() -> None:
     names = {entry["name"]: entry for entry in build(samples.classifier())["runtimes"]}
     assert names["torch semi-structured (CUDA)"]["faster"] == "depends"
