@@ -94,7 +94,7 @@ def test_plans_come_true(target: dict[str, Any], tmp_path: Path) -> None:
     assert all(0 <= site["reconstruction_error"] < 1 for site in report["sites"])
     assert "products of two thin ones" in report["notes"][0]
     page = outcome.report_html.read_text()
-    assert "Ranks" in page
+    assert "Rank of every weight" in page
     card = (outcome.artifact / "README.md").read_text()
     assert "trust_remote_code=True" in card
     assert "low_rank" in card
