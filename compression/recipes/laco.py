@@ -17,7 +17,8 @@ LACO = recipes.register(
         "laco",
         "LaCo",
         "Merges runs of layers into the layer before them, each time the run after which the last hidden "
-        "states are most like the dense model's.",
+        "states are most like the dense model's. Weak on few layers: of six, two merged ruined a model that "
+        "dropping them spared (perplexity 2,921 against 112).",
         Paper(
             "LaCo: Large Language Model Pruning via Layer Collapse",
             "Yang, Cao, Zhao",
