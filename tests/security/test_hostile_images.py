@@ -183,7 +183,13 @@ def test_what_was_packed_comes_out_in_pieces_of_any_size(parts: list[tuple[bytes
     if content:
         at = entry.offset + entry.stored // 2
         changed = BytesSource(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
-        refused(DatasetInvalid, lambda: list(zip_index.unpacked("a", changed, entry, piece)), "damaged")
+        try:
+            # Of what repeats itself, a copy from further back is the same.
+            unharmed = b"".join(zip_index.unpacked("a", changed, entry, piece)) == content
+        except DatasetInvalid:
+            unharmed = False
+        if not unharmed:
+            refused(DatasetInvalid, lambda: list(zip_index.unpacked("a", changed, entry, piece)), "damaged")
 
 
 def test_a_tar_header_that_claims_gigabytes() -> None:
