@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from compression.parameters import all_parameters
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,31 @@ class Recipe:
             "options": options_schema(self.options),
             "defaults": dict(self.axes),
         }
+
+
+def options_model(
+    name: str, fields: Mapping[str, tuple[Any, Any]], of: str, defaults: Mapping[str, Any]
+) -> type[RecipeOptions]:
+    """A model of these options (type and pydantic field by name) with a recipe's own defaults; `of` says what
+    the recipes remove, for the message. ValueError for a default that is no option."""
+    chosen: dict[str, Any] = dict(fields)
+    for key, value in defaults.items():
+        if key not in chosen:
+            raise ValueError(f"{key!r} is no option of recipes of {of}")
+        kind, info = chosen[key]
+        default: Any = {"default": list(value) if isinstance(value, tuple) else value}
+        chosen[key] = (kind, info.merge_field_infos(info, **default))
+    model: type[RecipeOptions] = create_model(f"{name}Options", __base__=RecipeOptions, **chosen)
+    return model
+
+
+def parameter_fields(*registries: Any) -> dict[str, tuple[Any, Any]]:
+    """The parameters of all entries of registries as fields of options."""
+    fields: dict[str, tuple[Any, Any]] = {}
+    for item in all_parameters(*registries).values():
+        bounds: dict[str, Any] = dict(item.bounds)
+        fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
+    return fields
 
 
 def options_schema(options: type[BaseModel]) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field
 
 from compression.allocation.ranks import rank_allocations
 from compression.anatomy.ranks import RANK, TARGETS
 from compression.criteria.ranks import rank_criteria
-from compression.parameters import all_parameters
-from compression.recipes.base import Paper, Recipe, RecipeOptions
+from compression.recipes.base import Paper, Recipe, RecipeOptions, options_model, parameter_fields
 from compression.recipes.weights import data_needs
 from compression.updates.ranks import rank_updates
 
@@ -21,16 +20,7 @@ FAMILIES = ("llama", "gemma")
 
 def rank_options(name: str, **defaults: Any) -> type[RecipeOptions]:
     """The options of a recipe of ranks with its own defaults. ValueError for a default that is no option."""
-    fields = dict(_fields())
-    for key, value in defaults.items():
-        if key not in fields:
-            raise ValueError(f"{key!r} is no option of recipes of ranks")
-        kind, info = fields[key]
-        default: Any = {"default": list(value) if isinstance(value, tuple) else value}
-        fields[key] = (kind, info.merge_field_infos(info, **default))
-    options: dict[str, Any] = fields
-    model: type[RecipeOptions] = create_model(f"{name}Options", __base__=RecipeOptions, **options)
-    return model
+    return options_model(name, _fields(), "ranks", defaults)
 
 
 @lru_cache(maxsize=1)
@@ -57,10 +47,7 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             Field(1, ge=1, le=4096, description="Ranks are multiples of it; hardware likes 8 or more."),
         ),
     }
-    for item in all_parameters(rank_criteria, rank_allocations, rank_updates).values():
-        bounds: dict[str, Any] = dict(item.bounds)
-        fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
-    return fields
+    return fields | parameter_fields(rank_criteria, rank_allocations, rank_updates)
 
 
 def rank_recipe(name: str, title: str, summary: str, paper: Paper | None, **defaults: Any) -> Recipe:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field
 
 from compression.allocation.structures import structure_allocations
 from compression.anatomy.families import FAMILIES
 from compression.anatomy.structures import GRANULARITIES
 from compression.criteria.structures import structure_criteria
-from compression.parameters import all_parameters
-from compression.recipes.base import Paper, Recipe, RecipeOptions
+from compression.recipes.base import Paper, Recipe, RecipeOptions, options_model, parameter_fields
 from compression.recipes.weights import data_needs, gradient_fields
 from compression.updates.structures import structure_updates
 
@@ -23,25 +22,13 @@ EXPERT_TARGETS = ("sparsity", "parameters", "macs", "bytes")
 def structure_options(name: str, **defaults: Any) -> type[RecipeOptions]:
     """The options of a recipe of structures with its own defaults. ValueError for a default that is no
     option."""
-    fields = dict(_fields())
-    for key, value in defaults.items():
-        if key not in fields:
-            raise ValueError(f"{key!r} is no option of recipes of structures")
-        kind, info = fields[key]
-        default: Any = {"default": list(value) if isinstance(value, tuple) else value}
-        fields[key] = (kind, info.merge_field_infos(info, **default))
-    options: dict[str, Any] = fields
-    model: type[RecipeOptions] = create_model(f"{name}Options", __base__=RecipeOptions, **options)
-    return model
+    return options_model(name, _fields(), "structures", defaults)
 
 
 @lru_cache(maxsize=1)
 def _fields() -> dict[str, tuple[Any, Any]]:
     fields: dict[str, tuple[Any, Any]] = {**_axes(), **_multiples(), **gradient_fields(), **_sets()}
-    for item in all_parameters(structure_criteria, structure_updates, structure_allocations).values():
-        bounds: dict[str, Any] = dict(item.bounds)
-        fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
-    return fields
+    return fields | parameter_fields(structure_criteria, structure_updates, structure_allocations)
 
 
 def _axes() -> dict[str, tuple[Any, Any]]:

@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field
 
 from compression.allocation import allocations
 from compression.anatomy.families import DECODERS, ENCODERS
 from compression.criteria import criteria
-from compression.parameters import all_parameters
-from compression.recipes.base import Paper, Recipe, RecipeOptions
+from compression.recipes.base import Paper, Recipe, RecipeOptions, options_model, parameter_fields
 from compression.updates import updates
 
 # What a need of an entry means for the data of a job; what is not named needs none.
@@ -57,25 +56,13 @@ def weight_options(name: str, **defaults: Any) -> type[RecipeOptions]:
     Keys are the axes (criterion, allocation, update, comparison), the bounds, how calibration is done, and
     the parameters of all entries. ValueError for a default that is no option.
     """
-    fields = dict(_fields())
-    for key, value in defaults.items():
-        if key not in fields:
-            raise ValueError(f"{key!r} is no option of recipes of single weights")
-        kind, info = fields[key]
-        changed = {"default": list(value) if isinstance(value, tuple) else value}
-        fields[key] = (kind, info.merge_field_infos(info, **changed))
-    options: dict[str, Any] = fields
-    model: type[RecipeOptions] = create_model(f"{name}Options", __base__=RecipeOptions, **options)
-    return model
+    return options_model(name, _fields(), "single weights", defaults)
 
 
 @lru_cache(maxsize=1)
 def _fields() -> dict[str, tuple[Any, Any]]:
     fields: dict[str, tuple[Any, Any]] = {**_axes(), **_bounds(), **_calibration(), **gradient_fields()}
-    for item in all_parameters(criteria, allocations, updates).values():
-        bounds: dict[str, Any] = dict(item.bounds)
-        fields[item.name] = (item.kind, Field(item.default, description=item.description, **bounds))
-    return fields
+    return fields | parameter_fields(criteria, allocations, updates)
 
 
 def _axes() -> dict[str, tuple[Any, Any]]:
