@@ -15,6 +15,7 @@ import torch
 
 from compression.evaluation import nursery, probe, stock
 from compression.export import verify
+from tests.engine.jobs import write_job
 from tests.tiny_models import tiny_llama
 
 # Another number of threads than whole jobs of other tests use: a nursery of its own.
@@ -92,6 +93,37 @@ def test_a_process_forks_its_own_nursery(expected: tuple[Path, Path]) -> None:
     # Another number of threads than this process was started with takes an interpreter.
     assert refused
     assert not Path(f"/proc/{pid}").exists()
+
+
+LIMITED = """
+import dataclasses, sys
+from pathlib import Path
+from compression import pipeline
+from compression.evaluation import nursery
+from tests.engine.jobs import request
+wanted = request(Path(sys.argv[1]), Path(sys.argv[1]) / "work")
+if sys.argv[2] == "limited":
+    specification = wanted.specification
+    limits = specification.limits.model_copy(update={"memory_bytes": 1 << 33})
+    wanted = dataclasses.replace(wanted, specification=specification.model_copy(update={"limits": limits}))
+pipeline.fork_nursery(wanted)
+print(len(nursery._known))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are made on Linux only")
+@pytest.mark.parametrize(("limit", "forks"), [("free", 1), ("limited", 0)])
+def test_a_job_forks_unless_its_memory_is_limited(limit: str, forks: int, tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "model")
+    write_job(tmp_path, "model", {}, {"recipe": "magnitude", "target": {"sparsity": 0.5}})
+    told = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path), limit],
+        env={**os.environ, **probe.child_environment(1)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert int(told.stdout) == forks
 
 
 STARTS = """
