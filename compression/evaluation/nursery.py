@@ -195,7 +195,7 @@ def serve(parent: int | None = None) -> int:
 
 
 def _load() -> None:
-    import transformers
+    from compression.loading.transformers_import import transformers
 
     for name in PRELOADED:
         importlib.import_module(name)
