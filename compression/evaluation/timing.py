@@ -38,7 +38,7 @@ from compression.evaluation.types import TEXT_TO_TEXT, Batch
 from compression.loading.architectures import ARCHITECTURES
 from compression.loading.settings import trimmed_config
 from compression.loading.skeleton import compute_buffers
-from compression.loading.transformers_import import class_of
+from compression.loading.transformers_import import class_of, without_storage
 
 CACHE_BYTES = 64 << 20
 LEAST_ROUNDS = 5
@@ -220,7 +220,7 @@ def build_model(
     architecture = config["architectures"][0]
     known = ARCHITECTURES[architecture]
     model_class = class_of(known.module, architecture)
-    with torch.device("meta"):
+    with without_storage():
         model: nn.Module = model_class(model_class.config_class.from_dict(dict(config)))
     model.eval()
     place = torch.device(device)

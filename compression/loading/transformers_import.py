@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.compiler
 import torch.distributed
+from torch import nn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 COMPILER = "torch._dynamo"
@@ -32,6 +33,39 @@ def import_transformers() -> ModuleType:
             for name in SHARED:
                 importlib.import_module(name)
     return importlib.import_module("transformers")
+
+
+@contextmanager
+def without_storage() -> Iterator[None]:
+    """Models made meanwhile have parameters of shapes alone, tied as ever, and buffers with their values.
+
+    Making all of a model on the device "meta" would do, but arithmetic there (of rotary tables, of random
+    draws) is looked up in the compiler.
+    """
+    register, initialize = nn.Module.register_parameter, PreTrainedModel.initialize_weights
+    drawn = {name: getattr(nn.init, name) for name in nn.init.__all__ if name.endswith("_")}
+
+    def place(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            shape = torch.empty_like(parameter, device="meta")
+            parameter = nn.Parameter(shape, requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    try:
+        for name in drawn:
+            setattr(nn.init, name, _as_it_is)
+        nn.Module.register_parameter = place  # type: ignore[method-assign, assignment]
+        PreTrainedModel.initialize_weights = lambda self: None
+        yield
+    finally:
+        for name, value in drawn.items():
+            setattr(nn.init, name, value)
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        PreTrainedModel.initialize_weights = initialize
+
+
+def _as_it_is(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return tensor
 
 
 @contextmanager
@@ -92,6 +126,7 @@ def class_of(module: str, name: str) -> Any:
 
 transformers = import_transformers()
 
+from transformers.modeling_utils import PreTrainedModel  # noqa: E402
 from transformers.pytorch_utils import Conv1D  # noqa: E402
 
-__all__ = ["Conv1D", "class_of", "import_transformers", "transformers"]
+__all__ = ["Conv1D", "class_of", "import_transformers", "transformers", "without_storage"]

@@ -11,7 +11,10 @@ import torch
 available, disable = torch.distributed.is_available, torch.compiler.disable
 import compression.pipeline
 from compression.evaluation import nursery
+from compression.device import prepare_device
 nursery._load()
+prepare_device("cpu", 1)
+assert torch.are_deterministic_algorithms_enabled()
 found = {"sympy", "torch._dynamo", "torch.distributed.tensor"} & set(sys.modules)
 assert not found, found
 assert torch.distributed.is_available is available and torch.compiler.disable is disable
