@@ -1,0 +1,32 @@
+"""Checks an ONNX model as the service does: `python -m compression.loading.onnx FOLDER`; needs Python alone.
+
+Exit status: 0 it would be taken in, 2 it would be refused; says why.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from compression.errors import ModelRejected
+from compression.loading.onnx.admission import admit_graph
+from compression.loading.sources import folder_sources
+
+
+def main(arguments: list[str]) -> int:
+    """The command; gives its exit status."""
+    if len(arguments) != 1:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        found = admit_graph(folder_sources(Path(arguments[0])))
+    except (ModelRejected, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(found.inspection))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
