@@ -62,13 +62,13 @@ class Admission:
     as JSON data.
 
     Of the format `onnx`, `inspection` is that of a graph (compression/loading/onnx/inspection.py), `tensors` is
-    empty, `config` has the names of the classes alone, and `task` is None where the graph does not show it.
+    empty, `config` has the names of the classes alone, and `task` is "other" unless it classifies images.
     """
 
     format: str
     architecture: str
     family: str
-    task: str | None
+    task: str
     parameters: int
     bytes: int
     dtype: str
@@ -143,7 +143,7 @@ def _of_graph(found: AdmittedGraph) -> Admission:
         family="graph",
         task=found.task,
         parameters=found.counted.parameters,
-        bytes=found.bytes,
+        bytes=found.stored,
         dtype=found.counted.dtype,
         config=found.config,
         tensors={},

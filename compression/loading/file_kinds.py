@@ -34,7 +34,8 @@ _PICKLES = (
 )
 _CODE = (".py", ".pyc", ".so", ".dll", ".sh", ".exe", ".js", ".whl")
 _OTHERS = {
-    ".pt2": "torch.export programs are not taken in, because reading them runs code (Python's eval and pickles). Run "
+    ".pt2": "torch.export programs are not taken in, because reading them runs code (Python's eval and "
+    "pickles). Run "
     "`secateur convert` on your own machine, which writes ONNX, and upload that",
     ".gguf": "GGUF files are not taken in",
     ".zip": "archives are not taken in; upload the files in them",

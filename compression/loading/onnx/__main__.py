@@ -5,7 +5,6 @@ Exit status: 0 it would be taken in, 2 it would be refused; says why.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -24,7 +23,14 @@ def main(arguments: list[str]) -> int:
     except (ModelRejected, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(found.inspection))
+    facts = found.inspection
+    print(
+        f"{found.weights[0]}: {facts['nodes']:,} nodes, {facts['parameters']:,} parameters, opset "
+        f"{facts['opset']}, "
+        f"{'free' if facts['dynamic_batch'] else 'fixed'} batch"
+    )
+    for each in facts["unknown_operators"]:
+        print(f"not known to the engine: {each['operator']} ({each['domain']}, {each['count']} nodes)")
     return 0
 
 

@@ -1,4 +1,5 @@
-"""Decides whether an ONNX model is taken in, from its structure alone. No torch, no onnx package, no weight read.
+"""Decides whether an ONNX model is taken in, from its structure alone. No torch, no onnx package, no weight
+read.
 
 A model is one `.onnx` file, the files that it names for the data of its tensors, and if there are any
 `config.json` (the names of its classes are kept) and `preprocessor_config.json`.
@@ -29,14 +30,14 @@ MAXIMUM_LABELS = 100_000
 
 @dataclass(frozen=True)
 class AdmittedGraph:
-    """An ONNX model that was taken in. `weights` are the files that hold its graph and tensors; `config` has
+    """An ONNX model that was taken in. `weights` are the files that hold its graph and tensors, of `stored` bytes; `config` has
     `id2label` where the classes have names; `rewritten` are files to store in place of those uploaded."""
 
     header: Header
     graph: Graph
     counted: Weights
-    task: str | None
-    bytes: int
+    task: str
+    stored: int
     config: dict[str, Any]
     inspection: dict[str, Any]
     weights: tuple[str, ...]
@@ -62,13 +63,13 @@ def admit_graph(files: Files) -> AdmittedGraph:
     image, classes = image_of(graph), classes_of(graph)
     names, dropped, rewritten = _config(files, classes)
     preprocessing, settings = _preprocessing(files, image)
-    inspection |= {"image": image, "classes": classes, "labels": names, "preprocessing": preprocessing}
+    inspection |= {"image": image, "classes": classes, "preprocessing": preprocessing}
     return AdmittedGraph(
         header=header,
         graph=graph,
         counted=counted,
-        task="image-classification" if image is not None and classes is not None else None,
-        bytes=sum(files[path].size for path in weights),
+        task="image-classification" if image is not None and classes is not None else "other",
+        stored=sum(files[path].size for path in weights),
         config={} if names is None else _labels(names),
         inspection=inspection,
         weights=weights,
@@ -78,7 +79,8 @@ def admit_graph(files: Files) -> AdmittedGraph:
 
 
 def read_structure(files: Files, file: str) -> tuple[Header, Graph]:
-    """The header and the checked graph of one ONNX file among `files`. Raises OnnxInvalid, OnnxUnsupported."""
+    """The header and the checked graph of one ONNX file among `files`. Raises OnnxInvalid,
+    OnnxUnsupported."""
     reader = Reader(files[file])
     header, place = read_header(reader, file)
     sizes = {path: source.size for path, source in files.items() if path != file}
@@ -91,7 +93,8 @@ def _model_file(files: Files) -> str:
     found = sorted(path for path in files if path.lower().endswith(ENDING))
     if len(found) > 1:
         raise FileRefused(
-            f"{found[0]} and {found[1]}: a model is one ONNX file with its data; upload each as a model of its own.",
+            f"{found[0]} and {found[1]}: a model is one ONNX file with its data; upload each as a model "
+            f"of its own.",
             pointer=found[1],
         )
     if "/" in found[0]:
@@ -99,7 +102,8 @@ def _model_file(files: Files) -> str:
     weights = next((path for path in files if path.lower().endswith(".safetensors")), None)
     if weights is not None:
         raise FileRefused(
-            f"{found[0]} and {weights}: a model is either an ONNX file or a transformers folder; upload one of them.",
+            f"{found[0]} and {weights}: a model is either an ONNX file or a transformers folder; upload "
+            f"one of them.",
             pointer=found[0],
         )
     return found[0]
@@ -110,13 +114,16 @@ def _check_others(files: Files, file: str, graph: Graph) -> None:
     for path in others:
         if path.lower().endswith((".data", "_data", ".weights")):
             raise FileRefused(
-                f"{path}: no tensor of {file} lies in it; remove it, or upload the ONNX file that belongs to it.",
+                f"{path}: no tensor of {file} lies in it; remove it, or upload the ONNX file that belongs "
+                f"to it.",
                 pointer=path,
             )
     check_kinds(others)
 
 
-def _config(files: Files, classes: int | None) -> tuple[tuple[str, ...] | None, tuple[str, ...], dict[str, bytes]]:
+def _config(
+    files: Files, classes: int | None
+) -> tuple[tuple[str, ...] | None, tuple[str, ...], dict[str, bytes]]:
     """The names of the classes, the keys that are left out, and the file to store."""
     if CONFIG not in files:
         return None, (), {}

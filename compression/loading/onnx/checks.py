@@ -63,9 +63,13 @@ def _check_order(graph: Graph, file: str) -> None:
                 if not name:
                     continue
                 if name in defined:
-                    raise Malformed(f"its output {shown(name)} is also an input or an initializer of the graph")
+                    raise Malformed(
+                        f"its output {shown(name)} is also an input or an initializer of the graph"
+                    )
                 if name in makers:
-                    raise Malformed(f"its output {shown(name)} is also the output of node number {makers[name]}")
+                    raise Malformed(
+                        f"its output {shown(name)} is also the output of node number {makers[name]}"
+                    )
                 makers[name] = index
     for index, node in enumerate(graph.nodes):
         for name in node.inputs:
@@ -104,7 +108,9 @@ _Tensors = list[Tensor | None]
 
 
 def _refuse(what: str, tensor: Tensor) -> None:
-    raise Malformed(f"{what} {shown(tensor.name)} has the dimensions {list(tensor.dims)}, which do not fit its operator")
+    raise Malformed(
+        f"{what} {shown(tensor.name)} has the dimensions {list(tensor.dims)}, which do not fit its operator"
+    )
 
 
 def _number(node: Node, name: str, default: int) -> int:
@@ -127,6 +133,11 @@ def _check_convolution(node: Node, inputs: _Tensors) -> None:
         return
     if len(weight.dims) < 3:
         _refuse("the weight", weight)
+    if weight.dtype == "float64":
+        raise Unsupported(
+            "it convolves in float64, which ONNX Runtime does not on CPU, so that no result could be checked",
+            "export the model in float32",
+        )
     turned = node.operator == "ConvTranspose"
     if weight.dims[0] % groups:
         raise Malformed(f"its {weight.dims[0]:,} channels cannot be divided into {groups:,} groups")

@@ -74,7 +74,8 @@ def _opsets(reader: Reader, spans: list[Span]) -> dict[str, int]:
     if not oldest <= version <= newest:
         raise Unsupported(
             f"its operator set is version {version}; taken in are {oldest} to {newest}",
-            "export it with opset_version=18, or convert it with onnx.version_converter.convert_version(model, 18)",
+            "export it with opset_version=18, or convert it with "
+            "onnx.version_converter.convert_version(model, 18)",
         )
     return opsets
 

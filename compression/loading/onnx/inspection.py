@@ -117,9 +117,7 @@ def _free_first(value: Value) -> bool:
 
 def _unknown(graph: Graph, operators: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
     """The operators that the engine does not know, with the first nodes that use them."""
-    found: dict[tuple[str, str], list[str]] = {
-        key: [] for key in operators if key[0] or key[1] not in KNOWN
-    }
+    found: dict[tuple[str, str], list[str]] = {key: [] for key in operators if key[0] or key[1] not in KNOWN}
     for index, node in enumerate(graph.nodes):
         names = found.get((node.domain, node.operator))
         if names is not None and len(names) < EXAMPLES:

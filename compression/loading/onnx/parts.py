@@ -15,14 +15,14 @@ MAXIMUM_RANK = 8
 MAXIMUM_ELEMENTS = 1 << 48
 
 DTYPES = {
-    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
-    11: "float64", 12: "uint32", 13: "uint64",
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64",
 }  # fmt: skip
 """Element types that are taken in, by their number in the format."""
 OTHER_DTYPES = {
-    8: "text", 14: "complex64", 15: "complex128", 16: "bfloat16", 17: "float8 (e4m3fn)", 18: "float8 (e4m3fnuz)",
-    19: "float8 (e5m2)", 20: "float8 (e5m2fnuz)", 21: "uint4", 22: "int4", 23: "float4", 24: "float8 (e8m0)",
-    25: "uint2", 26: "int2",
+    8: "text", 14: "complex64", 15: "complex128", 16: "bfloat16", 17: "float8 (e4m3fn)",
+    18: "float8 (e4m3fnuz)", 19: "float8 (e5m2)", 20: "float8 (e5m2fnuz)", 21: "uint4", 22: "int4",
+    23: "float4", 24: "float8 (e8m0)", 25: "uint2", 26: "int2",
 }  # fmt: skip
 ITEM_SIZES = {
     "float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "int16": 2,
@@ -71,8 +71,8 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A stored tensor. `bytes` are those of its elements in memory. Its data lie in `file` (the path inside
-    the model) from `offset` on, `length` bytes, as `storage` says: "raw" little-endian elements, or "packed" in
-    a typed field of the message, where integers are varints.
+    the model) from `offset` on, `length` bytes, as `storage` says: "raw" little-endian elements, or "packed"
+    in a typed field of the message, where integers are varints.
     """
 
     name: str
@@ -108,7 +108,8 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An operator at work. Inputs and outputs that are left out have empty names; the default domain is ""."""
+    """An operator at work. Inputs and outputs that are left out have empty names; the default domain is
+    "" too."""
 
     name: str
     operator: str

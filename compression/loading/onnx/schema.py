@@ -1,6 +1,7 @@
 """The messages of an ONNX file, as far as a graph without subgraphs is made of them.
 
-Documentation and metadata are passed over unread. Numbers and types are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto (IR version 13).
+Documentation and metadata are passed over unread. Numbers and types are those of
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto (IR version 13).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads the graph of an ONNX file: inputs, outputs, nodes, initializers. No weight is read.
 
-Bounded: below 100,000 nodes and as many tensors, names of at most 1,024 bytes, and the budget of the reader. Graphs
-inside of nodes, sparse and quantised tensors are refused, so nothing nests.
+Bounded: below 100,000 nodes and as many tensors, names of at most 1,024 bytes, and the budget of the reader.
+Graphs inside of nodes, sparse and quantised tensors are refused, so nothing nests.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from compression.loading.onnx.attributes import read_attributes
 from compression.loading.onnx.header import domain_of
 from compression.loading.onnx.operators import CONTROL_FLOW
 from compression.loading.onnx.parts import (
-    Dimension,
-    Graph,
     MAXIMUM_ELEMENTS,
     MAXIMUM_RANK,
+    Dimension,
+    Graph,
     Node,
     Place,
     Tensor,
@@ -83,7 +83,9 @@ def _parts(reader: Reader, span: Span) -> dict[str, list[Span]]:
             raise Malformed(f"holds {field.name!r} twice")
         if len(places) >= _COUNTED.get(field.name, MAXIMUM_EDGES):
             most = _COUNTED.get(field.name, MAXIMUM_EDGES)
-            raise Unsupported(f"it has {most:,} parts of the kind {field.name!r} or more", "export a smaller graph")
+            raise Unsupported(
+                f"it has {most:,} parts of the kind {field.name!r} or more", "export a smaller graph"
+            )
     return found
 
 
@@ -111,7 +113,8 @@ def _values(
     more: int,
     only: Container[str] | None = None,
 ) -> dict[str, Value]:
-    """The inputs, outputs or described values by name; so many `more` than MAXIMUM_ENDS are allowed. Types are
+    """The inputs, outputs or described values by name; so many `more` than MAXIMUM_ENDS are allowed. Types
+    are
     read of those in `only` (None: all)."""
     spans = parts.get(kind, [])
     found: dict[str, Value] = {}
@@ -140,7 +143,9 @@ def _value(reader: Reader, name: str, span: Span) -> Value:
     message = reader.message(span, TYPE)
     others = sorted(message.keys() - {"tensor_type", "denotation"})
     if others:
-        raise Unsupported(f"its type is no tensor ({others[0]})", "export the model so that it takes and gives tensors")
+        raise Unsupported(
+            f"its type is no tensor ({others[0]})", "export the model so that it takes and gives tensors"
+        )
     if "tensor_type" not in message:
         raise Malformed("its type says nothing")
     tensor = reader.message(message["tensor_type"], TENSOR_TYPE)
@@ -160,7 +165,8 @@ def _dimension(message: dict[str, Any]) -> Dimension:
         size: int = message["dim_value"]
         if size < 0 or size > MAXIMUM_ELEMENTS:
             raise Malformed(
-                f"a dimension is {size}, which cannot be", "give free dimensions a name (dim_param) and no number"
+                f"a dimension is {size}, which cannot be",
+                "give free dimensions a name (dim_param) and no number",
             )
         return size
     return checked_name(message.get("dim_param", ""))[:120] or None
@@ -177,9 +183,13 @@ def _agree(file: str, initializers: Mapping[str, Tensor], described: Mapping[str
                 raise Malformed(f"it is {tensor.dtype}, but described as {value.dtype}")
             if value.shape is None:
                 continue
-            differ = [a for a, b in zip(tensor.dims, value.shape, strict=False) if isinstance(b, int) and a != b]
+            differ = [
+                a for a, b in zip(tensor.dims, value.shape, strict=False) if isinstance(b, int) and a != b
+            ]
             if len(tensor.dims) != len(value.shape) or differ:
-                raise Malformed(f"its dimensions are {list(tensor.dims)}, but described as {list(value.shape)}")
+                raise Malformed(
+                    f"its dimensions are {list(tensor.dims)}, but described as {list(value.shape)}"
+                )
 
 
 def _nodes(reader: Reader, tensors: Tensors, spans: list[Span], file: str) -> tuple[Node, ...]:
@@ -196,7 +206,9 @@ def _nodes(reader: Reader, tensors: Tensors, spans: list[Span], file: str) -> tu
                 raise Unsupported(f"the nodes up to here have more than {MAXIMUM_EDGES:,} inputs and outputs")
             kinds[node.domain, node.operator] += 1
             if len(kinds) > MAXIMUM_OPERATORS:
-                raise Unsupported(f"the nodes up to here have more than {MAXIMUM_OPERATORS} different operators")
+                raise Unsupported(
+                    f"the nodes up to here have more than {MAXIMUM_OPERATORS} different operators"
+                )
         nodes.append(node)
     return tuple(nodes)
 
@@ -211,7 +223,10 @@ def _node(reader: Reader, tensors: Tensors, message: dict[str, Any], place: Plac
             f"{operator} holds a graph of its own, which is not taken in",
             "export the model without it, for example by tracing it with one input",
         )
-    for part, what in (("overload", "an overload of a function"), ("device_configurations", "a layout of devices")):
+    for part, what in (
+        ("overload", "an overload of a function"),
+        ("device_configurations", "a layout of devices"),
+    ):
         if part in message:
             raise Unsupported(f"it names {what}")
     return Node(

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from compression.loading.file_kinds import FORBIDDEN_ENDINGS, check_path
 from compression.errors import FileRefused
+from compression.loading.file_kinds import FORBIDDEN_ENDINGS, check_path
 from compression.loading.onnx.parts import (
     DTYPES,
     ITEM_SIZES,
@@ -64,7 +64,9 @@ class Tensors:
         present = [field for field in ("raw_data", *_FIELDS) if field in message]
         external = message.get("data_location", 0)
         if external not in (0, 1):
-            raise Malformed(f"its data_location is {external}, which is neither 0 (here) nor 1 (in another file)")
+            raise Malformed(
+                f"its data_location is {external}, which is neither 0 (here) nor 1 (in another file)"
+            )
         if external:
             if present:
                 raise Malformed(f"it has {present[0]} here, and says that its data are in another file")
@@ -93,11 +95,15 @@ class Tensors:
         if field in _FIXED:
             count, rest = divmod(span.length, _FIXED[field])
             if rest:
-                raise Malformed(f"its {field} have {span.length:,} bytes, which is no whole number of elements")
+                raise Malformed(
+                    f"its {field} have {span.length:,} bytes, which is no whole number of elements"
+                )
         else:
             count = self._reader.count_varints(span)
         if count != elements:
-            raise Malformed(f"its dimensions {list(dims)} ask for {elements:,} elements, but {count:,} are stored")
+            raise Malformed(
+                f"its dimensions {list(dims)} ask for {elements:,} elements, but {count:,} are stored"
+            )
         return Tensor(name, dtype, dims, "packed", self._file, span.begin, span.length)
 
     def _elsewhere(self, name: str, dtype: str, dims: tuple[int, ...], entries: list[Span]) -> Tensor:
@@ -137,7 +143,10 @@ class Tensors:
 
     def _size_of(self, place: str) -> int:
         """Bytes of the file that holds the data: one of the model's own. Raises Malformed."""
-        advice = "its data must lie in a file beside the model, uploaded with it: onnx.save(..., location='model.onnx.data')"
+        advice = (
+            "its data must lie in a file beside the model, uploaded with it: "
+            "onnx.save(..., location='model.onnx.data')"
+        )
         try:
             check_path(place)
         except FileRefused:
@@ -161,7 +170,9 @@ def element_type(number: int) -> str:
         return DTYPES[number]
     if number in OTHER_DTYPES:
         raise Unsupported(
-            f"its type is {OTHER_DTYPES[number]}; taken in are {', '.join(DTYPES.values())}",
+            f"its type is {OTHER_DTYPES[number]}, in which ONNX Runtime computes little or nothing on "
+            f"CPU; taken in are "
+            f"{', '.join(DTYPES.values())}",
             "export the model in float32",
         )
     raise Malformed(f"its element type has the number {number}, which ONNX does not know")

@@ -156,7 +156,8 @@ class Reader:
         """The bytes of a field of at most `maximum` bytes. Raises Malformed."""
         if span.length > maximum:
             raise Malformed(
-                f"{span.length:,} bytes, more than the {maximum:,} allowed", "export the model with less in it"
+                f"{span.length:,} bytes, more than the {maximum:,} allowed",
+                "export the model with less in it",
             )
         self._bytes_left -= span.length
         if self._bytes_left < 0:
@@ -222,10 +223,14 @@ class Reader:
             return [self._value(field, wire, value)]
         assert isinstance(value, Span)
         data = self.take(value, MAXIMUM_BLOB)
-        self._count_numbers(len(data) // 4 if field.kind is Kind.FLOAT else len(data.translate(None, _CONTINUED)))
+        self._count_numbers(
+            len(data) // 4 if field.kind is Kind.FLOAT else len(data.translate(None, _CONTINUED))
+        )
         if field.kind is Kind.FLOAT:
             if len(data) % 4:
-                raise Malformed(f"{field.name!r} has {len(data):,} bytes, which are no whole number of floats")
+                raise Malformed(
+                    f"{field.name!r} has {len(data):,} bytes, which are no whole number of floats"
+                )
             return list(struct.unpack(f"<{len(data) // 4}f", data))
         found: list[int] = []
         index = 0
