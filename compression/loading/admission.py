@@ -61,8 +61,8 @@ class Admission:
     among them); `dropped` names the keys of config.json that were left out. `inspection` is an `Inspection`
     as JSON data.
 
-    Of the format `onnx`, `inspection` is that of a graph (compression/loading/onnx/inspection.py), `tensors` is
-    empty, `config` has the names of the classes alone, and `task` is "other" unless it classifies images.
+    Of the format `onnx`, `inspection` is that of a graph (compression/loading/onnx/inspection.py), `tensors`
+    is empty, `config` has the names of the classes alone, and `task` is "other" unless it classifies images.
     """
 
     format: str

@@ -30,8 +30,9 @@ MAXIMUM_LABELS = 100_000
 
 @dataclass(frozen=True)
 class AdmittedGraph:
-    """An ONNX model that was taken in. `weights` are the files that hold its graph and tensors, of `stored` bytes; `config` has
-    `id2label` where the classes have names; `rewritten` are files to store in place of those uploaded."""
+    """An ONNX model that was taken in. `weights` are the files that hold its graph and tensors, of `stored`
+    bytes; `config` has `id2label` where the classes have names; `rewritten` are files to store in place of
+    those uploaded."""
 
     header: Header
     graph: Graph
@@ -94,7 +95,7 @@ def _model_file(files: Files) -> str:
     if len(found) > 1:
         raise FileRefused(
             f"{found[0]} and {found[1]}: a model is one ONNX file with its data; upload each as a model "
-            f"of its own.",
+            "of its own.",
             pointer=found[1],
         )
     if "/" in found[0]:
@@ -103,7 +104,7 @@ def _model_file(files: Files) -> str:
     if weights is not None:
         raise FileRefused(
             f"{found[0]} and {weights}: a model is either an ONNX file or a transformers folder; upload "
-            f"one of them.",
+            "one of them.",
             pointer=found[0],
         )
     return found[0]
@@ -115,7 +116,7 @@ def _check_others(files: Files, file: str, graph: Graph) -> None:
         if path.lower().endswith((".data", "_data", ".weights")):
             raise FileRefused(
                 f"{path}: no tensor of {file} lies in it; remove it, or upload the ONNX file that belongs "
-                f"to it.",
+                "to it.",
                 pointer=path,
             )
     check_kinds(others)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from compression.loading.onnx.parts import Header, Place, Unsupported, shown
+from compression.loading.onnx.parts import Header, Place, Unsupported, checked_name, shown
 from compression.loading.onnx.schema import MODEL, OPERATOR_SET
 from compression.loading.onnx.wire import Malformed, Reader, Span
 
@@ -81,9 +81,9 @@ def _opsets(reader: Reader, spans: list[Span]) -> dict[str, int]:
 
 
 def domain_of(message: dict[str, Any]) -> str:
-    """The domain that a message names: the default one, which has two names, as ""."""
+    """The domain that a message names: the default one, which has two names, as "". Raises Malformed."""
     domain: str = message.get("domain", "")
-    return "" if domain == "ai.onnx" else domain
+    return "" if domain == "ai.onnx" else checked_name(domain)
 
 
 def _plain(text: str) -> str:

@@ -22,7 +22,8 @@ DTYPES = {
 OTHER_DTYPES = {
     8: "text", 14: "complex64", 15: "complex128", 16: "bfloat16", 17: "float8 (e4m3fn)",
     18: "float8 (e4m3fnuz)", 19: "float8 (e5m2)", 20: "float8 (e5m2fnuz)", 21: "uint4", 22: "int4",
-    23: "float4", 24: "float8 (e8m0)", 25: "uint2", 26: "int2",
+    23: "float4", 24: "float8 (e8m0)", 25: "uint2", 26: "int2", 27: "float6 (e2m3)",
+    28: "float6 (e3m2)",
 }  # fmt: skip
 ITEM_SIZES = {
     "float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "int16": 2,
@@ -43,6 +44,13 @@ class Unsupported(Malformed):
 def shown(name: str) -> str:
     """A name of a stranger as a message may show it."""
     return ascii(name if len(name) <= 80 else name[:77] + "...")
+
+
+def checked_name(name: str) -> str:
+    """A name as it is. Raises Malformed where it holds what cannot be shown."""
+    if name and not name.isprintable():
+        raise Malformed(f"the name {shown(name)} holds characters that cannot be shown", "rename it")
+    return name
 
 
 class Place:

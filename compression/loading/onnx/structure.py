@@ -23,6 +23,7 @@ from compression.loading.onnx.parts import (
     Tensor,
     Unsupported,
     Value,
+    checked_name,
     shown,
 )
 from compression.loading.onnx.schema import DIMENSION, GRAPH, NODE, SHAPE, TENSOR_TYPE, TYPE, VALUE
@@ -232,15 +233,8 @@ def _node(reader: Reader, tensors: Tensors, message: dict[str, Any], place: Plac
     return Node(
         place.name,
         operator,
-        checked_name(domain_of(message)),
+        domain_of(message),
         tuple(checked_name(name) for name in message.get("input", ())),
         tuple(checked_name(name) for name in message.get("output", ())),
         read_attributes(reader, tensors, message.get("attribute", ())),
     )
-
-
-def checked_name(name: str) -> str:
-    """A name as it is. Raises Malformed where it holds what cannot be shown."""
-    if name and not name.isprintable():
-        raise Malformed(f"the name {shown(name)} holds characters that cannot be shown", "rename it")
-    return name

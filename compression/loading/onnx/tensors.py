@@ -171,8 +171,7 @@ def element_type(number: int) -> str:
     if number in OTHER_DTYPES:
         raise Unsupported(
             f"its type is {OTHER_DTYPES[number]}, in which ONNX Runtime computes little or nothing on "
-            f"CPU; taken in are "
-            f"{', '.join(DTYPES.values())}",
+            f"CPU; taken in are {', '.join(DTYPES.values())}",
             "export the model in float32",
         )
     raise Malformed(f"its element type has the number {number}, which ONNX does not know")
