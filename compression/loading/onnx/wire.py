@@ -21,6 +21,8 @@ MAXIMUM_BYTES = 64 << 20
 """Read of one file besides the tensors' data, which are passed over."""
 MAXIMUM_TEXT = 1024
 MAXIMUM_BLOB = 1 << 20
+MAXIMUM_REPEATED = 10_000
+"""Texts or messages under one name of a message that is read whole."""
 MAXIMUM_NUMBERS = 1_000_000
 """Numbers in lists of one file."""
 
@@ -114,7 +116,10 @@ class Reader:
             elif field.kind in (Kind.INT, Kind.FLOAT):
                 found.setdefault(name, []).extend(self._numbers(field, wire, value))
             else:
-                found.setdefault(name, []).append(self._value(field, wire, value))
+                values = found.setdefault(name, [])
+                values.append(self._value(field, wire, value))
+                if len(values) > MAXIMUM_REPEATED:
+                    raise Malformed(f"holds more than {MAXIMUM_REPEATED:,} of {name!r}")
         return found
 
     def fields(self, span: Span) -> Iterator[tuple[int, int, int | Span]]:
