@@ -34,10 +34,12 @@ MAXIMUM_NODES = 100_000
 MAXIMUM_INITIALIZERS = 100_000
 MAXIMUM_ENDS = 256
 """Inputs, and outputs, of the graph that are no initializers."""
+MAXIMUM_PARTS = 300_000
+"""Parts of the graph of any other kind."""
 MAXIMUM_EDGES = 1_000_000
 MAXIMUM_OPERATORS = 500
 
-_COUNTED = {"node": MAXIMUM_NODES, "initializer": MAXIMUM_INITIALIZERS}
+_MOST = {"node": MAXIMUM_NODES, "initializer": MAXIMUM_INITIALIZERS}
 _PARTS = {
     "quantization_annotation": ("it is annotated as quantised", "export the model in floating point"),
     "sparse_initializer": ("it has sparse initializers", "store them as dense ones"),
@@ -57,7 +59,7 @@ def read_graph(reader: Reader, span: Span, file: str, sizes: Mapping[str, int]) 
     inputs = _values(reader, parts, "input", file, len(initializers))
     outputs = _values(reader, parts, "output", file, 0)
     # Of values inside the graph nothing is believed; what is said of stored ones must be true.
-    described = _values(reader, parts, "value_info", file, MAXIMUM_EDGES, initializers)
+    described = _values(reader, parts, "value_info", file, MAXIMUM_PARTS, initializers)
     _agree(file, initializers, {**described, **inputs})
     nodes = _nodes(reader, tensors, parts.get("node", []), file)
     fed = tuple(value for name, value in inputs.items() if name not in initializers)
@@ -82,8 +84,8 @@ def _parts(reader: Reader, span: Span) -> dict[str, list[Span]]:
         places.append(value)
         if len(places) > 1 and not field.repeated:
             raise Malformed(f"holds {field.name!r} twice")
-        if len(places) >= _COUNTED.get(field.name, MAXIMUM_EDGES):
-            most = _COUNTED.get(field.name, MAXIMUM_EDGES)
+        most = _MOST.get(field.name, MAXIMUM_PARTS)
+        if len(places) >= most:
             raise Unsupported(
                 f"it has {most:,} parts of the kind {field.name!r} or more", "export a smaller graph"
             )
