@@ -35,13 +35,13 @@ _PICKLES = (
 _CODE = (".py", ".pyc", ".so", ".dll", ".sh", ".exe", ".js", ".whl")
 _OTHERS = {
     ".pt2": "torch.export programs are not taken in, because reading them runs code (Python's eval and "
-    "pickles). Run "
-    "`secateur convert` on your own machine, which writes ONNX, and upload that",
+    "pickles). Run `secateur convert` on your own machine, which writes ONNX, and upload that",
     ".gguf": "GGUF files are not taken in",
     ".zip": "archives are not taken in; upload the files in them",
     ".tar": "archives are not taken in; upload the files in them",
     ".gz": "archives are not taken in; upload the files in them",
 }
+_PROGRAM = ".pt2"
 _MAGIC = (
     (b"PK\x03\x04", "a zip archive, as torch.save writes it"),
     (b"PK\x05\x06", "a zip archive"),
@@ -135,6 +135,8 @@ def _check_kind(path: str, source: FileSource) -> None:
         pickle("this is a pickle, whatever its name says")
     if name.endswith(_PICKLES):
         pickle("this kind of file is refused")
+    if name.endswith(_PROGRAM):
+        raise FileRefused(f"{path}: {_OTHERS[_PROGRAM]}.", pointer=path)
     for magic, what in _MAGIC:
         if head.startswith(magic):
             if magic.startswith(b"PK"):
