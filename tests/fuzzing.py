@@ -17,8 +17,8 @@ from tests.onnx_wire import external, graph, long, model, node, small_network, t
 LONGEST = 20.0
 """Seconds that judging one file of a few MB may take this process."""
 _TOKENS = (
-    b"", b"\x00", b"\x80", b"\xff" * 10, b"\xff" * 9 + b"\x01", varint(1 << 62), varint(1 << 31), b"\x0b", b"\x0c",
-    long(1, b""), long(5, b""), long(9, b""), long(13, b""), b"..", b"/", b"\xc0\x80",
+    b"", b"\x00", b"\x80", b"\xff" * 10, b"\xff" * 9 + b"\x01", varint(1 << 62), varint(1 << 31),
+    b"\x0b", b"\x0c", long(1, b""), long(5, b""), long(9, b""), long(13, b""), b"..", b"/", b"\xc0\x80",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Admits damaged ONNX files for some minutes: `python -m tests.bench.fuzz_onnx --minutes 10 --seed 1`.
 
-A file that makes anything but a refusal in words, or takes too long, is written to the current folder and named.
+A file that makes anything but a refusal in words, or takes too long, is written to the current folder
+and named.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def main() -> int:
             print(f"broken by {place}")
             raise
     print(
-        f"seed {options.seed}: {tally.taken + tally.refused:,} files of {len(sound)} sound ones, {tally.taken:,} "
-        f"taken in, {tally.refused:,} refused; the longest took {tally.longest:.2f} s"
+        f"seed {options.seed}: {tally.taken + tally.refused:,} files of {len(sound)} sound ones, "
+        f"{tally.taken:,} taken in, {tally.refused:,} refused; the longest took {tally.longest:.2f} s"
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""Why `.pt2` files are refused (docs/decisions/0031): reading one with torch runs what a stranger wrote into it."""
+"""Why `.pt2` files are refused (docs/decisions/0031): reading one with torch runs what strangers wrote."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ class Network(torch.nn.Module):
 
 shapes = ({0: torch.export.Dim("batch")},)
 torch.export.save(torch.export.export(Network(), (torch.ones(2, 4),), dynamic_shapes=shapes), "good.pt2")
-with zipfile.ZipFile("good.pt2") as good, zipfile.ZipFile("evil.pt2", "w") as evil:
+with zipfile.ZipFile("good.pt2") as good, zipfile.ZipFile("evil.pt2", "w") as copy:
     for name in good.namelist():
         data = good.read(name)
         if name.endswith("models/model.json"):
-            changed = data.replace(b'"expr_str": "', b'''"expr_str": "__import__('pathlib').Path('ran').touch() or ''', 1)
+            evil = b'''"expr_str": "__import__('pathlib').Path('ran').touch() or '''
+            changed = data.replace(b'"expr_str": "', evil, 1)
             assert changed != data
             data = changed
-        evil.writestr(name, data)
+        copy.writestr(name, data)
 assert not Path("ran").exists()
 torch.export.load("evil.pt2")
 print("ran" if Path("ran").exists() else "did not run")

@@ -55,7 +55,8 @@ image = torch.randn(5, 3, 8, 8)
 torch.save({"image": image, "logits": made(image).detach()}, "wanted.pt")
 if sys.argv[1:]:
     batch = torch.export.Dim("batch")
-    torch.export.save(torch.export.export(my_networks.network(), (image,), dynamic_shapes=({0: batch},)), "net.pt2")
+    program = torch.export.export(my_networks.network(), (image,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, "net.pt2")
 """
 
 

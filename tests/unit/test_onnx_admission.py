@@ -45,7 +45,8 @@ def test_a_small_network() -> None:
         "dynamic_batch": True,
         "nodes": 8,
         "operators": {
-            "Conv": 2, "BatchNormalization": 1, "Relu": 1, "Add": 1, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1,
+            "Conv": 2, "BatchNormalization": 1, "Relu": 1, "Add": 1, "GlobalAveragePool": 1, "Flatten": 1,
+            "Gemm": 1,
         },
         "unknown_operators": [],
         "parameters": PARAMETERS,

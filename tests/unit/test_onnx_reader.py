@@ -129,8 +129,8 @@ def test_every_type_in_both_storages(raw: bool) -> None:
 def test_every_kind_of_attribute() -> None:
     array = np.arange(6, dtype=np.int64).reshape(2, 3)
     settings = {
-        "a_float": 0.5, "an_int": -3, "text": "word", "a_tensor": numpy_helper.from_array(array), "floats": [1.0, -2.0],
-        "ints": [-1, 2**40], "strings": ["a", "b"],
+        "a_float": 0.5, "an_int": -3, "text": "word", "a_tensor": numpy_helper.from_array(array),
+        "floats": [1.0, -2.0], "ints": [-1, 2**40], "strings": ["a", "b"],
     }  # fmt: skip
     made = onnx.load_from_string(model())
     made.graph.node[0].attribute.extend(helper.make_attribute(*item) for item in settings.items())
