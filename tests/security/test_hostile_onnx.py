@@ -106,7 +106,8 @@ CASES: dict[str, Case] = {
     "opset -1": (OnnxUnsupported, model(opset=-1), "version -1"),
     "no opset": (OnnxInvalid, whole(1, 10) + long(7, graph()), "no version of the operator set"),
     "two opsets": (OnnxInvalid, model(more=long(8, long(1, "ai.onnx") + whole(2, 18))), "twice"),
-    "ir 99": (OnnxUnsupported, model(ir=99), "ir_version is 99"),
+    "ir 14": (OnnxUnsupported, model(ir=14), "ir_version is 14"),
+    "ir 99": (OnnxUnsupported, model(ir=99), "set model.ir_version"),
     "unknown domain": (OnnxInvalid, bad_node(node(more=long(7, "com.evil"))), "'com.evil', whose"),
     "an operator that is no name": (OnnxInvalid, bad_node(node("../x")), "no name of an operator"),
     # What holds graphs and functions.

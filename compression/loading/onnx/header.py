@@ -11,6 +11,7 @@ from compression.loading.onnx.wire import Malformed, Reader, Span
 OPSETS = (13, 22)
 """Oldest and newest version of the default operator set that is taken in."""
 IR_VERSIONS = (3, 13)
+"""Of the format; ONNX Runtime 1.31 reads none newer."""
 MAXIMUM_DOMAINS = 64
 
 _PARTS = {
@@ -50,7 +51,7 @@ def read_header(reader: Reader, file: str) -> tuple[Header, Span]:
         if not IR_VERSIONS[0] <= version <= IR_VERSIONS[1]:
             raise Unsupported(
                 f"its ir_version is {version}; taken in are {IR_VERSIONS[0]} to {IR_VERSIONS[1]}",
-                "save it with a version of onnx between 1.8 and 1.23",
+                "set model.ir_version = 10 before onnx.save(model, ...)",
             )
         opsets = _opsets(reader, found.get("opset_import", []))
         producer = f"{found.get('producer_name', '')} {found.get('producer_version', '')}".strip()
