@@ -192,8 +192,8 @@ def main() -> None:
                 "# Quality of recipes of single weights\n\n`script/bench weight_quality`\n\n"
                 f"{machine()}\n\nllama-5m, calibration on {SAMPLES} sequences of {LENGTH} tokens of "
                 f"train.jsonl, perplexity over {EVALUATED} sequences of {LENGTH} tokens; mean ± standard "
-                "deviation over the seeds of the calibration sample (number of seeds); seconds: the least of a "
-                "row's runs, of pruning alone (some on one thread beside other work).\n\n"
+                "deviation over the seeds of the calibration sample (number of seeds); seconds: the least of "
+                "a row's runs, of pruning alone (some on one thread beside other work).\n\n"
                 f"{report(results, dense)}\n"
             )
             (RESULTS / "weight_quality.md").write_text(text)
