@@ -33,6 +33,8 @@ class BloomFamily(Family):
     """BloomForCausalLM; names with or without the prefix `transformer.`."""
 
     name = "bloom"
+    # The slopes of positions are those of a number of heads too: all others change when one goes.
+    keeps_neurons = "its class makes the feed-forward 4 times the hidden width, whatever the config says"
     architectures: Mapping[str, Architecture] = {"BloomForCausalLM": Architecture("bloom", "text-generation")}
 
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
