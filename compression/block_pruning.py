@@ -163,6 +163,9 @@ class BlockPruner(ABC, Generic[M]):
         """The stored tensors that the smaller model does not have."""
         return frozenset(name for group in self.groups for name in spare(group, self.keep[group.name]))
 
+    def tell(self, index: int, facts: Sequence[Mapping[str, Any]]) -> None:
+        """Log what is odd about the facts of a block."""
+
     # -- one block
     # ---------------------------------------------------------------------------------------------
 
@@ -198,6 +201,7 @@ class BlockPruner(ABC, Generic[M]):
             changed, fact = self.update_group(model, group, kept[group.name], measured)
             tensors |= changed
             facts.append(fact)
+        self.tell(index, facts)
         tensors = joined(tensors)
         if states is not None and self.settings.sequential:
             self._shrink(block, groups, kept, tensors)

@@ -96,7 +96,7 @@ class StructurePruner(BlockPruner[Measured]):
             return super()._scores(model, group, measured)
         units = Units(group.name, group.count, [self._piece(model, group, one, None) for one in group.slices])
         generator = site_generator(self.settings.seed, group.name)
-        return structure_criteria[FALLBACK]().score(units, generator).cpu()
+        return structure_criteria[FALLBACK].score(units, generator).cpu()
 
     def _measure_gradients(self) -> None:
         settings = self.settings
@@ -239,7 +239,6 @@ class StructurePruner(BlockPruner[Measured]):
         routed = None
         if measured is not None and group.expert is not None:
             routed = measured.units.tokens(group)
-            self._tell_of_few(group, routed)
         if measured is not None and routed != 0:
             sample = measured.outputs.sample(group.output)
             lost = reconstruction_error(sample, dense, whole, done.bias)
@@ -255,9 +254,10 @@ class StructurePruner(BlockPruner[Measured]):
             "routed_tokens": routed,
         }
 
-    def _tell_of_few(self, group: Group, routed: int) -> None:
-        if routed < FEW_TOKENS and self.settings.needs:
+    def tell(self, index: int, facts: Sequence[Mapping[str, Any]]) -> None:
+        few = sum(fact["routed_tokens"] is not None and fact["routed_tokens"] < FEW_TOKENS for fact in facts)
+        if few and self.settings.needs:
             self._listener.log(
-                f"block {group.layer}: {routed} calibration tokens were routed to expert {group.expert}, "
-                f"fewer than {FEW_TOKENS}; its neurons are chosen by {FALLBACK}, and not updated"
+                f"block {index}: {few} experts got fewer than {FEW_TOKENS} calibration tokens; their neurons "
+                f"are chosen by {FALLBACK}, and not updated"
             )

@@ -208,6 +208,7 @@ class Family(ABC):
     many a layer has; as many as a token takes (`num_experts_per_tok`) stay. `keeps_hidden` says why channels
     of the residual stream cannot go ("": they can), `keeps_heads` and `keeps_neurons` why heads and neurons
     cannot, where they cannot; `keeps_equal` why all layers keep as many units ("": they need not).
+    `neurons_of` says in which part of the model texts count neurons.
     `counts_from_padding`: positions are numbered from `pad_token_id` on, so it cannot change.
     """
 
@@ -222,6 +223,7 @@ class Family(ABC):
     keeps_heads: str = HEADS_FILL_THE_WIDTH
     keeps_neurons: str = ""
     keeps_equal: str = ""
+    neurons_of: str = "layer"
 
     @abstractmethod
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
@@ -254,8 +256,8 @@ class Family(ABC):
         kinds += ["head"] if not self.why_not("head", config) and head_units(sizes) > 1 else []
         kinds += ["expert"] if len(self._experts(config)) > 1 else []
         outside = {**parts.before, **parts.after}
-        shapes = {site.name: site.shape for site in parts.sites()}
-        shapes |= dict(self.expected(config, names).required) if kinds else {}
+        shapes: dict[str, Shape] = {site.name: site.shape for site in parts.sites()}
+        shapes |= self.expected(config, names).required if kinds else {}
         found = [
             structure_of(
                 kind, self.groups(config, names, [kind]), shapes, outside, self._counts(config, kind)

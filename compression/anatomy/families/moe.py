@@ -110,6 +110,7 @@ class MoeFamily(Family):
     neurons_key = "moe_intermediate_size"
     cuts_heads = True
     keeps_equal = "All experts of all layers are of one width"
+    neurons_of = "expert"
     keeps_hidden = ""
 
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class SwinFamily(Family):
     name = "swin"
     neurons_key = "mlp_ratio"
     keeps_equal = "Every layer keeps the same part of its neurons, since mlp_ratio is one number"
+    neurons_of = "layer of the first stage"
     keeps_hidden = (
         "its layer norms subtract the mean over all channels, and every stage has a width of its own"
     )
