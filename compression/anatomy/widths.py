@@ -10,7 +10,7 @@ rows of the router change what is multiplied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -92,7 +92,7 @@ def resized(inspection: Inspection, widths: Widths) -> Inspection:
         layer_parameters=inspection.layer_parameters - gone,
         layer_bytes=inspection.layer_bytes - gone * ITEM_SIZES[inspection.dtype],
         structures=tuple(
-            _fewer(one, widths.get(one.kind, one.count), inspection.layers)
+            _fewer(one, widths.get(one.kind, one.count), inspection, sites)
             for one in inspection.structures
             if one.kind != HIDDEN
         )
@@ -101,9 +101,18 @@ def resized(inspection: Inspection, widths: Widths) -> Inspection:
     return with_hidden(left, widths[HIDDEN], inspection) if HIDDEN in widths else left
 
 
-def _fewer(one: Structure, kept: int, layers: int) -> Structure:
-    whole = one.elements(kept, layers) if one.whole else 0
-    return replace(one, count=kept, counts=tuple(n for n in one.counts if n <= kept), whole=whole)
+def _fewer(one: Structure, kept: int, whole: Inspection, sites: Sequence[Site]) -> Structure:
+    elements = one.elements(kept, whole.layers) if one.whole else 0
+    parameters = one.parameters
+    if one.kind == "expert":
+        parameters -= _expert_size(whole.sites) - _expert_size(sites)
+    counts = tuple(n for n in one.counts if n <= kept)
+    return replace(one, count=kept, counts=counts, whole=elements, parameters=parameters)
+
+
+def _expert_size(sites: Sequence[Site]) -> int:
+    """Elements of the weights of one expert."""
+    return sum(site.size for site in sites if site.layer == 0 and expert_of(site.name) == 0)
 
 
 def _stays(site: Site, widths: Widths) -> bool:

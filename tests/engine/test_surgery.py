@@ -179,7 +179,7 @@ def test_neurons_and_heads_of_every_family(case: str, tmp_path: Path) -> None:
 def test_which_families_offer_what() -> None:
     offered = {family.name: (bool(family.neurons_key), family.cuts_heads) for family in FAMILIES}
     assert {name for name, (neurons, _) in offered.items() if not neurons} == {"bloom"}
-    assert {name for name, (_, heads) in offered.items() if heads} == {"llama", "gemma", "moe", "t5"}
+    assert {name for name, (_, heads) in offered.items() if heads} == {"llama", "gemma", "moe", "t5", "vit"}
 
 
 def test_only_numbers_that_the_config_accepts_are_offered(tmp_path: Path) -> None:

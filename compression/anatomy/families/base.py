@@ -41,8 +41,9 @@ Config = Mapping[str, Any]
 MAXIMUM_EXPERTS = 1024
 
 HEAD = "the output head: kept dense, every token depends on it"
-HEADS_FILL_THE_WIDTH = (
-    "its class makes a head hidden width / number of heads wide, so that fewer heads would be other ones"
+DERIVED_HEADS = (
+    "its class derives the width of a head from the hidden width and the number of heads, so that fewer "
+    "heads would be wider ones"
 )
 TABLE = "an embedding table: its rows are looked up, not multiplied"
 
@@ -220,7 +221,7 @@ class Family(ABC):
     experts_keys: Mapping[str, str] = MappingProxyType({})
     counts_from_padding: bool = False
     keeps_hidden: str = LAYER_NORMS
-    keeps_heads: str = HEADS_FILL_THE_WIDTH
+    keeps_heads: str = DERIVED_HEADS
     keeps_neurons: str = ""
     keeps_equal: str = ""
     neurons_of: str = "layer"

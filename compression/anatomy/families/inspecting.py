@@ -24,6 +24,8 @@ def inspection_of(
     sizes, sites, lists = parts.sizes, parts.sites(), parts.lists()
     structures = family.structures(config, names)
     kinds = {structure.kind for structure in structures}
+    # Where no single unit has its own elements, no hidden channel has its own of a unit.
+    uneven = {structure.kind for structure in structures if structure.whole}
     architecture = config["architectures"][0]
     whole_layers = parts.droppable and len(lists) == 1 and sizes.layers > 1
     outside = {**parts.before, **parts.after}
@@ -46,7 +48,11 @@ def inspection_of(
             "n:m",
             "block",
             *(["layer"] if whole_layers else []),
-            *(name for name, parts_ in GRANULARITIES.items() if kinds.issuperset(parts_)),
+            *(
+                name
+                for name, parts_ in GRANULARITIES.items()
+                if kinds.issuperset(parts_) and not uneven.intersection(parts_ if "hidden" in parts_ else ())
+            ),
             *([RANK] if architecture in PACKAGED else []),
             *([VOCABULARY] if has_tokenizer and parts.vocabulary else []),
         ),
