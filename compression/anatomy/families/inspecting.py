@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compression.anatomy.inspection import Inspection, elements
-from compression.anatomy.structures import GRANULARITIES, Kind
+from compression.anatomy.structures import GRANULARITIES, Kind, Structure
 from compression.anatomy.varied import PACKAGED, RANK
 from compression.anatomy.vocabulary import VOCABULARY
 
@@ -23,9 +23,6 @@ def inspection_of(
     parts = family.parts(config, names)
     sizes, sites, lists = parts.sizes, parts.sites(), parts.lists()
     structures = family.structures(config, names)
-    kinds = {structure.kind for structure in structures}
-    # Where no single unit has its own elements, no hidden channel has its own of a unit.
-    uneven = {structure.kind for structure in structures if structure.whole}
     architecture = config["architectures"][0]
     whole_layers = parts.droppable and len(lists) == 1 and sizes.layers > 1
     outside = {**parts.before, **parts.after}
@@ -48,11 +45,7 @@ def inspection_of(
             "n:m",
             "block",
             *(["layer"] if whole_layers else []),
-            *(
-                name
-                for name, parts_ in GRANULARITIES.items()
-                if kinds.issuperset(parts_) and not uneven.intersection(parts_ if "hidden" in parts_ else ())
-            ),
+            *_of_units(structures),
             *([RANK] if architecture in PACKAGED else []),
             *([VOCABULARY] if has_tokenizer and parts.vocabulary else []),
         ),
@@ -68,6 +61,16 @@ def inspection_of(
         window_macs=parts.window_macs,
         image=parts.image,
     )
+
+
+def _of_units(structures: Sequence[Structure]) -> Iterator[str]:
+    """The granularities that remove units of these kinds."""
+    kinds = {structure.kind for structure in structures}
+    # Where no single unit has elements of its own, no hidden channel has its own of a unit.
+    uneven = {structure.kind for structure in structures if structure.whole}
+    for name, parts in GRANULARITIES.items():
+        if kinds.issuperset(parts) and not ("hidden" in parts and uneven.intersection(parts)):
+            yield name
 
 
 def _limits(family: Family, config: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
