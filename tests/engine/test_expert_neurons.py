@@ -25,6 +25,7 @@ from compression.loading.streamed import StreamedModel
 from compression.loading.weights import WeightReader
 from compression.pruning import finished_files
 from compression.structured import FEW_TOKENS, StructurePruner
+from compression.surgery import CutSource, cuts_of
 from tests.engine.expert_models import stock_model, tiny
 from tests.engine.jobs import Recorder
 
@@ -254,6 +255,23 @@ def test_both_layouts_lose_the_same(tmp_path: Path) -> None:
         found[layout] = (_kept(pruner), stock_model(small)(TOKENS).logits)
     assert found["apart"][0] == found["fused"][0]
     assert torch.equal(found["apart"][1], found["fused"][1])
+
+
+def test_a_source_cuts_what_is_stored_together(tmp_path: Path) -> None:
+    dense = tiny(tmp_path / "dense", "MixtralForCausalLM", "fused", num_hidden_layers=1)
+    pruner = _pruner(dense, tmp_path / "steps", "magnitude", 24)
+    pruner.run()
+    reader, kept = WeightReader(dense), _kept(pruner)
+    units = {name: torch.tensor(one) for name, one in kept.items()}
+    found = CutSource(reader, cuts_of(pruner.groups, units))
+    zeroed = CutSource(reader, cuts_of(pruner.groups, units), zeros=True)
+    finished = {name: one for name, one in pruner.store.load("block-0000")[0].items() if KEPT not in name}
+    assert sorted(name.rpartition(".")[2] for name in finished) == ["down_proj", "gate_up_proj"]
+    for name, tensor in finished.items():
+        assert found.shape(name) == tuple(tensor.shape)
+        assert torch.equal(found.tensor(name), tensor)
+        assert zeroed.shape(name) == tuple(zeroed.tensor(name).shape) == reader.shape(name)
+        assert zeroed.tensor(name).count_nonzero() == tensor.count_nonzero()
 
 
 def test_least_squares_are_those_of_the_experts_own_tokens(
