@@ -20,6 +20,7 @@ from compression.anatomy.structures import Group, Widths
 from compression.checkpoint import Hook, Store
 from compression.criteria.structures import structure_criteria
 from compression.criteria.units import StructureCriterion, Units, best, check_unit_scores
+from compression.joined import joined
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.loading.weights import WeightReader
 from compression.parameters import configured
@@ -84,7 +85,7 @@ class BlockPruner(ABC, Generic[M]):
     ) -> None:
         self._open = open_model
         self.all_groups = list(groups)
-        self.keep = {group.name: settings.widths[group.kind] for group in groups}
+        self.keep = {group.name: group.kept(settings.widths[group.kind]) for group in groups}
         self.chosen: Mapping[str, Tensor] = {}
         self.settings = settings
         self.calibration = calibration
@@ -112,6 +113,8 @@ class BlockPruner(ABC, Generic[M]):
         states = model.start(self.calibration) if todo and self.calibration is not None else None
         positions = self._positions(states) if states is not None else None
         for index in range(model.layers):
+            if states is not None and index <= todo[-1] and model.advance(states, index):
+                positions = self._positions(states)
             if not self.store.has(self.step_name(index)):
                 self._prune_block(model, states, positions, index)
             elif states is not None and index < todo[-1]:
@@ -126,6 +129,8 @@ class BlockPruner(ABC, Generic[M]):
         positions = self._positions(states) if states is not None else None
         for index in range(model.layers):
             groups = [group for group in self.all_groups if group.layer == index]
+            if states is not None and model.advance(states, index):
+                positions = self._positions(states)
             block, measured = model.load_block(index), None
             if states is not None and positions is not None:
                 measured = self._collect(model, block, groups, states, positions)
@@ -140,7 +145,9 @@ class BlockPruner(ABC, Generic[M]):
         return [fact for index in range(layers) for fact in self.store.data(self.step_name(index))["groups"]]
 
     def units(self) -> dict[str, list[list[int]]]:
-        """The units that stay, by kind, layer by layer; kinds of which all stay are left out."""
+        """The units that stay, by kind, layer by layer; kinds of which all stay are left out. Parts of a
+        layer are told apart ("neuron.5" of expert 5, "neuron.shared", "head.cross"), each in all layers that
+        have it."""
         found: dict[str, list[list[int]]] = {}
         kinds = {group.kind for group in self.groups}
         for group in (group for group in self.all_groups if group.kind in kinds):
@@ -149,12 +156,15 @@ class BlockPruner(ABC, Generic[M]):
                 path = self.store.path(self.step_name(group.layer))
                 with safe_open(path, framework="pt", device="cpu") as stream:
                     kept = stream.get_tensor(group.name + KEPT).tolist()
-            found.setdefault(group.kind, []).append(kept)
+            found.setdefault(group.kind + (f".{group.part}" if group.part else ""), []).append(kept)
         return found
 
     def gone(self) -> frozenset[str]:
         """The stored tensors that the smaller model does not have."""
         return frozenset(name for group in self.groups for name in spare(group, self.keep[group.name]))
+
+    def tell(self, index: int, facts: Sequence[Mapping[str, Any]]) -> None:
+        """Log what is odd about the facts of a block."""
 
     # -- one block
     # ---------------------------------------------------------------------------------------------
@@ -191,6 +201,8 @@ class BlockPruner(ABC, Generic[M]):
             changed, fact = self.update_group(model, group, kept[group.name], measured)
             tensors |= changed
             facts.append(fact)
+        self.tell(index, facts)
+        tensors = joined(tensors)
         if states is not None and self.settings.sequential:
             self._shrink(block, groups, kept, tensors)
             model.run_block(block, states)

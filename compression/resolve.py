@@ -85,6 +85,8 @@ def _granularity(draft: Draft) -> str:
     recipe = draft.recipe
     possible = draft.inspection.granularities
     first = next((name for name in recipe.granularities if name in possible), recipe.granularities[0])
+    # Of a mixture, experts are the most there is to remove.
+    first = "expert" if "expert" in possible and "expert" in recipe.granularities else first
     given = draft.specification.structure.granularity or first
     kind = granularity_kind(given)
     if kind not in recipe.granularities:

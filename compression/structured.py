@@ -12,19 +12,27 @@ from torch import Tensor
 
 from compression import gradients
 from compression.anatomy.inspection import Site
+from compression.anatomy.slices import stored_tensor
 from compression.anatomy.structures import Group, Slice
 from compression.block_pruning import BlockPruner, StructureSettings
 from compression.checkpoint import Hook, Store
-from compression.criteria.units import Piece, Units
+from compression.criteria.structures import structure_criteria
+from compression.criteria.units import Piece, Units, best
 from compression.gradients import GradientFiles, logical
+from compression.joined import part_of
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.pruning import Batch, Listener
+from compression.seeds import site_generator
 from compression.statistics import Collector, Positions, reconstruction_error, weight_error
 from compression.surgery import cuts_of, expanded
 from compression.unit_statistics import UnitCollector
 from compression.updates.units import StructureCut, StructureTask, StructureUpdate
 
 ROWS = "activations"
+BOUND = "bound-units"
+FALLBACK = "magnitude"
+# An expert that saw fewer tokens is judged by its weights alone: variances of fewer say little.
+FEW_TOKENS = 16
 
 
 @dataclass
@@ -34,6 +42,10 @@ class Measured:
     units: UnitCollector
     rows: Collector
     outputs: Collector
+
+    def few(self, group: Group) -> bool:
+        """Whether the units are an expert's that saw too few tokens to be judged by them."""
+        return group.expert is not None and self.units.tokens(group) < FEW_TOKENS
 
 
 class StructurePruner(BlockPruner[Measured]):
@@ -55,7 +67,38 @@ class StructurePruner(BlockPruner[Measured]):
         self._gradients = GradientFiles(store, ())
 
     def prepare(self) -> None:
-        """Measure the gradients, if the criterion asks for any."""
+        """Measure the gradients, if the criterion asks for any, and choose the units that several layers
+        share."""
+        self._measure_gradients()
+        if any(group.bound for group in self.groups) and not self.chosen:
+            self.chosen = self._bind()
+
+    def _bind(self) -> dict[str, Tensor]:
+        """The units that stay of bound groups: those with the highest sum over the groups of their scores on
+        the dense model, each group's divided by their mean."""
+        if not self.store.has(BOUND):
+            sums: dict[str, Tensor] = {}
+
+            def seen(model: StreamedModel, group: Group, scores: Tensor, measured: Measured | None) -> None:
+                if group.bound:
+                    mean = float(scores.mean())
+                    known = sums.get(group.bound, torch.zeros_like(scores))
+                    sums[group.bound] = known + (scores / mean if mean > 0 else scores)
+
+            self.look(seen)
+            keep = {group.bound: self.keep[group.name] for group in self.groups}
+            self.store.save(BOUND, {name: best(found, keep[name]) for name, found in sums.items()}, {})
+        units, _ = self.store.load(BOUND)
+        return {group.name: units[group.bound] for group in self.groups if group.bound}
+
+    def _scores(self, model: StreamedModel, group: Group, measured: Measured | None) -> Tensor:
+        if not self.settings.scorer().needs or measured is None or not measured.few(group):
+            return super()._scores(model, group, measured)
+        units = Units(group.name, group.count, [self._piece(model, group, one, None) for one in group.slices])
+        generator = site_generator(self.settings.seed, group.name)
+        return structure_criteria[FALLBACK].score(units, generator).cpu()
+
+    def _measure_gradients(self) -> None:
         settings = self.settings
         output, masks = "gradient.output" in settings.needs, "mask.square" in settings.needs
         mean = output or "gradient.mean" in settings.needs
@@ -88,8 +131,10 @@ class StructurePruner(BlockPruner[Measured]):
     ) -> None:
         """Zeros in the place of what went give what the smaller block gives."""
         cuts = cuts_of(groups, kept)
-        for name, tensor in tensors.items():
-            data = block.parameter(name).data
+        inside = {stored_tensor(name) for name in cuts}
+        for name in dict.fromkeys([*cuts, *(name for name in tensors if name not in inside)]):
+            tensor, data = part_of(tensors, name), block.parameter(name).data
+            assert tensor is not None, "a finished block has all that it lost something of"
             data.copy_(expanded(tensor, data.shape, cuts[name]) if name in cuts else tensor)
 
     def _collect(
@@ -159,7 +204,7 @@ class StructurePruner(BlockPruner[Measured]):
         inputs = (kept[:, None] * size + torch.arange(size)).flatten().to(model.device)
         bias = site.name.removesuffix("weight") + "bias"
         done = StructureCut(dense[:, inputs])
-        chain = self.settings.chain()
+        chain = [] if measured is not None and measured.few(group) else self.settings.chain()
         if chain:
             assert measured is not None
             means = measured.units.statistics(group).means
@@ -191,7 +236,10 @@ class StructurePruner(BlockPruner[Measured]):
     ) -> dict[str, Any]:
         whole = torch.zeros_like(dense).index_copy_(1, inputs, done.weight)
         lost = None
-        if measured is not None:
+        routed = None
+        if measured is not None and group.expert is not None:
+            routed = measured.units.tokens(group)
+        if measured is not None and routed != 0:
             sample = measured.outputs.sample(group.output)
             lost = reconstruction_error(sample, dense, whole, done.bias)
         return {
@@ -202,4 +250,14 @@ class StructurePruner(BlockPruner[Measured]):
             "kept": len(kept),
             "weight_error": weight_error(dense, whole),
             "reconstruction_error": lost,
+            # Of an expert: below FEW_TOKENS its weights alone chose.
+            "routed_tokens": routed,
         }
+
+    def tell(self, index: int, facts: Sequence[Mapping[str, Any]]) -> None:
+        few = sum(fact["routed_tokens"] is not None and fact["routed_tokens"] < FEW_TOKENS for fact in facts)
+        if few and self.settings.needs:
+            self._listener.log(
+                f"block {index}: {few} experts got fewer than {FEW_TOKENS} calibration tokens; their neurons "
+                f"are chosen by {FALLBACK}, and not updated"
+            )

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from compression.anatomy.slices import stored_tensor
 from compression.anatomy.structures import Group, Slice
 from compression.evaluation.types import TensorSource
+from compression.joined import joined, part_of
 
 Cuts = Mapping[str, Sequence[tuple[Slice, Tensor]]]
 """Of every tensor that loses something: its slices, each with the mask bool [count] of the units that
@@ -107,6 +109,11 @@ class CutSource:
         self._source = source
         self._cuts = cuts
         self._zeros = zeros
+        # Stored tensors of which slices lose something: all slices do.
+        self._inside: dict[str, list[str]] = {}
+        for name in cuts:
+            if stored_tensor(name) != name:
+                self._inside.setdefault(stored_tensor(name), []).append(name)
 
     def names(self) -> Sequence[str]:
         """Names of all tensors."""
@@ -114,6 +121,8 @@ class CutSource:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor after cutting."""
+        if name in self._inside and not self._zeros:
+            return tuple(self.tensor(name).shape)
         shape = list(self._source.shape(name))
         if name in self._cuts and not self._zeros:
             for axis, kept in places(shape, self._cuts[name]).items():
@@ -127,6 +136,14 @@ class CutSource:
     def tensor(self, name: str) -> Tensor:
         """One tensor after cutting."""
         tensor = self._source.tensor(name)
+        if name in self._inside:
+            pieces = {one: part_of({name: tensor}, one) for one in self._inside[name]}
+            return joined({one: self._cut(one, piece) for one, piece in pieces.items() if piece is not None})[
+                name
+            ]
+        return self._cut(name, tensor)
+
+    def _cut(self, name: str, tensor: Tensor) -> Tensor:
         if name not in self._cuts:
             return tensor
         return (masked if self._zeros else cut)(tensor, self._cuts[name])

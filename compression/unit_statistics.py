@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compression.anatomy.structures import Group
 from compression.criteria.base import ActivationsNotFinite
+from compression.expert_statistics import between
 from compression.loading.streamed import Block, States
 
 CHUNK_ROWS = 1024
@@ -78,13 +79,16 @@ class _Running:
 class UnitCollector:
     """Hooks on the weights of a block that read units, for as long as it is entered (`with`).
 
-    `batch(number)` must be called before each batch is run.
+    The units of an expert are seen on the tokens that are routed to it, however little the router weighs
+    them. `batch(number)` must be called before each batch is run.
     """
 
     def __init__(self, block: Block, groups: Iterable[Group], states: States) -> None:
         linears = block.linears()
-        self._modules = {group.output: linears[group.output] for group in groups}
         self._groups = {group.output: group for group in groups}
+        self._modules = {name: linears[name] for name, one in self._groups.items() if one.expert is None}
+        self._routed = [group for group in self._groups.values() if group.expert is not None]
+        self._layer = block.experts
         self._states = states
         self._running: dict[str, _Running] = {}
         self._handles: list[Any] = []
@@ -93,6 +97,8 @@ class UnitCollector:
     def __enter__(self) -> UnitCollector:
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_pre_hook(self._hook(name)))
+        if self._routed and self._layer is not None:
+            self._handles.append(self._layer.module.register_forward_pre_hook(self._look))
         return self
 
     def __exit__(
@@ -105,23 +111,52 @@ class UnitCollector:
         """Say which batch runs next."""
         self._number = number
 
+    def _add(self, name: str, rows: Tensor) -> None:
+        """Add the tokens [tokens, in] of one sequence."""
+        if name not in self._running:
+            self._running[name] = _Running(rows.shape[-1], self._groups[name].count, rows.device)
+        self._running[name].add(rows)
+
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             inputs: Tensor = args[0]
-            width = inputs.shape[-1]
-            if name not in self._running:
-                self._running[name] = _Running(width, self._groups[name].count, inputs.device)
             rows, places = self._states.hidden[self._number].shape[:2]
-            sequences = inputs.reshape(rows, places, width)
+            sequences = inputs.reshape(rows, places, inputs.shape[-1])
             real = self._states.real(self._number)
             for row in range(rows):
                 tokens = sequences[row] if real is None else sequences[row][real[row].to(inputs.device)]
-                self._running[name].add(tokens)
+                self._add(name, tokens)
 
         return hook
 
+    def _look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """One call of the experts: hidden states [t, hidden] and experts of each token [t, k]."""
+        assert self._layer is not None
+        hidden, taken = args[0].detach(), args[1]
+        sequences, places = self._states.hidden[self._number].shape[:2]
+        of = torch.arange(sequences, device=hidden.device).repeat_interleave(places)
+        real = self._states.real(self._number)
+        for group in self._routed:
+            assert group.expert is not None
+            mine = (taken == group.expert).any(-1)
+            if real is not None:
+                mine = mine & real.reshape(-1).to(mine.device)
+            rows = mine.nonzero().flatten()
+            if not len(rows):
+                continue
+            inputs = between(self._layer, self._layer.experts[group.expert], hidden[rows])
+            for sequence in range(sequences):
+                self._add(group.output, inputs[of[rows] == sequence])
+
+    def tokens(self, group: Group) -> int:
+        """How many tokens the units of a group were seen on."""
+        return self._running[group.output].tokens if group.output in self._running else 0
+
     def statistics(self, group: Group) -> UnitStatistics:
-        """What is known of a group over everything that ran. Raises ActivationsNotFinite."""
+        """What is known of a group over everything that ran: zeros where it saw no token. Raises
+        ActivationsNotFinite."""
+        if group.output not in self._running:
+            return _Running(group.count * group.width, group.count, torch.device("cpu")).statistics()
         found = self._running[group.output].statistics()
         if not bool(torch.isfinite(found.variances).all()):
             raise ActivationsNotFinite(

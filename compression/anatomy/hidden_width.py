@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
-from compression.anatomy.slices import expert_of
 from compression.anatomy.structures import COLUMNS, ROWS, Structure
 from compression.specification import JobSpecification
 
@@ -121,7 +120,7 @@ def _across(one: Structure, whole: Inspection) -> int:
         return one.parameters // whole.hidden
     shared = ("key", "value") if whole.key_value_heads == 1 < whole.heads else ()
     kinds = {*ROWS[one.kind], COLUMNS[one.kind]}.difference(shared)
-    found = [site for site in _first(whole) if site.kind in kinds and expert_of(site.name) is None]
+    found = [site for site in _first(whole) if site.kind in kinds]
     count = next(other.count for other in whole.structures if other.kind == one.kind)
     return sum(site.size // (count * whole.hidden) for site in found)
 

@@ -73,7 +73,8 @@ class Inspection:
     A model of images takes them in the shape `image` (channels, height, width), and `context` counts the
     patches of one with the tokens that go before them; `preprocessing` is how images become that (a complete
     `compression.preprocessing.Preprocessing` as JSON), None where the model's file asks for unknown steps.
-    `structures` are the units that can be cut in every layer alike, so that the result has a stock config.
+    `structures` are the units that can be cut in every layer alike, so that the result has a stock config;
+    `structure_limits` say why not units of another `kind` (`reason`).
     `layer_heads` are the query heads of each layer where they differ (empty: `heads` in all).
     `formats` are those that the model can be written in; `format_limits` say why not in another one
     (`format`, `reason`), or not in one of them once it is cut by some `granularities` (empty: by any).
@@ -120,6 +121,7 @@ class Inspection:
     format_limits: tuple[Mapping[str, Any], ...] = ()
     row_parameters: int = 0
     row_macs: int = 0
+    structure_limits: tuple[Mapping[str, str], ...] = ()
 
     @property
     def tied(self) -> tuple[str, ...]:
@@ -136,7 +138,8 @@ class Inspection:
         data["sites"] = [{**asdict(site), "shape": list(site.shape)} for site in self.sites]
         data["not_prunable"] = [dict(item) for item in self.not_prunable]
         data["structures"] = [{**asdict(one), "counts": list(one.counts)} for one in self.structures]
-        data["format_limits"] = [dict(one) for one in self.format_limits]
+        for name in ("format_limits", "structure_limits"):
+            data[name] = [dict(one) for one in getattr(self, name)]
         return data
 
     @classmethod
@@ -154,7 +157,8 @@ class Inspection:
             Structure(**{**one, "counts": tuple(one["counts"])}) for one in values.get("structures", ())
         )
         values["formats"] = tuple(values.get("formats", ("safetensors",)))
-        values["format_limits"] = tuple(dict(one) for one in values.get("format_limits", ()))
+        for name in ("format_limits", "structure_limits"):
+            values[name] = tuple(dict(one) for one in values.get(name, ()))
         return cls(**values)
 
 

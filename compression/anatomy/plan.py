@@ -22,7 +22,7 @@ from compression.anatomy.inspection import ITEM_SIZES, Inspection
 from compression.anatomy.latency import Timing
 from compression.anatomy.latency_plan import NO_TABLE, UNKNOWN_CUT, predictions
 from compression.anatomy.macs import used_macs
-from compression.anatomy.plan_notes import plan_notes
+from compression.anatomy.plan_notes import plan_notes, width_notes
 from compression.anatomy.ranks import RANK, rank_budget, stored, uniform_ranks, with_ranks
 from compression.anatomy.structures import GRANULARITIES
 from compression.anatomy.timed import LATENCY, target_budget, target_layers, target_widths
@@ -88,7 +88,7 @@ def plan(
         "cut": cut,
         "sequence_length": length,
         "estimate": _estimate(specification, inspection, dense["macs"], length),
-        "notes": plan_notes(specification, inspection),
+        "notes": [*plan_notes(specification, inspection), *width_notes(specification, inspection, left)],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compression.anatomy.budget import selected_sites
+from compression.anatomy.families import family_of
 from compression.anatomy.hidden_width import HIDDEN, turned
 from compression.anatomy.inspection import Inspection
 from compression.anatomy.ranks import RANK
@@ -80,3 +81,15 @@ def plan_notes(specification: JobSpecification, inspection: Inspection) -> list[
             "held out."
         )
     return notes
+
+
+def width_notes(specification: JobSpecification, inspection: Inspection, left: Inspection) -> list[str]:
+    """What binds the widths of a model whose layers are not alike, and which widths its feed-forwards get
+    where they get several; `left` is the smaller model."""
+    kinds = GRANULARITIES.get(specification.structure.granularity or "", ())
+    equal = family_of(inspection.architecture).keeps_equal
+    if not equal or not {"neuron", "head"}.intersection(kinds):
+        return []
+    widths = sorted({site.shape[1] for site in left.sites if site.kind == "down"})
+    become = f" Feed-forwards become {', '.join(map(str, widths))} wide." if len(widths) > 1 else ""
+    return [f"{equal}.{become}"]

@@ -10,7 +10,7 @@ rows of the router change what is multiplied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ from compression.anatomy.budget import stated_length, weight_bytes
 from compression.anatomy.hidden_width import HIDDEN, owned, subject, together, with_hidden
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
 from compression.anatomy.slices import expert_of
-from compression.anatomy.structures import COLUMNS, GRANULARITIES, ROWS, Structure, Widths
+from compression.anatomy.structures import COLUMNS, GRANULARITIES, ROWS, Structure, Widths, plain
 from compression.specification import JobSpecification, quantity
 
 MULTIPLES = {
@@ -60,6 +60,10 @@ def resized(inspection: Inspection, widths: Widths) -> Inspection:
     """The inspection of the model with so many units in every layer."""
     fewer = [one for one in inspection.structures if one.kind in widths and one.kind != HIDDEN]
     gone = sum((one.count - widths[one.kind]) * one.parameters for one in fewer)
+    total = sum(
+        one.elements(one.count, inspection.layers) - one.elements(widths[one.kind], inspection.layers)
+        for one in fewer
+    )
     # Keys and values of a single head stay: all query heads read them.
     stays = ("key", "value") if inspection.key_value_heads == 1 else ()
     sites = tuple(
@@ -83,22 +87,32 @@ def resized(inspection: Inspection, widths: Widths) -> Inspection:
         **changes,  # type: ignore[arg-type]
         sites=sites,
         prunable_parameters=sum(site.size for site in sites),
-        parameters=inspection.parameters - inspection.layers * gone,
-        bytes=inspection.bytes - inspection.layers * gone * ITEM_SIZES[inspection.dtype],
+        parameters=inspection.parameters - total,
+        bytes=inspection.bytes - total * ITEM_SIZES[inspection.dtype],
         layer_parameters=inspection.layer_parameters - gone,
         layer_bytes=inspection.layer_bytes - gone * ITEM_SIZES[inspection.dtype],
         structures=tuple(
-            replace(
-                one,
-                count=widths.get(one.kind, one.count),
-                counts=tuple(n for n in one.counts if n <= widths.get(one.kind, one.count)),
-            )
+            _fewer(one, widths.get(one.kind, one.count), inspection, sites)
             for one in inspection.structures
             if one.kind != HIDDEN
         )
         + tuple(one for one in inspection.structures if one.kind == HIDDEN),
     )
     return with_hidden(left, widths[HIDDEN], inspection) if HIDDEN in widths else left
+
+
+def _fewer(one: Structure, kept: int, whole: Inspection, sites: Sequence[Site]) -> Structure:
+    elements = one.elements(kept, whole.layers) if one.whole else 0
+    parameters = one.parameters
+    if one.kind == "expert":
+        parameters -= _expert_size(whole.sites) - _expert_size(sites)
+    counts = tuple(n for n in one.counts if n <= kept)
+    return replace(one, count=kept, counts=counts, whole=elements, parameters=parameters)
+
+
+def _expert_size(sites: Sequence[Site]) -> int:
+    """Elements of the weights of one expert."""
+    return sum(site.size for site in sites if site.layer == 0 and expert_of(site.name) == 0)
 
 
 def _stays(site: Site, widths: Widths) -> bool:
@@ -114,9 +128,9 @@ def _resized(site: Site, fewer: list[Structure], widths: Widths) -> Site:
         if one.kind == "expert":
             if expert_of(site.name) is not None:
                 return replace(site, share=round(site.share * one.count) / kept)
-        elif site.kind == COLUMNS[one.kind]:
+        elif plain(site.kind) == COLUMNS[one.kind]:
             columns = columns * kept // one.count
-        elif site.kind in ROWS[one.kind]:
+        elif plain(site.kind) in ROWS[one.kind]:
             rows = rows * kept // one.count
     return replace(site, shape=(rows, columns))
 
@@ -127,8 +141,8 @@ def achieved(specification: JobSpecification, inspection: Inspection, widths: Wi
     if HIDDEN in widths:
         total = owned(inspection, list(widths))
         return (inspection.parameters - resized(inspection, widths).parameters) / total
-    total = sum(one.count * one.parameters for one in found)
-    return 1 - sum(widths[one.kind] * one.parameters for one in found) / total
+    total = sum(one.elements(one.count, inspection.layers) for one in found)
+    return 1 - sum(one.elements(widths[one.kind], inspection.layers) for one in found) / total
 
 
 def figure(specification: JobSpecification, inspection: Inspection, widths: Widths) -> int:
@@ -142,7 +156,7 @@ def figure(specification: JobSpecification, inspection: Inspection, widths: Widt
     left = resized(subject(specification, inspection), widths)
     if kind == "sparsity":
         found = structures(specification, inspection)
-        return inspection.layers * sum(widths[one.kind] * one.parameters for one in found)
+        return sum(one.elements(widths[one.kind], inspection.layers) for one in found)
     if kind == "macs":
         return count_macs(left, stated_length(specification, inspection)).total
     if kind == "bytes":
@@ -204,11 +218,13 @@ def choose(specification: JobSpecification, inspection: Inspection) -> dict[str,
     whole = _whole(specification, inspection)
     fine = found[0]
     full = figure(specification, inspection, whole)
-    each = full - figure(specification, inspection, {**whole, fine.kind: fine.count - 1})
+    # Where no single unit can go, as many as must go at a time.
+    step = fine.count - (fine.counts[-2] if len(fine.counts) > 1 else fine.count - 1)
+    each = full - figure(specification, inspection, {**whole, fine.kind: fine.count - step})
 
     def figures(widths: Widths) -> dict[int, float]:
         above = figure(specification, inspection, widths)
-        return {n: above - (fine.count - n) * each for n in counts(fine, specification)}
+        return {n: above - (fine.count - n) * each // step for n in counts(fine, specification)}
 
     nearest = specification.target.kind == "sparsity"
     return pick(specification, found, goal(specification, inspection), figures, nearest=nearest)

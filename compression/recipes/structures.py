@@ -151,7 +151,8 @@ def structure_recipe(
         families=tuple(
             family.name
             for family in FAMILIES
-            if any(all(map(family.offers, GRANULARITIES[one])) for one in granularities)
+            if not (family.keeps_equal and chosen.allocation != "uniform")
+            and any(all(map(family.offers, GRANULARITIES[one])) for one in granularities)
         ),
         granularities=granularities,
         targets=EXPERT_TARGETS if granularities == ("expert",) else TARGETS,

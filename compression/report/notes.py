@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from compression.anatomy.families import family_of
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.anatomy.structures import unit_word
 from compression.anatomy.varied import RANK
@@ -49,12 +50,8 @@ def _size(report: Json, granularity: str) -> str:
             f"{rows['dense']:,} rows of the vocabulary are gone."
         )
     if report["widths"] is not None:
-        gone = " and ".join(
-            f"{one['dense'] - one['kept']} of {one['dense']} {unit_word(one['kind'])}s"
-            for one in report["widths"]["structures"]
-            if one["kept"] < one["dense"]
-        )
-        return f"The weight files shrank to {percent(ratio)} of their size: {gone} of every layer are gone."
+        gone = _gone(report["widths"]["structures"], report["model"]["architecture"])
+        return f"The weight files shrank to {percent(ratio)} of their size: {gone} are gone."
     why = "zeros are stored like any other number"
     if pruned["dtype"] != dense["dtype"]:
         return (
@@ -88,6 +85,18 @@ def packed_bytes(cost: Json) -> int:
     width = {"float32": 4, "bfloat16": 2, "float16": 2}.get(str(cost["dtype"]), 4)
     zeros = cost["prunable_parameters"] - cost["prunable_nonzeros"]
     return int(cost["bytes"] - zeros * width + cost["prunable_parameters"] // 8)
+
+
+def _gone(structures: Sequence[Json], architecture: str) -> str:
+    """How many units of each kind are gone, and of what."""
+    neurons_of = family_of(architecture).neurons_of
+    found: dict[str, list[str]] = {}
+    for one in structures:
+        if one["kept"] < one["dense"]:
+            place = neurons_of if one["kind"] == "neuron" else "layer"
+            gone = f"{one['dense'] - one['kept']} of {one['dense']} {unit_word(one['kind'])}s"
+            found.setdefault(place, []).append(gone)
+    return " and ".join(f"{' and '.join(gone)} of every {place}" for place, gone in found.items())
 
 
 def _speed(report: Json, granularity: str) -> str:

@@ -6,6 +6,7 @@ from compression.anatomy.families import family_of
 from compression.anatomy.formats import GGUF
 from compression.anatomy.hidden_width import HIDDEN, turned
 from compression.anatomy.residual import TWO_NORMS
+from compression.anatomy.structures import GRANULARITIES, unit_word
 from compression.resolving.draft import Draft
 
 _ENERGY = "activation-energy"
@@ -14,10 +15,15 @@ _ALWAYS_TIED = ("GemmaForCausalLM",)
 
 
 def why_not(draft: Draft, granularity: str) -> str:
-    """Why the family of the model cannot lose what the granularity removes, where it says so: words that
-    follow what is refused, or nothing."""
+    """Why the model cannot lose what the granularity removes, where its inspection says so: words that follow
+    what is refused, or nothing."""
+    kinds = GRANULARITIES.get(granularity, ())
+    reasons = {one["kind"]: one["reason"] for one in draft.inspection.structure_limits}
+    # Inspections of older versions name no reasons.
     keeps = family_of(draft.inspection.architecture).keeps_hidden
-    return f": {keeps}" if HIDDEN in granularity and keeps else ""
+    found = reasons if reasons else {HIDDEN: keeps}
+    words = [f"no {unit_word(kind)}s, since {found[kind]}" for kind in kinds if found.get(kind)]
+    return f": {'; '.join(words)}" if words else ""
 
 
 def check_hidden(draft: Draft) -> None:

@@ -3,6 +3,7 @@ torch."""
 
 from __future__ import annotations
 
+from compression.anatomy.families import family_of
 from compression.anatomy.formats import GGUF
 from compression.anatomy.gguf import PER_LAYER
 from compression.anatomy.hidden_width import HIDDEN
@@ -29,7 +30,7 @@ def _equal_widths(draft: Draft) -> str | None:
         return "Experts go in equal numbers from every layer"
     if HIDDEN in granularity:
         return "Beside hidden channels, which all layers share, every layer keeps as many units"
-    return None
+    return family_of(draft.inspection.architecture).keeps_equal or None
 
 
 def check_layout(draft: Draft) -> None:

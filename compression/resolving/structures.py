@@ -3,6 +3,7 @@ torch."""
 
 from __future__ import annotations
 
+from compression.anatomy.families import family_of
 from compression.anatomy.structures import GRANULARITIES, Structure, unit_word
 from compression.anatomy.widths import (
     MULTIPLES,
@@ -81,6 +82,8 @@ def _check_sets(draft: Draft) -> None:
     sets, calibration = draft.specification.options["calibration_sets"], draft.specification.calibration
     if sets > 1 and draft.specification.structure.granularity in ("expert", "hidden"):
         why = "Sets of calibration data choose neurons and heads, nothing else: write 1 or leave it out."
+    elif sets > 1 and (equal := family_of(draft.inspection.architecture).keeps_equal):
+        why = f"{equal}, and sets of calibration data are not compared there: write 1 or leave it out."
     elif calibration is not None and sets > calibration.samples:
         why = f"There are fewer calibration sequences ({calibration.samples}): lower it, or raise samples."
     else:

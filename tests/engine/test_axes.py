@@ -82,8 +82,11 @@ def _composes_structures(recipe: Recipe) -> None:
     properties = recipe.to_json()["options"]["properties"]
     assert properties["criterion"]["enum"] == structure_criteria.names()
     assert properties["update"]["items"]["enum"] == structure_updates.names()
-    assert not {"bloom", "t5", "swin"} & set(recipe.families)
-    assert ("moe" in recipe.families) == bool({"expert", "hidden"} & set(recipe.granularities))
+    assert "bloom" not in recipe.families
+    equal, parts = chosen.allocation == "uniform", set(recipe.granularities)
+    assert ("moe" in recipe.families) == equal
+    assert ("t5" in recipe.families) == (equal and bool(parts & {"neuron", "head", "neuron+head"}))
+    assert ("swin" in recipe.families) == (equal and "neuron" in parts)
     kinds = {kind for one in recipe.granularities for kind in GRANULARITIES[one]}
     assert all(kinds <= entry.kinds for entry in found)
 

@@ -13,9 +13,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from compression.anatomy import Inspection, inspect
+from compression.anatomy import Inspection, count_macs, inspect
 from compression.anatomy.families import FAMILIES, family_of
 from compression.anatomy.structures import Group, Slice
+from compression.anatomy.widths import resized
 from compression.evaluation import stock
 from compression.export.model import write_model
 from compression.loading.admission import admit_model, folder_sources
@@ -45,20 +46,27 @@ class Surgery:
         self.inspection = Inspection.from_json(admission.inspection)
         self.family = family_of(admission.architecture)
         self.reader = WeightReader(self.dense)
-        # Hidden channels have rules and tests of their own.
-        self.counts = {one.kind: one for one in self.inspection.structures if one.kind != "hidden"}
+        # Hidden channels and whole experts have rules and tests of their own.
+        self.counts = {one.kind: one for one in self.inspection.structures if one.kind in ("neuron", "head")}
 
     def groups(self) -> list[Group]:
         return self.family.groups(self.config, self.reader.names(), list(self.counts))
 
     def kept(self, widths: dict[str, int]) -> dict[str, Tensor]:
-        """Random units of every group, other ones in every layer."""
+        """Random units of every group, other ones in every layer that may keep others."""
         generator = torch.Generator().manual_seed(1)
-        return {
-            group.name: torch.randperm(group.count, generator=generator)[: widths[group.kind]]
-            for group in self.groups()
-            if group.kind in widths
-        }
+        bound: dict[str, Tensor] = {}
+        found = {}
+        for group in (group for group in self.groups() if group.kind in widths):
+            units = torch.randperm(group.count, generator=generator)[: group.kept(widths[group.kind])]
+            found[group.name] = bound.setdefault(group.bound or group.name, units)
+        return found
+
+    def fewer(self, kind: str, share: float) -> int:
+        """About this share of all units, as the classes take them."""
+        one = self.counts[kind]
+        possible = [n for n in one.counts or range(1, one.count) if n < one.count]
+        return min(possible, key=lambda n: (abs(n - share * one.count), n))
 
     def write(self, widths: dict[str, int]) -> tuple[Path, Path]:
         """The model without the other units, and with zeros in their place."""
@@ -71,6 +79,8 @@ class Surgery:
         return small, zeroed
 
     def batch(self) -> dict[str, Tensor]:
+        if self.task == "text2text-generation":
+            return {"input_ids": TOKENS, "decoder_input_ids": TOKENS.flip(1)[:, :7]}
         if self.inspection.image is None:
             return {"input_ids": TOKENS}
         generator = torch.Generator().manual_seed(0)
@@ -139,19 +149,28 @@ def _offers(case: str) -> bool:
     return bool(family_of(case.split("-")[0]).neurons_key)
 
 
+# Widths that leave a shared expert as many times wider as it is.
+CHANGES: dict[str, dict[str, Any]] = {
+    "Qwen2MoeForCausalLM": {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 48},
+    "Qwen2MoeForCausalLM-windows": {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 48},
+}
+
+
 @pytest.mark.parametrize("case", [case for case in (*CASES, *IMAGES) if _offers(case)])
 def test_neurons_and_heads_of_every_family(case: str, tmp_path: Path) -> None:
-    surgery = Surgery(tmp_path, case)
-    widths = {"neuron": surgery.counts["neuron"].count // 2 + 3}
+    surgery = Surgery(tmp_path, case, **CHANGES.get(case, {}))
+    widths = {"neuron": surgery.fewer("neuron", 0.55)}
     if "head" in surgery.counts:
-        fewer = surgery.counts["head"]
-        widths["head"] = max(
-            number for number in fewer.counts or range(1, fewer.count) if number < fewer.count
-        )
+        widths["head"] = surgery.fewer("head", 0.9)
     small, zeroed = surgery.write(widths)
     found = surgery.answers(small)
     assert torch.allclose(found, surgery.answers(zeroed), rtol=0, atol=1e-5)
     assert not torch.allclose(found, surgery.answers(surgery.dense), rtol=0, atol=1e-3)
+    again = Inspection.from_json(admit_model(folder_sources(small)).inspection)
+    wanted = resized(surgery.inspection, widths)
+    for field in ("sites", "parameters", "bytes", "heads", "head_dim", "ffn", "layer_parameters"):
+        assert getattr(again, field) == getattr(wanted, field), field
+    assert count_macs(again, 9) == count_macs(wanted, 9)
     if surgery.task == "text-generation":
         _generates(small)
         _trains(small)
@@ -159,8 +178,8 @@ def test_neurons_and_heads_of_every_family(case: str, tmp_path: Path) -> None:
 
 def test_which_families_offer_what() -> None:
     offered = {family.name: (bool(family.neurons_key), family.cuts_heads) for family in FAMILIES}
-    assert {name for name, (neurons, _) in offered.items() if not neurons} == {"bloom", "moe", "t5", "swin"}
-    assert {name for name, (_, heads) in offered.items() if heads} == {"llama", "gemma"}
+    assert {name for name, (neurons, _) in offered.items() if not neurons} == {"bloom"}
+    assert {name for name, (_, heads) in offered.items() if heads} == {"llama", "gemma", "moe", "t5", "vit"}
 
 
 def test_only_numbers_that_the_config_accepts_are_offered(tmp_path: Path) -> None:

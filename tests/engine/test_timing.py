@@ -75,8 +75,8 @@ def test_the_class_itself_is_timed(case: str, tmp_path: Path) -> None:
         outside = [name for name, _ in less.named_parameters() if not name.startswith(path)]
         assert outside
         assert all(less.get_parameter(name) is known[name] for name in outside)
-        gone = (one.count - widths[one.kind]) * one.parameters * inspection.layers
-        assert _size(dense) - _size(less) == gone
+        whole, left = (one.elements(count, inspection.layers) for count in (one.count, widths[one.kind]))
+        assert _size(dense) - _size(less) == whole - left
 
 
 def _size(model: nn.Module) -> int:

@@ -202,8 +202,6 @@ REFUSALS: list[tuple[str, dict[str, Any], str, str]] = [
     ("Gemma2ForCausalLM", {**SLICE, "target": {"sparsity": 0.5}}, "/options/rotation", "cannot be turned"),
     ("LlamaForCausalLM", {**SLICE, "calibration": None, "target": {"sparsity": 0.5}}, "/calibration",
      "activations"),
-    ("MixtralForCausalLM", _ask("neuron+hidden", target={"sparsity": 0.5}), "/structure/granularity",
-     "possible"),
 ]  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from compression.anatomy.families.inspecting import inspection_of
 from compression.anatomy.families.reader import ConfigReader
-from compression.anatomy.inspection import Inspection, Site, Task, elements, layers_key
+from compression.anatomy.inspection import Inspection, Site, Task, layers_key
+from compression.anatomy.offered import structure_of
 from compression.anatomy.residual import (
     LAYER_NORMS,
     Norms,
@@ -24,17 +26,13 @@ from compression.anatomy.residual import (
     stream_of,
 )
 from compression.anatomy.structures import (
-    GRANULARITIES,
     Group,
     Kind,
     Structure,
     Widths,
     groups_of,
     head_units,
-    unit_parameters,
 )
-from compression.anatomy.varied import PACKAGED, RANK
-from compression.anatomy.vocabulary import VOCABULARY
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -43,6 +41,10 @@ Config = Mapping[str, Any]
 MAXIMUM_EXPERTS = 1024
 
 HEAD = "the output head: kept dense, every token depends on it"
+DERIVED_HEADS = (
+    "its class derives the width of a head from the hidden width and the number of heads, so that fewer "
+    "heads would be wider ones"
+)
 TABLE = "an embedding table: its rows are looked up, not multiplied"
 
 
@@ -205,8 +207,10 @@ class Family(ABC):
     `head_dim`, so that heads can go while their width stays; of `even_heads`, only as many as divide the
     hidden width may stay. `experts_keys` names, of every architecture with experts, the key that says how
     many a layer has; as many as a token takes (`num_experts_per_tok`) stay. `keeps_hidden` says why channels
-    of the residual stream cannot go ("": they can). `counts_from_padding`: positions are numbered from
-    `pad_token_id` on, so it cannot change.
+    of the residual stream cannot go ("": they can), `keeps_heads` and `keeps_neurons` why heads and neurons
+    cannot, where they cannot; `keeps_equal` why all layers keep as many units ("": they need not).
+    `neurons_of` says in which part of the model texts count neurons.
+    `counts_from_padding`: positions are numbered from `pad_token_id` on, so it cannot change.
     """
 
     name: str
@@ -217,6 +221,10 @@ class Family(ABC):
     experts_keys: Mapping[str, str] = MappingProxyType({})
     counts_from_padding: bool = False
     keeps_hidden: str = LAYER_NORMS
+    keeps_heads: str = DERIVED_HEADS
+    keeps_neurons: str = ""
+    keeps_equal: str = ""
+    neurons_of: str = "layer"
 
     @abstractmethod
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
@@ -242,22 +250,39 @@ class Family(ABC):
 
     def structures(self, config: Config, names: Iterable[str]) -> tuple[Structure, ...]:
         """The kinds of units that can be cut in every layer alike with a stock config."""
+        names = list(names)
         parts = self.parts(config, names)
-        sizes, layers = parts.sizes, parts.lists()[0]
-        kinds: list[Kind] = ["neuron"] if self.neurons_key and sizes.ffn > 1 else []
-        kinds += ["head"] if self.cuts_heads and head_units(sizes) > 1 else []
+        sizes = parts.sizes
+        kinds: list[Kind] = ["neuron"] if not self.why_not("neuron", config) and sizes.ffn > 1 else []
+        kinds += ["head"] if not self.why_not("head", config) and head_units(sizes) > 1 else []
         kinds += ["expert"] if len(self._experts(config)) > 1 else []
-        found = []
-        for kind in kinds:
-            group = next(groups_of(layers, 0, sizes, kind))
-            counts: tuple[int, ...] = ()
-            if kind == "head" and config["architectures"][0] in self.even_heads:
-                each = sizes.heads // group.count
-                counts = tuple(n for n in range(1, group.count + 1) if sizes.hidden % (n * each) == 0)
-            if kind == "expert":
-                counts = tuple(self._experts(config))
-            found.append(Structure(kind, group.count, unit_parameters(layers, group), counts))
+        outside = {**parts.before, **parts.after}
+        shapes: dict[str, Shape] = {site.name: site.shape for site in parts.sites()}
+        shapes |= self.expected(config, names).required if kinds else {}
+        found = [
+            structure_of(
+                kind, self.groups(config, names, [kind]), shapes, outside, self._counts(config, kind)
+            )
+            for kind in kinds
+        ]
         return (*found, *self._channels(config, parts))
+
+    def _counts(self, config: Config, kind: Kind) -> tuple[int, ...]:
+        """The numbers of units that the classes take; empty: any."""
+        if kind == "head" and config["architectures"][0] in self.even_heads:
+            sizes = usual_sizes(config)
+            each = sizes.heads // head_units(sizes)
+            units = range(1, head_units(sizes) + 1)
+            return tuple(n for n in units if sizes.hidden % (n * each) == 0)
+        return tuple(self._experts(config)) if kind == "expert" else ()
+
+    def why_not(self, kind: Kind, config: Config) -> str:
+        """Why units of a kind cannot go from models of the family; nothing if they can."""
+        if kind == "head":
+            return "" if self.cuts_heads else self.keeps_heads
+        if kind == "neuron":
+            return "" if self.neurons_key else self.keeps_neurons
+        return self.keeps_hidden if kind == "hidden" else ""
 
     def norms(self, config: Config) -> Norms:
         """The norms of the residual stream, of families whose channels can go."""
@@ -296,9 +321,12 @@ class Family(ABC):
         """The units of every layer, layer by layer, in the order of the kinds."""
         names, kinds = list(names), list(kinds)
         parts = self.parts(config, names)
-        (layers,) = parts.lists()
         parts_ = [kind for kind in kinds if kind != "hidden"]
-        found = [group for kind in parts_ for group in groups_of(layers, 0, parts.sizes, kind)]
+        found: list[Group] = []
+        first = 0
+        for layers in parts.lists():
+            found += [group for kind in parts_ for group in groups_of(layers, first, parts.sizes, kind)]
+            first += layers.count
         found += [self.stream(config, names).group()] if "hidden" in kinds else []
         return sorted(found, key=lambda group: group.layer)
 
@@ -327,48 +355,7 @@ class Family(ABC):
 
     def inspect(self, config: Config, names: Iterable[str], has_tokenizer: bool) -> Inspection:
         """What can be cut."""
-        names = list(names)
-        parts = self.parts(config, names)
-        sizes, sites, lists = parts.sizes, parts.sites(), parts.lists()
-        structures = self.structures(config, names)
-        kinds = {structure.kind for structure in structures}
-        architecture = config["architectures"][0]
-        whole_layers = parts.droppable and len(lists) == 1 and sizes.layers > 1
-        outside = {**parts.before, **parts.after}
-        row = sum(elements(outside[name]) // outside[name][0] for name in parts.vocabulary if name in outside)
-        return Inspection(
-            family=self.name,
-            architecture=architecture,
-            task=self.architectures[architecture].task,
-            **{**vars(sizes), "layers": sum(layers.count for layers in lists)},
-            tied_embeddings=parts.tied,
-            has_tokenizer=has_tokenizer,
-            labels=parts.labels,
-            has_pooler=parts.has_pooler,
-            layer_prefix=parts.layer_prefix,
-            layer_parameters=sum(map(elements, lists[0].layer().values())),
-            sites=sites,
-            prunable_parameters=sum(site.size for site in sites),
-            granularities=(
-                "unstructured",
-                "n:m",
-                "block",
-                *(["layer"] if whole_layers else []),
-                *(name for name, parts_ in GRANULARITIES.items() if kinds.issuperset(parts_)),
-                *([RANK] if architecture in PACKAGED else []),
-                *([VOCABULARY] if has_tokenizer and parts.vocabulary else []),
-            ),
-            row_parameters=row,
-            row_macs=parts.row_macs,
-            structures=structures,
-            not_prunable=tuple({"name": name, "reason": reason} for name, reason in parts.kept.items()),
-            token_macs=parts.token_macs,
-            sequence_macs=parts.sequence_macs,
-            layer_macs=parts.layer_macs,
-            cross_layers=parts.cross_layers,
-            window_macs=parts.window_macs,
-            image=parts.image,
-        )
+        return inspection_of(self, config, list(names), has_tokenizer)
 
 
 def usual_sizes(config: Config) -> Sizes:

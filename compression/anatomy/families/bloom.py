@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from compression.anatomy.families import keys
-from compression.anatomy.families.base import Architecture, Config, Family, Parts, Sizes, norms
+from compression.anatomy.families.base import (
+    DERIVED_HEADS,
+    Architecture,
+    Config,
+    Family,
+    Parts,
+    Sizes,
+    norms,
+)
 from compression.anatomy.families.decoder import Decoder, fused
 from compression.anatomy.families.reader import ConfigReader
 
@@ -33,6 +41,11 @@ class BloomFamily(Family):
     """BloomForCausalLM; names with or without the prefix `transformer.`."""
 
     name = "bloom"
+    keeps_heads = (
+        f"{DERIVED_HEADS}; and the slopes of its positions follow from the number of heads, so that "
+        "they would change"
+    )
+    keeps_neurons = "its class makes the feed-forward 4 times the hidden width, whatever the config says"
     architectures: Mapping[str, Architecture] = {"BloomForCausalLM": Architecture("bloom", "text-generation")}
 
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:

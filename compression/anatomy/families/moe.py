@@ -8,6 +8,7 @@ which experts a token sees.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,9 +31,13 @@ from compression.anatomy.families.reader import MAXIMUM_CONTEXT, ConfigReader, s
 from compression.anatomy.families.rope import rope_parameters
 from compression.anatomy.residual import Norms
 from compression.anatomy.slices import Slice
+from compression.anatomy.structures import Kind, Widths
 
 _MIXTRAL, _QWEN2, _QWEN3 = "MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"
 _ROUTER = "the router: small, and it decides which experts a token sees"
+# The kernel that multiplies with all experts at once takes rows of whole 16 bytes, 8 numbers of 16 bits.
+EXPERT_MULTIPLE = 8
+_SHARED = "shared_expert_intermediate_size"
 _SHARED_GATE = "the gate of the shared expert: one number a token"
 _WINDOW = keys.whole(1, MAXIMUM_CONTEXT)
 _KEYS: keys.Keys = {
@@ -102,6 +107,10 @@ class MoeFamily(Family):
         _QWEN3: Architecture("qwen3_moe", "text-generation"),
     }
     experts_keys = _COUNT
+    neurons_key = "moe_intermediate_size"
+    cuts_heads = True
+    keeps_equal = "All experts of all layers are of one width"
+    neurons_of = "expert"
     keeps_hidden = ""
 
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
@@ -131,31 +140,53 @@ class MoeFamily(Family):
         normed = config["model_type"] == "qwen3_moe"
         return Norms(head_linears=("self_attn.q_proj", "self_attn.k_proj") if normed else ())
 
+    def why_not(self, kind: Kind, config: Config) -> str:
+        if kind == "neuron" and len(_widths(config)) == 1:
+            return (
+                f"its experts are {config[_width_key(config)]} wide and the one that all tokens share "
+                f"{config.get(_SHARED)}, and no smaller widths in that ratio make the former a multiple of "
+                f"{EXPERT_MULTIPLE}"
+            )
+        return super().why_not(kind, config)
+
+    def _counts(self, config: Config, kind: Kind) -> tuple[int, ...]:
+        return _widths(config) if kind == "neuron" else super()._counts(config, kind)
+
+    def resized(self, config: Config, widths: Widths) -> dict[str, Any]:
+        result = super().resized(config, {kind: kept for kind, kept in widths.items() if kind != "neuron"})
+        if "neuron" in widths:
+            key = _width_key(config)
+            result[key] = widths["neuron"]
+            if _SHARED in config:
+                # Of the shared expert the same part stays.
+                result[_SHARED] = config[_SHARED] * widths["neuron"] // config[key]
+        return result
+
     def parts(self, config: Config, names: Iterable[str]) -> Parts:
         present = list(names)
-        sizes = usual_sizes(config)
+        # The experts' width: what is called intermediate_size in Qwen's configs nothing has.
+        sizes = replace(usual_sizes(config), ffn=config[_width_key(config)])
         kind, hidden = config["model_type"], sizes.hidden
         others = norms(hidden, "input_layernorm", "post_attention_layernorm", bias=False)
         if kind == "qwen3_moe":
             others |= norms(sizes.head_dim, "self_attn.q_norm", "self_attn.k_norm", bias=False)
         owner = _owner(kind, present)
         count = config[_COUNT[config["architectures"][0]]]
-        routed = replace(sizes, ffn=config.get("moe_intermediate_size", sizes.ffn))
         share = config["num_experts_per_tok"] / count
         kept = {f"{owner}.gate.weight": _ROUTER}
         others[f"{owner}.gate.weight"] = (count, hidden)
         linears, slices = _attention(config, sizes), {}
         if kind == "qwen2_moe":
-            shared = replace(sizes, ffn=config["shared_expert_intermediate_size"])
+            shared = replace(sizes, ffn=config[_SHARED])
             linears |= _feed_forward("mlp.shared_expert", "qwen2_moe", shared, 1.0)
             kept["mlp.shared_expert_gate.weight"] = _SHARED_GATE
             others["mlp.shared_expert_gate.weight"] = (1, hidden)
         if any(name.endswith(".experts.gate_up_proj") for name in present):
-            others |= _fused(owner, count, routed)
-            slices = _slices(owner, count, routed, share)
+            others |= _fused(owner, count, sizes)
+            slices = _slices(owner, count, sizes, share)
         else:
             for expert in range(count):
-                linears |= _feed_forward(f"{owner}.experts.{expert}", kind, routed, share)
+                linears |= _feed_forward(f"{owner}.experts.{expert}", kind, sizes, share)
         return Decoder(
             sizes=sizes,
             base="model.",
@@ -172,6 +203,18 @@ class MoeFamily(Family):
             layer_macs=sum(others[name][0] * hidden for name in kept),
             routers=(f"{owner}.gate.weight",),
         ).parts(present)
+
+
+def _width_key(config: Config) -> str:
+    """The key that says how wide the feed-forward of an expert is."""
+    return "intermediate_size" if config["architectures"][0] == _MIXTRAL else "moe_intermediate_size"
+
+
+def _widths(config: Config) -> tuple[int, ...]:
+    """How wide experts may become, ascending; a shared expert stays as many times wider as it is."""
+    width = config[_width_key(config)]
+    step = math.lcm(EXPERT_MULTIPLE, width // math.gcd(width, config.get(_SHARED, width)))
+    return (*range(step, width, step), width)
 
 
 def _attention(config: Config, sizes: Sizes) -> dict[str, Linear]:

@@ -59,6 +59,7 @@ class PhiFamily(Family):
 
     name = "phi"
     neurons_key = "intermediate_size"
+    keeps_heads = "cutting its heads, which Phi 3 stores as one weight, is not built"
     keeps_hidden = (
         "Phi 1 to 2 have layer norms, and Phi 3 and 4 are taken in only with heads as wide as "
         "hidden_size / num_attention_heads"

@@ -6,6 +6,7 @@ dense: they are few and small, and all that follows depends on them, as on the p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +29,7 @@ from compression.anatomy.families.encoder import CLASSIFIER, classes, dense, lab
 from compression.anatomy.families.reader import MAXIMUM_LAYERS, MAXIMUM_WIDTH, ConfigReader, is_whole, shown
 from compression.anatomy.families.vit import PATCHES, pair, sides
 from compression.anatomy.inspection import elements
+from compression.anatomy.structures import Kind, Widths
 
 _MERGING = "merges patches between two stages: small, and all that follows depends on it"
 _TABLE = "a table of relative positions: its rows are looked up, not multiplied"
@@ -70,6 +72,9 @@ class SwinFamily(Family):
     """SwinForImageClassification."""
 
     name = "swin"
+    neurons_key = "mlp_ratio"
+    keeps_equal = "Every layer keeps the same part of its neurons, since mlp_ratio is one number"
+    neurons_of = "layer of the first stage"
     keeps_hidden = (
         "its layer norms subtract the mean over all channels, and every stage has a width of its own"
     )
@@ -96,6 +101,21 @@ class SwinFamily(Family):
         # Two classes of ImageNet are called "crane".
         return {**config, **labels(reader, unique=False)}
 
+    def why_not(self, kind: Kind, config: Config) -> str:
+        uneven = any(_ffn(config, stage) != _ffn(config, 0) << stage for stage in _numbers(config))
+        if kind == "neuron" and uneven:
+            return (
+                "mlp_ratio, one number for all stages, makes them not 1, 2, 4, ... times as wide as the first"
+            )
+        return super().why_not(kind, config)
+
+    def resized(self, config: Config, widths: Widths) -> dict[str, Any]:
+        """Of the first stage so many neurons stay, of each later one twice as many as of the one before."""
+        ratio = widths["neuron"] / config["embed_dim"]
+        if ratio * config["embed_dim"] < widths["neuron"]:
+            ratio = math.nextafter(ratio, math.inf)
+        return {**config, "mlp_ratio": ratio}
+
     def parts(self, config: Config, names: Iterable[str]) -> Parts:
         base = under("swin.", names)
         stages, named = _stages(config), classes(config) or ()
@@ -109,7 +129,7 @@ class SwinFamily(Family):
         return Parts(
             sizes=Sizes(
                 first.depth, first.width, first.heads, first.heads, first.width // first.heads,
-                int(config["mlp_ratio"] * first.width), 0, first.tokens,
+                _ffn(config, 0), 0, first.tokens,
             ),
             layer_prefix=lists[0].prefix,
             linears=lists[0].linears,
@@ -134,6 +154,15 @@ class SwinFamily(Family):
         )  # fmt: skip
 
 
+def _numbers(config: Config) -> range:
+    return range(len(config["depths"]))
+
+
+def _ffn(config: Config, stage: int) -> int:
+    """How wide the feed-forward of a stage is."""
+    return int(config["mlp_ratio"] * (config["embed_dim"] << stage))
+
+
 def _outside(
     config: Config, stages: list[_Stage], base: str, places: str
 ) -> tuple[dict[str, Shape], list[str]]:
@@ -156,7 +185,7 @@ def _outside(
 
 def _layers(config: Config, stage: _Stage, prefix: str, stages: list[_Stage]) -> Layers:
     """The layers of a stage; a layer's attention sees windows that are filled up, the rest the patches."""
-    width, ffn = stage.width, int(config["mlp_ratio"] * stage.width)
+    width, ffn = stage.width, _ffn(config, stage.number)
     bias, window = config["qkv_bias"], config["window_size"]
     attended, seen = (count / stages[0].tokens for count in (stage.windowed, stage.tokens))
     linears = {

@@ -9,6 +9,7 @@ is tied if no other one is stored.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from compression.anatomy.families import keys
@@ -27,6 +28,7 @@ from compression.anatomy.families.base import (
 )
 from compression.anatomy.families.reader import MAXIMUM_CONTEXT, MAXIMUM_LAYERS, ConfigReader, shown
 from compression.anatomy.inspection import TIED
+from compression.anatomy.structures import CROSS, Group, Kind, Slice, Widths
 
 _ENCODER, _T5, _MT5 = "T5EncoderModel", "T5ForConditionalGeneration", "MT5ForConditionalGeneration"
 _SHARED, _COPIES = "shared.weight", ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -62,6 +64,9 @@ class T5Family(Family):
     the first of a list holds the table of positions for all, so none can be dropped."""
 
     name = "t5"
+    neurons_key = "d_ff"
+    cuts_heads = True
+    keeps_equal = "All layers of the stacks share their widths, and those of a stack its table of positions"
     keeps_hidden = "its encoder and its decoder are two residual streams of one width, which is not built"
     architectures: Mapping[str, Architecture] = {
         _ENCODER: Architecture("t5", "feature-extraction"),
@@ -86,6 +91,15 @@ class T5Family(Family):
             )
         config |= reader.special_tokens(config["vocab_size"])
         return config if architecture == _ENCODER else {**config, **_decoder(architecture, reader, config)}
+
+    def groups(self, config: Config, names: Iterable[str], kinds: Iterable[Kind]) -> list[Group]:
+        """As `Family.groups`. The first layer of a stack has the table of positions, a column for each head,
+        that all its layers add to their scores: in their first attention they keep the same heads."""
+        return [_bound(group) for group in super().groups(config, names, kinds)]
+
+    def resized(self, config: Config, widths: Widths) -> dict[str, Any]:
+        result = super().resized(config, {kind: kept for kind, kept in widths.items() if kind != "head"})
+        return {**result, "num_heads": widths["head"]} if "head" in widths else result
 
     def parts(self, config: Config, names: Iterable[str]) -> Parts:
         present, generates = set(names), config["architectures"][0] != _ENCODER
@@ -131,6 +145,17 @@ class T5Family(Family):
         )  # fmt: skip
 
 
+def _bound(group: Group) -> Group:
+    if group.kind != "head" or group.part:
+        return group
+    stack, _, rest = group.output.partition(".block.")
+    if not rest.startswith("0."):
+        return replace(group, bound=stack)
+    query = group.slices[0].site
+    table = Slice(f"{stack}.block.0.{_POSITIONS}", 1, 0, 1, query)
+    return replace(group, slices=(*group.slices, table), bound=stack)
+
+
 def _decoder(architecture: str, reader: ConfigReader, config: Config) -> dict[str, Any]:
     """The keys about a decoder and its head."""
     if not reader.flag("is_encoder_decoder", True):
@@ -172,7 +197,7 @@ def _linears(config: Config, crosses: bool) -> dict[str, Linear]:
     hidden, ffn, inner = config["d_model"], config["d_ff"], config["num_heads"] * config["d_kv"]
     found = _attention("layer.0.SelfAttention", hidden, inner)
     if crosses:
-        found |= _attention("layer.1.EncDecAttention", hidden, inner, "cross_")
+        found |= _attention("layer.1.EncDecAttention", hidden, inner, CROSS)
     dense = f"layer.{2 if crosses else 1}.DenseReluDense"
     if config["feed_forward_proj"].startswith("gated-"):
         found |= {

@@ -14,6 +14,7 @@ from compression.anatomy.families import keys
 from compression.anatomy.families.base import Architecture, Config, Family, Linear, Parts, Sizes, norms
 from compression.anatomy.families.encoder import Encoder, classes, dense, labels
 from compression.anatomy.families.reader import ConfigReader, is_whole, shown
+from compression.anatomy.structures import Widths
 
 _VIT, _DEIT = "ViTForImageClassification", "DeiTForImageClassification"
 PATCHES = "the projection of the patches: small, and every patch depends on it"
@@ -38,20 +39,31 @@ class VitFamily(Family):
 
     name = "vit"
     neurons_key = "intermediate_size"
+    cuts_heads = True
     architectures: Mapping[str, Architecture] = {
         _VIT: Architecture("vit", "image-classification"),
         _DEIT: Architecture("deit", "image-classification"),
     }
 
     def rewrite(self, architecture: str, reader: ConfigReader) -> dict[str, Any]:
-        keys.head_size(reader)
         config = keys.read(reader, _KEYS)
+        # The classes read it, though their configs do not name it: it is there where heads have gone.
+        if reader.given("head_dim"):
+            config["head_dim"] = reader.whole("head_dim", 1, 4096)
+        else:
+            keys.head_size(reader)
         config["image_size"] = sides(reader, "image_size", 224)
         config["patch_size"] = sides(reader, "patch_size", 16)
         if 0 in _grid(config):
             reader.refuse("patch_size", f"is {config['patch_size']}, more than image_size")
         # Two classes of ImageNet are called "crane".
         return {**config, **labels(reader, unique=False)}
+
+    def resized(self, config: Config, widths: Widths) -> dict[str, Any]:
+        result = super().resized(config, {kind: kept for kind, kept in widths.items() if kind != "head"})
+        if "head" in widths:
+            result |= {"num_attention_heads": widths["head"], "head_dim": _head_dim(config)}
+        return result
 
     def parts(self, config: Config, names: Iterable[str]) -> Parts:
         hidden, ffn, heads = (
@@ -64,10 +76,10 @@ class VitFamily(Family):
         projection = (hidden, channels, height, width)
         places = "embeddings.patch_embeddings.projection"
         found = Encoder(
-            sizes=Sizes(config["num_hidden_layers"], hidden, heads, heads, hidden // heads, ffn, 0, length),
+            sizes=Sizes(config["num_hidden_layers"], hidden, heads, heads, _head_dim(config), ffn, 0, length),
             base=f"{kind}.",
             layers="encoder.layer.",
-            linears=_linears(hidden, ffn, config["qkv_bias"]),
+            linears=_linears(hidden, ffn, heads * _head_dim(config), config["qkv_bias"]),
             others=norms(hidden, "layernorm_before", "layernorm_after"),
             tables={},
             first={
@@ -92,12 +104,17 @@ class VitFamily(Family):
         )  # fmt: skip
 
 
-def _linears(hidden: int, ffn: int, bias: bool) -> dict[str, Linear]:
+def _head_dim(config: Config) -> int:
+    """The width of a head."""
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def _linears(hidden: int, ffn: int, inner: int, bias: bool) -> dict[str, Linear]:
     return {
-        "attention.attention.query": Linear("query", hidden, hidden, bias),
-        "attention.attention.key": Linear("key", hidden, hidden, bias),
-        "attention.attention.value": Linear("value", hidden, hidden, bias),
-        "attention.output.dense": Linear("output", hidden, hidden, True),
+        "attention.attention.query": Linear("query", inner, hidden, bias),
+        "attention.attention.key": Linear("key", inner, hidden, bias),
+        "attention.attention.value": Linear("value", inner, hidden, bias),
+        "attention.output.dense": Linear("output", hidden, inner, True),
         "intermediate.dense": Linear("up", ffn, hidden, True),
         "output.dense": Linear("down", hidden, ffn, True),
     }
