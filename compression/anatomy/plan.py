@@ -17,7 +17,7 @@ from compression.anatomy.budget import (
     without_layers,
 )
 from compression.anatomy.factors import factor_names
-from compression.anatomy.hidden_width import subject
+from compression.anatomy.hidden_width import subject, with_skips
 from compression.anatomy.inspection import ITEM_SIZES, Inspection
 from compression.anatomy.latency import Timing
 from compression.anatomy.latency_plan import NO_TABLE, UNKNOWN_CUT, predictions
@@ -153,7 +153,7 @@ def _structure_cut(
         return _varied_cut(specification, inspection, timing)
     widths = target_widths(specification, inspection, timing)
     assert widths is not None, "a resolved target can be met"
-    left = resized(subject(specification, inspection), widths)
+    left = with_skips(specification, resized(subject(specification, inspection), widths))
     shapes = {site.name: site.shape for site in left.sites}
     rows = []
     for site in inspection.sites:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compression.anatomy.budget import selected_sites
-from compression.anatomy.hidden_width import HIDDEN, turned
+from compression.anatomy.hidden_width import HIDDEN, turned, turned_by_layer
 from compression.anatomy.inspection import Inspection
 from compression.anatomy.ranks import RANK
 from compression.anatomy.structures import GRANULARITIES
@@ -12,6 +12,12 @@ from compression.specification import JobSpecification
 
 
 def _narrower(specification: JobSpecification, inspection: Inspection) -> str:
+    if turned_by_layer(specification):
+        return (
+            "A narrower residual stream makes the file smaller and the model faster; the two square weights "
+            "on the skip connections of each layer, and a head that was tied to the embeddings, count. "
+            "transformers loads it with the code in the artifact (trust_remote_code=True)."
+        )
     if turned(specification) and inspection.tied_embeddings:
         return (
             "A narrower residual stream makes the file smaller and every runtime faster; in its turned basis "

@@ -145,6 +145,7 @@ class Pruned:
     fill texts, and `vocabulary` says what went, as JSON.
     Where weights became products, `ranks` are theirs by the name of the dense weight, `low_rank` says it as
     JSON, and `config` is that of the model with code of its own that holds the factors.
+    `skips`: `config` is that of a model with code of its own, which has weights on its skip connections.
     """
 
     overlay: tuple[Path, ...]
@@ -164,6 +165,7 @@ class Pruned:
     vocabulary: dict[str, Any] | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
     low_rank: dict[str, Any] | None = None
+    skips: bool = False
 
     def companions(self, loaded: Loaded) -> Path:
         """The folder whose tokenizer and generation settings go with the weights."""

@@ -1,12 +1,14 @@
-"""Stock transformers models whose layers have widths of their own, lack an attention or a feed-forward, or
-have weights that are products of two thin ones.
+"""Stock transformers models whose layers have widths of their own, lack an attention or a feed-forward, have
+weights that are products of two thin ones, or read the residual stream in bases of each norm's own.
 
 This file comes with the checkpoint: AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True). It
 holds no arithmetic but a linear map after another: each layer is the stock one, built with what
 `per_layer_config` of config.json says of it (the format of transformers 5.14 and later, whose own models do
-not read it yet), and `low_rank` names the linear maps that are products, with their ranks.
+not read it yet), `low_rank` names the linear maps that are products, with their ranks, and `skip_weights`
+says that a linear map lies on every skip connection.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,6 +43,27 @@ class LowRankLinear(nn.Module):
         return result
 
 
+class SkipWeights:
+    """A stock decoder layer with a linear map on each of its two skip connections, from the basis that one
+    norm reads the residual stream in into that of the next."""
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        own: Any = self
+        residual = own.attention_skip(hidden_states)
+        attended, _ = own.self_attn(hidden_states=own.input_layernorm(hidden_states), **kwargs)
+        hidden_states = residual + attended
+        residual = own.feed_forward_skip(hidden_states)
+        result: Tensor = residual + own.mlp(own.post_attention_layernorm(hidden_states))
+        return result
+
+
+@cache
+def skip_class(stock: type[nn.Module]) -> type[nn.Module]:
+    """The class of a stock layer with weights on its skip connections, under the stock name, by which
+    transformers knows what must not be split."""
+    return type(stock.__name__, (SkipWeights, stock), {})
+
+
 class PerLayerConfig:
     """Lets layers say what the class checks for the model as a whole."""
 
@@ -65,6 +88,11 @@ class PerLayerModel:
             parent, _, name = path.rpartition(".")
             owner = self.get_submodule(parent)  # type: ignore[attr-defined]
             setattr(owner, name, LowRankLinear(getattr(owner, name), rank))
+        if getattr(config, "skip_weights", False):
+            for layer in self.model.layers:  # type: ignore[attr-defined]
+                layer.__class__ = skip_class(type(layer))
+                for name in ("attention_skip", "feed_forward_skip"):
+                    setattr(layer, name, nn.Linear(config.hidden_size, config.hidden_size, bias=False))
 
     def _build_layers(self, config: Any) -> None:
         layers: Any = self.model.layers  # type: ignore[attr-defined]
