@@ -53,7 +53,9 @@ def structures(specification: JobSpecification, inspection: Inspection) -> list[
 def counts(structure: Structure, specification: JobSpecification) -> list[int]:
     """The numbers of units that may stay, ascending, all of them last."""
     multiple = int(specification.options.get(MULTIPLES[structure.kind], 1))
-    possible = structure.counts or range(multiple, structure.count, multiple)
+    # The packaged config takes any width, whatever the stock one refuses.
+    listed = () if turned_by_layer(specification) else structure.counts
+    possible = listed or range(multiple, structure.count, multiple)
     return [n for n in possible if n % multiple == 0 and n < structure.count] + [structure.count]
 
 

@@ -32,11 +32,18 @@ def _size(report: Json, granularity: str) -> str:
             f"The weight files shrank to {percent(ratio)} of their size: "
             f"{dense['layers'] - pruned['layers']} of {dense['layers']} layers are gone."
         )
-    if report["widths"] is not None and report["widths"]["layout"] is not None:
+    if report["widths"] is not None and report["widths"]["structures"][0]["layers"] is not None:
         return _varied(report["widths"], ratio)
     if report["low_rank"] is not None:
         weights = report["low_rank"]["weights"]
         count = sum(one["rank"] is not None for one in weights)
+        if report["low_rank"].get("atoms_per_entry", 1) > 1:
+            return (
+                f"The weight files are {percent(ratio)} of their size, masks included: {count} of "
+                f"{len(weights)} weights are dictionaries with sparse codes, and "
+                f"{percent(report['low_rank']['sparsity'])} of their elements are gone. Dense kernels "
+                "multiply with the zeros of the codes too."
+            )
         return (
             f"The weight files shrank to {percent(ratio)} of their size: {count} of {len(weights)} weights "
             f"are products of two thin ones, and {percent(report['low_rank']['sparsity'])} of their elements "

@@ -25,6 +25,7 @@ from compression.evaluation.types import TEXT_TO_TEXT, TensorSource
 from compression.export import verify
 from compression.export.artifact import Artifact, ArtifactInputs, weight_bytes, write_artifact
 from compression.export.model import WrittenModel, rewritten_config, write_model
+from compression.export.per_layer.dictionaries import DictionarySource, dictionary_settings
 from compression.export.per_layer.layout import CODE, PerLayerSource, per_layer_settings, stock_settings
 from compression.loading.data import Sequences
 from compression.loading.images.plan import Images
@@ -173,6 +174,9 @@ def written_cost(
     if counts:
         written = WrittenModel(PerLayerSource(source, settings, counts), kept, loaded.output_dtype)
         inspection = varied(inspection, counts)
+    elif pruned.atoms > 1:
+        packed = DictionarySource(source, pruned.ranks, pruned.atoms)
+        written = WrittenModel(packed, kept, loaded.output_dtype)
     return cost(
         written,
         inspection,
@@ -187,7 +191,7 @@ def written_inspection(
 ) -> Inspection:
     """The anatomy of a model as it will be written; of layers with widths of their own, of the padded one."""
     if pruned.ranks:
-        return with_ranks(loaded.inspection, pruned.ranks)
+        return with_ranks(loaded.inspection, pruned.ranks, pruned.atoms)
     names = written.names()
     if pruned.skips:
         settings, names = stock_settings(settings), [name for name in names if not is_skip(name)]
@@ -208,6 +212,9 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
     settings, counts = final.settings, packaged(loaded, pruned)
     if counts:
         source, settings = PerLayerSource(source, settings, counts), per_layer_settings(settings, counts)
+    elif pruned.atoms > 1:
+        source = DictionarySource(source, pruned.ranks, pruned.atoms)
+        settings = dictionary_settings(settings, pruned.atoms)
     return write_artifact(
         ArtifactInputs(
             folder=folder,
@@ -221,7 +228,7 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
             versions=loaded.versions,
             figures=figures,
             recipe_title=loaded.recipe.title,
-            masks={} if counts else pruned.masks,
+            masks={} if counts or pruned.ranks else pruned.masks,
             code=CODE if counts or pruned.ranks or pruned.skips else None,
             kept=final.kept,
             layers=pruned.kept,
