@@ -94,6 +94,11 @@ def _told(code: str, settings: Mapping[str, Any]) -> list[str]:
             "Each norm reads the residual stream in a basis of its own (`skip_weights` in config.json).",
             f"`{code}` puts a linear map on every skip connection of the stock layers: read it first.",
         ]
+    if "atoms_per_entry" in settings:
+        return [
+            "Some of its weights are dictionaries with sparse codes (`low_rank` in config.json says how many",
+            f"atoms). `{code}` unpacks the codes in every pass and multiplies densely: read it first.",
+        ]
     if "low_rank" in settings:
         return [
             "Some of its weights are products of two thin ones (`low_rank` in config.json has their ranks).",
