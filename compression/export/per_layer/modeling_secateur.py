@@ -2,11 +2,11 @@
 weights that are products of two thin ones, or read the residual stream in bases of each norm's own.
 
 This file comes with the checkpoint: AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True). It
-holds no arithmetic but linear maps, and the sums of skip connections where they have some: each layer is the stock one, built with what
-`per_layer_config` of config.json says of it (the format of transformers 5.14 and later, whose own models do
-not read it yet), `low_rank` names the linear maps that are products, with their ranks (with
-`atoms_per_entry`, the second factor is sparse), and `skip_weights` says that a linear map lies on every skip
-connection.
+holds no arithmetic but linear maps, and the sums of skip connections where they have some: each layer is the
+stock one, built with what `per_layer_config` of config.json says of it (the format of transformers 5.14 and
+later, whose own models do not read it yet), `low_rank` names the linear maps that are products, with their
+ranks (with `atoms_per_entry`, the second factor is sparse), and `skip_weights` says that a linear map lies on
+every skip connection.
 """
 
 from typing import Any
