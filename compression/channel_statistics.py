@@ -34,7 +34,7 @@ class ChannelStatistics:
 
 
 @dataclass
-class _Sums:
+class StreamSums:
     """Sums over norms and tokens; `lengths` are the squares of one norm, summed over sequences."""
 
     width: int
@@ -96,9 +96,10 @@ def measure_channels(
     products: bool = False,
 ) -> ChannelStatistics:
     """Run the calibration batches through the model, one block in memory, and look at every norm that the
-    stream is read through, the last one too. Raises ActivationsNotFinite."""
+    stream is read through, the last one too; `progress` hears of every batch of every block. Raises
+    ActivationsNotFinite."""
     epsilon = float(getattr(model.config, EPSILON))
-    sums = _Sums(stream.hidden, model.device, products)
+    sums = StreamSums(stream.hidden, model.device, products)
     states = model.start(calibration)
     for index in range(model.layers):
         block = model.load_block(index)
@@ -111,16 +112,16 @@ def measure_channels(
         for number in range(len(states)):
             watch.number = number
             states.hidden[number] = model.run_batch(block, states, number)
+            progress(index * len(states) + number + 1, model.layers * len(states))
         for handle in handles:
             handle.remove()
         for name in norms:
             sums.close(name)
         if hook is not None:
             hook("mid_block")
-        progress(index + 1, model.layers)
     weight = model.reader.tensor(stream.final).to(model.device, torch.float32) + stream.offset
     for number in range(len(states)):
-        for rows in _real(states, number, states.hidden[number]):
+        for rows in real_rows(states, number, states.hidden[number]):
             sums.add(stream.final, rows, weight, epsilon)
     sums.close(stream.final)
     return sums.statistics()
@@ -129,20 +130,20 @@ def measure_channels(
 class _Watch:
     """Hooks of the norms of one block; `number` is the batch that runs."""
 
-    def __init__(self, sums: _Sums, states: States, epsilon: float, offset: float) -> None:
+    def __init__(self, sums: StreamSums, states: States, epsilon: float, offset: float) -> None:
         self._sums, self._states, self._epsilon, self._offset = sums, states, epsilon, offset
         self.number = 0
 
     def hook(self, name: str) -> Any:
         def seen(module: nn.Module, args: tuple[Any, ...]) -> None:
             weight = module.get_parameter("weight").to(torch.float32) + self._offset
-            for rows in _real(self._states, self.number, args[0]):
+            for rows in real_rows(self._states, self.number, args[0]):
                 self._sums.add(name, rows, weight, self._epsilon)
 
         return seen
 
 
-def _real(states: States, number: int, inputs: Tensor) -> list[Tensor]:
+def real_rows(states: States, number: int, inputs: Tensor) -> list[Tensor]:
     """The real tokens [tokens, D] of every sequence of a batch, of which these are the inputs [b, s, D]."""
     real = states.real(number)
     if real is None:

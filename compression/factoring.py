@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compression import gradients
 from compression.allocation.ranks import rank_allocations
-from compression.anatomy.factors import bias_names, factor_names
+from compression.anatomy.factors import bias_names, factor_names, packed_names
 from compression.anatomy.inspection import Site
 from compression.anatomy.ranks import RankBudget, Ranks, stored
 from compression.checkpoint import Hook, Store
 from compression.criteria.base import SiteStatistics
 from compression.criteria.ranks import rank_criteria
+from compression.dictionary import fitted
+from compression.gradients import GradientFiles
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.low_rank import Spectrum, factors, product
 from compression.parameters import configured
@@ -33,19 +36,34 @@ class RankSettings:
     criterion: str
     allocation: str = "uniform"
     update: tuple[str, ...] = ()
+    atoms_per_entry: int = 1
+    dictionary_rounds: int = 8
+    coding_steps: int = 8
     sequential: bool = True
+    gradient: str = "exact"
+    gradient_sequences: int = 64
+    gradient_directions: int = 32
     seed: int = 0
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the criterion asks of the inputs that directions come of."""
+        """What the criterion asks of the inputs that directions come of, and of gradients."""
         return rank_criteria[self.criterion].needs
 
     def spectrum(self, site: Site, weight: Tensor, statistics: SiteStatistics | None) -> Spectrum:
         """The directions of a weight by the criterion with the job's parameters."""
         criterion = configured(rank_criteria[self.criterion], self.parameters)
         return criterion.spectrum(weight, statistics, site.name, site_generator(self.seed, site.name))
+
+    def factors(
+        self, site: Site, weight: Tensor, statistics: SiteStatistics | None, rank: int
+    ) -> tuple[Tensor, Tensor]:
+        """(down float64 [rank, in], up float64 [out, rank]) of a weight, before updates."""
+        found, atoms = self.spectrum(site, weight, statistics), self.atoms_per_entry
+        if atoms == 1:
+            return factors(weight, found, rank)
+        return fitted(weight, found, rank, rank // atoms, self.dictionary_rounds, self.coding_steps)
 
 
 @dataclass
@@ -84,6 +102,7 @@ class RankPruner:
         self._listener = listener
         self._hook = hook
         self.ranks: Ranks = {}
+        self._gradients = GradientFiles(store, ())
 
     def step_name(self, index: int) -> str:
         """Name of the finished step of a block."""
@@ -93,13 +112,35 @@ class RankPruner:
     # ---------------------------------------------------------------------------------------------
 
     def allocate(self) -> Ranks:
-        """The rank of each weight that becomes a product; kept as step `allocation`."""
+        """The rank of each weight that becomes a product; kept as step `allocation`. Gradients, where the
+        criterion asks for any, are measured before, on the dense model."""
+        if "gradient.square" in self.settings.needs:
+            self._measure_gradients()
         if not self.store.has("allocation"):
             allocation = configured(rank_allocations[self.settings.allocation], self.settings.parameters)
             found = allocation.allocate(_Dense(self._values), self.budget)
             self.store.save("allocation", None, {"ranks": found})
         self.ranks = {str(name): int(rank) for name, rank in self.store.data("allocation")["ranks"].items()}
         return self.ranks
+
+    def _measure_gradients(self) -> None:
+        assert self.calibration is not None
+        settings = self.settings
+        batches = gradients.single_sequences(self.calibration, settings.gradient_sequences)
+        chosen = (self._open, self.budget.sites, batches, self.store, ("square",))
+        progress = self._listener.progress
+        if settings.gradient == "exact":
+            self._gradients = gradients.exact(*chosen, progress)
+            return
+        self._gradients = gradients.zeroth_order(
+            *chosen, settings.gradient_directions, settings.seed, progress
+        )
+
+    def _statistics(self, collector: Collector | None, site: Site) -> SiteStatistics | None:
+        """What is known of a site; None without calibration."""
+        if collector is None:
+            return None
+        return collector.statistics(site.name).with_gradients(self._gradients.of(site))
 
     def _values(self) -> dict[str, list[float]]:
         """The values of every site's directions on the dense model."""
@@ -112,8 +153,8 @@ class RankPruner:
                 collector = self._collect(model, block, states, Positions(), sites, self.settings.needs)
                 model.run_block(block, states)
             for site in sites:
-                known = None if collector is None else collector.statistics(site.name)
                 weight = model.reader.tensor(site.name).to(model.device)
+                known = self._statistics(collector, site)
                 found[site.name] = self.settings.spectrum(site, weight, known).values.tolist()
             if self._hook is not None:
                 self._hook("mid_block")
@@ -220,8 +261,8 @@ class RankPruner:
         rank = self.ranks.get(site.name)
         if rank is None:
             return {}, _fact(site, None, weight, weight.to(torch.float32), sample)
-        statistics = None if measured is None else measured.statistics(site.name)
-        down, up = factors(weight, self.settings.spectrum(site, weight, statistics), rank)
+        statistics = self._statistics(measured, site)
+        down, up = self.settings.factors(site, weight, statistics, rank)
         for name in self.settings.update:
             assert actual is not None
             moment = actual.statistics(site.name).need("hessian").to(weight.device)
@@ -232,7 +273,8 @@ class RankPruner:
         old, new = bias_names(site.name)
         if old in model.reader:
             tensors[new] = model.reader.tensor(old)
-        return tensors, _fact(site, rank, weight, product(first, second).to(weight.device), sample)
+        replaced = product(first, second).to(weight.device)
+        return tensors, _fact(site, rank, weight, replaced, sample, self.settings.atoms_per_entry)
 
 
 class _Dense:
@@ -249,11 +291,22 @@ class _Dense:
         return self._known[site]
 
 
+def _written(weight: str, atoms: int) -> tuple[str, str]:
+    """The names of the factors' elements in the result."""
+    down, up = factor_names(weight)
+    return down, up if atoms == 1 else packed_names(weight)[0]
+
+
 def _fact(
-    site: Site, rank: int | None, dense: Tensor, replaced: Tensor, sample: Collector | None
+    site: Site,
+    rank: int | None,
+    dense: Tensor,
+    replaced: Tensor,
+    sample: Collector | None,
+    atoms: int = 1,
 ) -> dict[str, Any]:
     """What the report says of a site; `replaced` float32 [out, in] is the product of its factors."""
-    size = stored(site.shape, rank)
+    size = stored(site.shape, rank, atoms)
     lost = None
     if sample is not None:
         lost = reconstruction_error(sample.sample(site.name), dense, replaced)
@@ -263,7 +316,7 @@ def _fact(
         "kind": site.kind,
         "shape": list(site.shape),
         "rank": rank,
-        "factors": [] if rank is None else list(factor_names(site.name)),
+        "factors": [] if rank is None else list(_written(site.name, atoms)),
         "kept": size,
         "removed": site.size - size,
         "weight_error": weight_error(dense, replaced),

@@ -43,9 +43,9 @@ class StreamSource:
         self._kept = kept
         self._basis = None if basis is None else basis[:, kept].to(device, torch.float64)
         self._axes = {one.tensor: one for one in stream.axes}
-        self._untied = basis is not None and stream.tied
-        if self._untied:
-            self._axes[stream.head] = Axis(stream.head, 1, "head", None, stream.final)
+        self._untied = False
+        if basis is not None:
+            self._untie()
         self.gain = math.sqrt(stream.hidden / len(kept))
 
     def names(self) -> Sequence[str]:
@@ -74,7 +74,8 @@ class StreamSource:
         tensor = self._source.tensor(self._stored(name))
         axis = self._axes.get(name)
         if axis is not None:
-            tensor = self._cut(tensor, axis) if self._basis is None else self._turned(tensor, axis)
+            basis = self._directions(axis)
+            tensor = self._cut(tensor, axis) if basis is None else self._turned(tensor, axis, basis)
         factor = self._factor(name, axis)
         if factor == 1.0:
             return tensor
@@ -85,26 +86,35 @@ class StreamSource:
         """What a norm multiplies with, float64 [D]."""
         return self._source.tensor(name).to(torch.float64) + self._stream.offset
 
+    def _untie(self) -> None:
+        """Give a tied head a tensor of its own."""
+        self._untied = self._stream.tied
+        if self._untied:
+            self._axes[self._stream.head] = Axis(self._stream.head, 1, "head", None, self._stream.final)
+
+    def _directions(self, axis: Axis) -> Tensor | None:
+        """The directions float64 [D, d] that a tensor's axis is turned to; None: channels are cut."""
+        return self._basis
+
     def _stored(self, name: str) -> str:
         return self._stream.table if self._untied and name == self._stream.head else name
 
     def _cut(self, tensor: Tensor, axis: Axis) -> Tensor:
         return tensor.index_select(axis.axis, self._kept.to(tensor.device))
 
-    def _turned(self, tensor: Tensor, axis: Axis) -> Tensor:
-        assert self._basis is not None
+    def _turned(self, tensor: Tensor, axis: Axis, basis: Tensor) -> Tensor:
         if axis.role == "norm":
             return torch.full((len(self._kept),), 1.0 - self._stream.offset, dtype=tensor.dtype)
         assert axis.role != "after", "norms of what is added have no place in another basis"
-        weights = self.norm(axis.norm).to(self._basis.device) if axis.norm else None
+        weights = self.norm(axis.norm).to(basis.device) if axis.norm else None
         moved = tensor.movedim(axis.axis, -1)
         flat = moved.reshape(-1, self._stream.hidden)
         found = torch.empty((len(flat), len(self._kept)), dtype=tensor.dtype)
         step = max(1, CHUNK_ELEMENTS // self._stream.hidden)
         for start in range(0, len(flat), step):
-            rows = flat[start : start + step].to(self._basis.device, torch.float64)
+            rows = flat[start : start + step].to(basis.device, torch.float64)
             rows = rows if weights is None else rows * weights
-            found[start : start + step] = (rows @ self._basis).to(tensor.dtype)
+            found[start : start + step] = (rows @ basis).to(tensor.dtype)
         return found.reshape(*moved.shape[:-1], -1).movedim(-1, axis.axis).contiguous()
 
     def _factor(self, name: str, axis: Axis | None) -> float:

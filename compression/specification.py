@@ -218,7 +218,8 @@ class Output(Part):
     layout: Literal["padded", "packaged"] | None = Field(
         default=None,
         description='How layers with widths of their own are written: "padded" with zeros to one width (a '
-        'stock checkpoint), or "packaged" with the code that loads them; low-rank weights are "packaged". '
+        'stock checkpoint), or "packaged" with the code that loads them; low-rank weights and those on skip '
+        'connections are "packaged". '
         "There is no default, and other results have none.",
     )
 

@@ -17,6 +17,13 @@ def bias_names(weight: str) -> tuple[str, str]:
     return f"{stem}bias", f"{stem}up.bias"
 
 
+def packed_names(weight: str) -> tuple[str, str]:
+    """The names that stand for the `up` factor in a result whose codes are sparse: its entries [out, s], and
+    one bit for each of its places, uint8 [out, ceil(rank / 8)]."""
+    stem = weight.removesuffix("weight")
+    return f"{stem}up.values", f"{stem}up.mask"
+
+
 def weight_of(name: str) -> str | None:
     """The name of the weight that a tensor would be a factor (or the bias beside one) of; None if it is not
     called so."""

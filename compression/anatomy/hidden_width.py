@@ -20,11 +20,35 @@ from compression.specification import JobSpecification
 
 ROTATION = "rotation"
 HIDDEN = "hidden"
+PER_LAYER = "per-layer"
+"""The rotation that gives every norm a basis of its own."""
 
 
 def turned(specification: JobSpecification) -> bool:
     """Whether the job turns the residual stream into another basis."""
     return bool(specification.options.get(ROTATION, "none") != "none")
+
+
+def turned_by_layer(specification: JobSpecification) -> bool:
+    """Whether every norm of the result reads the stream in a basis of its own."""
+    return bool(specification.options.get(ROTATION) == PER_LAYER)
+
+
+def with_skips(specification: JobSpecification, left: Inspection) -> Inspection:
+    """The inspection of the result, `left` being that of its stock weights: where every norm has a basis of
+    its own, two square weights as wide as the stream lie on the skip connections of each layer."""
+    if not turned_by_layer(specification):
+        return left
+    each = 2 * left.hidden * left.hidden
+    item = ITEM_SIZES[left.dtype]
+    return replace(
+        left,
+        parameters=left.parameters + left.layers * each,
+        bytes=left.bytes + left.layers * each * item,
+        layer_parameters=left.layer_parameters + each,
+        layer_bytes=left.layer_bytes + each * item,
+        layer_macs=left.layer_macs + each,
+    )
 
 
 def subject(specification: JobSpecification, inspection: Inspection) -> Inspection:

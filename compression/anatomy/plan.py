@@ -16,14 +16,21 @@ from compression.anatomy.budget import (
     weight_bytes,
     without_layers,
 )
-from compression.anatomy.factors import factor_names
-from compression.anatomy.hidden_width import subject
-from compression.anatomy.inspection import ITEM_SIZES, Inspection
+from compression.anatomy.factors import factor_names, packed_names
+from compression.anatomy.hidden_width import subject, with_skips
+from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
 from compression.anatomy.latency import Timing
 from compression.anatomy.latency_plan import NO_TABLE, UNKNOWN_CUT, predictions
 from compression.anatomy.macs import used_macs
 from compression.anatomy.plan_notes import plan_notes, width_notes
-from compression.anatomy.ranks import RANK, rank_budget, stored, uniform_ranks, with_ranks
+from compression.anatomy.ranks import (
+    RANK,
+    mask_bytes,
+    rank_budget,
+    stored,
+    uniform_ranks,
+    with_ranks,
+)
 from compression.anatomy.structures import GRANULARITIES
 from compression.anatomy.timed import LATENCY, target_budget, target_layers, target_widths
 from compression.anatomy.varied import varied
@@ -78,7 +85,7 @@ def plan(
     rows = left.vocabulary / inspection.vocabulary if inspection.vocabulary else 1
     rows *= left.hidden / inspection.hidden if inspection.hidden else 1
     other = subject(specification, inspection).other_bytes
-    pruned["bytes"] += int(other * left.layers // inspection.layers * rows)
+    pruned["bytes"] += cut.pop("mask_bytes", 0) + int(other * left.layers // inspection.layers * rows)
     return {
         "valid": True,
         "dense": dense,
@@ -153,7 +160,7 @@ def _structure_cut(
         return _varied_cut(specification, inspection, timing)
     widths = target_widths(specification, inspection, timing)
     assert widths is not None, "a resolved target can be met"
-    left = resized(subject(specification, inspection), widths)
+    left = with_skips(specification, resized(subject(specification, inspection), widths))
     shapes = {site.name: site.shape for site in left.sites}
     rows = []
     for site in inspection.sites:
@@ -236,9 +243,8 @@ def _rank_cut(
     known = specification.options.get("allocation", "uniform") == "uniform"
     rows = []
     for site in budget.sites:
-        rank, kept = ranks.get(site.name), stored(site.shape, ranks.get(site.name))
-        down, up = factor_names(site.name)
-        shapes = {} if rank is None else {down: [rank, site.shape[1]], up: [site.shape[0], rank]}
+        rank, kept = ranks.get(site.name), stored(site.shape, ranks.get(site.name), budget.atoms)
+        shapes = _factor_shapes(site, rank, budget.atoms)
         row = {"keep": kept, "remove": site.size - kept, "rank": rank, "factors": shapes}
         unknown = dict.fromkeys(row)
         rows.append({"name": site.name, "shape": list(site.shape), **(row if known else unknown)})
@@ -248,8 +254,21 @@ def _rank_cut(
         "weights_removed": budget.whole - total,
         "layers_removed": None,
         "sparsity": 1 - total / budget.whole,
+        "mask_bytes": mask_bytes(inspection, ranks, budget.atoms),
     }
-    return cut, with_ranks(inspection, ranks), {}
+    return cut, with_ranks(inspection, ranks, budget.atoms), {}
+
+
+def _factor_shapes(site: Site, rank: int | None, atoms: int) -> dict[str, list[int]]:
+    """The stored tensors that stand for a weight; none where it stays."""
+    if rank is None:
+        return {}
+    rows, columns = site.shape
+    down, up = factor_names(site.name)
+    if atoms == 1:
+        return {down: [rank, columns], up: [rows, rank]}
+    values, mask = packed_names(site.name)
+    return {down: [rank, columns], values: [rows, rank // atoms], mask: [rows, -(-rank // 8)]}
 
 
 def _spread_units(each: float, inspection: Inspection) -> list[int]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from compression.anatomy.budget import selected_sites
 from compression.anatomy.families import family_of
-from compression.anatomy.hidden_width import HIDDEN, turned
+from compression.anatomy.hidden_width import HIDDEN, turned, turned_by_layer
 from compression.anatomy.inspection import Inspection
-from compression.anatomy.ranks import RANK
+from compression.anatomy.ranks import RANK, atoms_of
 from compression.anatomy.structures import GRANULARITIES
 from compression.anatomy.vocabulary import VOCABULARY
 from compression.specification import JobSpecification
 
 
 def _narrower(specification: JobSpecification, inspection: Inspection) -> str:
+    if turned_by_layer(specification):
+        return (
+            "A narrower residual stream makes the file smaller and the model faster; the two square weights "
+            "on the skip connections of each layer, and a head that was tied to the embeddings, count. "
+            "transformers loads it with the code in the artifact (trust_remote_code=True)."
+        )
     if turned(specification) and inspection.tied_embeddings:
         return (
             "A narrower residual stream makes the file smaller and every runtime faster; in its turned basis "
@@ -32,10 +38,13 @@ def _narrower(specification: JobSpecification, inspection: Inspection) -> str:
 
 
 def _lower(specification: JobSpecification) -> list[str]:
-    notes = [
-        "Products of two thin weights make the file smaller and the model faster; transformers loads it with "
-        "the code in the artifact (trust_remote_code=True)."
-    ]
+    gain = "Products of two thin weights make the file smaller and the model faster"
+    if atoms_of(specification) > 1:
+        gain = (
+            "Dictionaries with sparse codes make the file smaller; codes are unpacked in every pass, and "
+            "dense kernels multiply with their zeros too, so the model is no faster"
+        )
+    notes = [f"{gain}; transformers loads it with the code in the artifact (trust_remote_code=True)."]
     allocation = specification.options.get("allocation", "uniform")
     if allocation != "uniform":
         notes.append(

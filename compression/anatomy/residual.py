@@ -37,6 +37,7 @@ TWO_NORMS = (
 EPSILON = "rms_norm_eps"
 _READERS = ("query", "key", "value", "gate", "up")
 _WRITERS = ("output", "down")
+_SKIPS = ("attention_skip.weight", "feed_forward_skip.weight")
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,21 @@ class Stream:
         more = [name for name in self.gained if layer is not None and name.startswith(prefix)]
         return list(dict.fromkeys([*(one.tensor for one in self.of_layer(layer)), *more]))
 
+    def skips(self, layer: int) -> tuple[str, str]:
+        """The names of the weights on a layer's skip connections, past its attention and past its
+        feed-forward, where each norm reads the stream in a basis of its own."""
+        first, second = _SKIPS
+        prefix = _prefix(self.of_layer(layer))
+        return prefix + first, prefix + second
+
     def read_norms(self, layer: int | None) -> list[str]:
         """The stored norms that weights of one layer (or the head) read through."""
         return [one.tensor for one in self.of_layer(layer) if one.role == "norm"]
+
+
+def is_skip(name: str) -> bool:
+    """Whether a tensor is called like a weight on a skip connection."""
+    return name.endswith(tuple("." + leaf for leaf in _SKIPS))
 
 
 def _prefix(axes: list[Axis]) -> str:

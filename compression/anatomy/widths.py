@@ -3,8 +3,9 @@ no torch.
 
 Sparsity is a fraction of the parameters (weights and biases) that belong to the units of the granularity;
 where hidden channels go, embeddings, last norm and head are theirs too. A head that the job unties counts
-among the parameters, not for the sparsity. Parameters, multiply-accumulates and bytes are linear in each of
-the numbers, so they are found from one unit less each. Of experts, a token takes as many as before: only the
+among the parameters, not for the sparsity; so do weights on skip connections. Parameters,
+multiply-accumulates and bytes are linear in each of the numbers (with those weights quadratic in the width),
+so they are found from one unit less each. Of experts, a token takes as many as before: only the
 rows of the router change what is multiplied.
 """
 
@@ -16,7 +17,15 @@ from itertools import pairwise
 
 from compression.anatomy import count_macs
 from compression.anatomy.budget import stated_length, weight_bytes
-from compression.anatomy.hidden_width import HIDDEN, owned, subject, together, with_hidden
+from compression.anatomy.hidden_width import (
+    HIDDEN,
+    owned,
+    subject,
+    together,
+    turned_by_layer,
+    with_hidden,
+    with_skips,
+)
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
 from compression.anatomy.slices import expert_of
 from compression.anatomy.structures import COLUMNS, GRANULARITIES, ROWS, Structure, Widths, plain
@@ -44,7 +53,9 @@ def structures(specification: JobSpecification, inspection: Inspection) -> list[
 def counts(structure: Structure, specification: JobSpecification) -> list[int]:
     """The numbers of units that may stay, ascending, all of them last."""
     multiple = int(specification.options.get(MULTIPLES[structure.kind], 1))
-    possible = structure.counts or range(multiple, structure.count, multiple)
+    # The packaged config takes any width, whatever the stock one refuses.
+    listed = () if turned_by_layer(specification) else structure.counts
+    possible = listed or range(multiple, structure.count, multiple)
     return [n for n in possible if n % multiple == 0 and n < structure.count] + [structure.count]
 
 
@@ -153,7 +164,7 @@ def figure(specification: JobSpecification, inspection: Inspection, widths: Widt
         return (
             owned(inspection, list(widths)) - inspection.parameters + resized(inspection, widths).parameters
         )
-    left = resized(subject(specification, inspection), widths)
+    left = with_skips(specification, resized(subject(specification, inspection), widths))
     if kind == "sparsity":
         found = structures(specification, inspection)
         return sum(one.elements(widths[one.kind], inspection.layers) for one in found)
@@ -170,6 +181,8 @@ def dense_figure(specification: JobSpecification, inspection: Inspection) -> int
         return inspection.bytes
     if specification.target.kind == "parameters":
         return inspection.parameters
+    if specification.target.kind == "macs":
+        return count_macs(inspection, stated_length(specification, inspection)).total
     return figure(specification, inspection, _whole(specification, inspection))
 
 
@@ -220,11 +233,21 @@ def choose(specification: JobSpecification, inspection: Inspection) -> dict[str,
     full = figure(specification, inspection, whole)
     # Where no single unit can go, as many as must go at a time.
     step = fine.count - (fine.counts[-2] if len(fine.counts) > 1 else fine.count - 1)
-    each = full - figure(specification, inspection, {**whole, fine.kind: fine.count - step})
+    if turned_by_layer(specification):
+        step = 1
+
+    def lessened(units: int) -> int:
+        return figure(specification, inspection, {**whole, fine.kind: fine.count - units})
+
+    each, bend = full - lessened(step), 0
+    if turned_by_layer(specification):
+        # Weights on skip connections are squares of the width, so second differences are constant.
+        bend = full - 2 * lessened(1) + lessened(2)
 
     def figures(widths: Widths) -> dict[int, float]:
         above = figure(specification, inspection, widths)
-        return {n: above - (fine.count - n) * each // step for n in counts(fine, specification)}
+        gone = {n: fine.count - n for n in counts(fine, specification)}
+        return {n: above - k * each // step + k * (k - 1) // 2 * bend for n, k in gone.items()}
 
     nearest = specification.target.kind == "sparsity"
     return pick(specification, found, goal(specification, inspection), figures, nearest=nearest)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from compression.anatomy.formats import GGUF
+from compression.anatomy.hidden_width import HIDDEN
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
@@ -82,13 +83,23 @@ def _loading(inputs: ArtifactInputs) -> list[str]:
         return lines
     return [
         *lines,
-        *_told(inputs.code.name, low_rank="low_rank" in inputs.settings),
+        *_told(inputs.code.name, inputs.settings),
         "",
     ]
 
 
-def _told(code: str, *, low_rank: bool) -> list[str]:
-    if low_rank:
+def _told(code: str, settings: Mapping[str, Any]) -> list[str]:
+    if "skip_weights" in settings:
+        return [
+            "Each norm reads the residual stream in a basis of its own (`skip_weights` in config.json).",
+            f"`{code}` puts a linear map on every skip connection of the stock layers: read it first.",
+        ]
+    if "atoms_per_entry" in settings:
+        return [
+            "Some of its weights are dictionaries with sparse codes (`low_rank` in config.json says how many",
+            f"atoms). `{code}` unpacks the codes in every pass and multiplies densely: read it first.",
+        ]
+    if "low_rank" in settings:
         return [
             "Some of its weights are products of two thin ones (`low_rank` in config.json has their ranks).",
             f"`{code}` puts two linear maps in the place of one in the stock layers: read it first.",
@@ -143,6 +154,8 @@ def _number(value: float | None) -> str:
 def _limits(granularity: str, masked: bool, coded: bool) -> list[str]:
     if granularity == RANK:
         return ["Its weights are products of two, and only the code beside it loads it."]
+    if coded and granularity == HIDDEN:
+        return ["It has weights on its skip connections, and only the code beside it loads it."]
     if coded:
         return ["Its layers are narrower, each by its own measure, and only the code beside it loads it."]
     if granularity in STRUCTURES and masked:

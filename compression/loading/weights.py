@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compression.anatomy.factors import weight_of
+from compression.anatomy.residual import is_skip
 from compression.anatomy.slices import Slice, slice_of, stored_tensor
 from compression.device import DTYPES
 from compression.errors import CompressionError
@@ -43,9 +44,9 @@ class WeightReader:
 
     `overlay` is a folder (or a list of files) whose tensors stand in for those of the same name; names that
     the folder itself does not have (packed masks of checkpoints) are ignored, but for factors of weights that
-    it has and a head that is not tied any more. Those `without` are as if they were not there. Nothing is
-    read before it is asked for. Slices of stored tensors (`anatomy.slices`) are read and laid over by their
-    own names; they are not among the `names`.
+    it has, weights on skip connections and a head that is not tied any more. Those `without` are as if they
+    were not there. Nothing is read before it is asked for. Slices of stored tensors (`anatomy.slices`) are
+    read and laid over by their own names; they are not among the `names`.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class WeightReader:
                 self._over.pop(name, None)
             elif piece is not None and piece.tensor in self._own:
                 self._over.setdefault(piece.tensor, {})[piece] = path
-            elif weight_of(name) in self._stored:
+            elif weight_of(name) in self._stored or is_skip(name):
                 self._where[name] = path
 
     def names(self) -> list[str]:

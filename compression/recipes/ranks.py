@@ -8,10 +8,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from compression.allocation.ranks import rank_allocations
-from compression.anatomy.ranks import RANK, TARGETS
+from compression.anatomy.ranks import ATOMS, RANK, SPARSE_TARGETS, TARGETS
 from compression.criteria.ranks import rank_criteria
 from compression.recipes.base import Paper, Recipe, RecipeOptions, options_model, parameter_fields
-from compression.recipes.weights import data_needs
+from compression.recipes.weights import data_needs, gradient_fields
 from compression.updates.ranks import rank_updates
 
 # Those with classes of `anatomy.varied.PACKAGED`.
@@ -46,8 +46,29 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             int,
             Field(1, ge=1, le=4096, description="Ranks are multiples of it; hardware likes 8 or more."),
         ),
+        ATOMS: (
+            int,
+            Field(
+                1,
+                ge=1,
+                le=64,
+                description="Columns of the factor `up` for each entry that its rows have. 1: all are "
+                "entries. Above, `down` is a dictionary of so many times as many atoms as each output takes, "
+                "and `up` is stored as entries and a mask.",
+            ),
+        ),
+        "dictionary_rounds": (
+            int,
+            Field(
+                8, ge=0, le=256, description="How often a dictionary and its codes are fitted to each other."
+            ),
+        ),
+        "coding_steps": (
+            int,
+            Field(8, ge=1, le=1024, description="In so many steps each output picks the atoms it takes."),
+        ),
     }
-    return fields | parameter_fields(rank_criteria, rank_allocations, rank_updates)
+    return fields | gradient_fields() | parameter_fields(rank_criteria, rank_allocations, rank_updates)
 
 
 def rank_recipe(name: str, title: str, summary: str, paper: Paper | None, **defaults: Any) -> Recipe:
@@ -67,7 +88,7 @@ def rank_recipe(name: str, title: str, summary: str, paper: Paper | None, **defa
         needs=frozenset(data_needs(needs)),
         families=FAMILIES,
         granularities=(RANK,),
-        targets=TARGETS,
+        targets=TARGETS if getattr(chosen, ATOMS) == 1 else SPARSE_TARGETS,
         options=options,
         axes={
             "criterion": chosen.criterion,

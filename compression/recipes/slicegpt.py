@@ -1,8 +1,9 @@
-"""SliceGPT with one rotation for all layers.
+"""SliceGPT with one rotation for all layers, or one for every norm.
 
-The paper turns every layer into the principal directions of its own inputs and keeps the product of two
-neighbouring rotations on each skip connection, which no stock class has. Here all layers share one rotation,
-that of the inputs of all norms together, so that the result has a stock config.
+The paper turns the stream before every norm into the principal directions of what that norm gives and keeps
+the product of two neighbouring rotations on each skip connection: `rotation` "per-layer", which no stock
+class has, so it is written with packaged code. By default all norms share one rotation, that of their inputs
+together, so that the result has a stock config.
 """
 
 from __future__ import annotations

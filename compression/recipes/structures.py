@@ -63,12 +63,13 @@ def _axes() -> dict[str, tuple[Any, Any]]:
             ),
         ),
         "rotation": (
-            Literal["none", "shared"],
+            Literal["none", "shared", "per-layer"],
             Field(
                 "none",
                 description="Into which basis the residual stream is turned before hidden channels go: none, "
-                "or its principal directions over all layers, which the criterion activation-energy orders. "
-                "A head that is tied to the embeddings is untied.",
+                "its principal directions over all layers (shared), or those of each norm of each layer "
+                "(per-layer), with weights on the skip connections that only packaged code holds. The "
+                "criterion activation-energy orders them. A head that is tied to the embeddings is untied.",
             ),
         ),
         "sequential": (

@@ -33,16 +33,10 @@ def _size(report: Json, granularity: str) -> str:
             f"The weight files shrank to {percent(ratio)} of their size: "
             f"{dense['layers'] - pruned['layers']} of {dense['layers']} layers are gone."
         )
-    if report["widths"] is not None and report["widths"]["layout"] is not None:
+    if report["widths"] is not None and report["widths"]["structures"][0]["layers"] is not None:
         return _varied(report["widths"], ratio)
     if report["low_rank"] is not None:
-        weights = report["low_rank"]["weights"]
-        count = sum(one["rank"] is not None for one in weights)
-        return (
-            f"The weight files shrank to {percent(ratio)} of their size: {count} of {len(weights)} weights "
-            f"are products of two thin ones, and {percent(report['low_rank']['sparsity'])} of their elements "
-            "are gone."
-        )
+        return _low_rank(report["low_rank"], ratio)
     if report["vocabulary"] is not None:
         rows = report["vocabulary"]
         return (
@@ -66,6 +60,21 @@ def _size(report: Json, granularity: str) -> str:
             "this artifact does not use one, so that every runtime can load it."
         )
     return f"The weight files are {percent(ratio)} of their size."
+
+
+def _low_rank(found: Json, ratio: float) -> str:
+    weights = found["weights"]
+    count = f"{sum(one['rank'] is not None for one in weights)} of {len(weights)} weights"
+    gone = f"{percent(found['sparsity'])} of their elements are gone"
+    if found.get("atoms_per_entry", 1) > 1:
+        return (
+            f"The weight files are {percent(ratio)} of their size, masks included: {count} are dictionaries "
+            f"with sparse codes, and {gone}. Dense kernels multiply with the zeros of the codes too."
+        )
+    return (
+        f"The weight files shrank to {percent(ratio)} of their size: {count} are products of two thin ones, "
+        f"and {gone}."
+    )
 
 
 def _varied(widths: Json, ratio: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compression.anatomy.hidden_width import HIDDEN
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.anatomy.varied import RANK
 from compression.anatomy.vocabulary import VOCABULARY
@@ -27,8 +28,8 @@ def runtimes(
     """One entry a runtime: ``name``, ``version``, ``loads``, ``faster``, ``checked``, ``note``.
 
     ``faster`` is yes, no or depends: than the dense model in the same runtime. ``gguf``: whether the
-    artifact has a GGUF file; ``layout`` how layers with widths of their own are written (None: there
-    are none).
+    artifact has a GGUF file; ``layout`` how layers with widths of their own, low-rank weights and weights on
+    skip connections are written (None: there are none).
     """
     layers = granularity == "layer" or granularity in STRUCTURES
     rows = granularity == VOCABULARY
@@ -45,8 +46,8 @@ def runtimes(
         )
     else:
         note = "Zeros are multiplied like any other number." + measured
-    if granularity == RANK:
-        return _low_rank_runtimes(versions.get("transformers", ""), measured, checked=verified)
+    if granularity == RANK or (layout == "packaged" and granularity in _CODED):
+        return _coded_runtimes(versions.get("transformers", ""), granularity, measured, checked=verified)
     if layout == "packaged":
         return _packaged_runtimes(versions.get("transformers", ""), measured, checked=verified, gguf=gguf)
     if layout == "padded":
@@ -100,9 +101,22 @@ def _packaged_runtimes(version: str, measured: str, *, checked: bool, gguf: bool
     ]
 
 
-def _low_rank_runtimes(version: str, measured: str, *, checked: bool) -> list[dict[str, Any]]:
-    code = "trust_remote_code=True runs modeling_secateur.py of the artifact: stock layers, two linear maps."
-    other = "Its models have one weight where this one has two. Multiplied out, it is as large as before."
+_CODED = {
+    RANK: (
+        "two linear maps",
+        "Its models have one weight where this one has two. Multiplied out, it is as large as before.",
+    ),
+    HIDDEN: (
+        "a linear map on each skip connection",
+        "Its models have no weights on skip connections. Choose options.rotation shared.",
+    ),
+}
+"""Of granularities that packaged code alone loads: what it adds to stock layers, and why others do not."""
+
+
+def _coded_runtimes(version: str, granularity: str, measured: str, *, checked: bool) -> list[dict[str, Any]]:
+    adds, other = _CODED[granularity]
+    code = f"trust_remote_code=True runs modeling_secateur.py of the artifact: stock layers, {adds}."
     return [
         _entry(
             "transformers", version, "with the code in the artifact", "yes", code + measured, checked=checked

@@ -185,7 +185,8 @@ def _widths(widths: Json) -> str:
         [f"{unit_word(one['kind'])}s of a layer", number(f"{one['dense']:,}"), number(_kept(one))]
         for one in widths["structures"]
     ]
-    layout = _LAYOUTS[widths["layout"]]
+    equal = widths["structures"][0]["layers"] is None
+    layout = _LAYOUTS["turned" if equal and widths["layout"] is not None else widths["layout"]]
     words = f"{percent(widths['sparsity'])} of the parameters of these units are gone; {layout}."
     plain = table(["", number("dense"), number("result")], rows, words)
     drawn = [
@@ -205,6 +206,7 @@ _LAYOUTS = {
     None: "all layers kept as many",
     "padded": "layers kept numbers of their own, and zeros bring them all to the width of the widest",
     "packaged": "layers kept numbers of their own, which the code in the artifact builds",
+    "turned": "all layers kept as many, each norm in a basis of its own, with the code in the artifact",
 }
 
 

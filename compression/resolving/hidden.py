@@ -7,6 +7,7 @@ from compression.anatomy.formats import GGUF
 from compression.anatomy.hidden_width import HIDDEN, turned
 from compression.anatomy.residual import TWO_NORMS
 from compression.anatomy.structures import GRANULARITIES, unit_word
+from compression.anatomy.varied import PACKAGED
 from compression.resolving.draft import Draft
 
 _ENERGY = "activation-energy"
@@ -59,6 +60,41 @@ def check_hidden(draft: Draft) -> None:
             f"A turned {architecture} has a head of its own, but llama.cpp always takes its embeddings: "
             'leave "gguf" out.',
             "format_unsupported",
+        )
+
+
+def check_skip_layout(draft: Draft) -> None:
+    """Notes a fault if the result, whose norms read the stream in bases of their own, cannot be written as
+    `output` says."""
+    output, architecture = draft.specification.output, draft.inspection.architecture
+    if architecture not in PACKAGED:
+        draft.refuse(
+            "/options/rotation",
+            f"There is no packaged code for {architecture} (there is for {', '.join(PACKAGED)}), which "
+            "weights on skip connections need: write 'shared', for a stock checkpoint.",
+            "option_conflict",
+        )
+    elif output.layout != "packaged":
+        given = "" if output.layout is None else ": there is nothing to pad"
+        draft.refuse(
+            "/output/layout",
+            f'Weights on skip connections have no stock config{given}. Write "packaged" (transformers loads '
+            "it with the code in the artifact), or options.rotation 'shared', for a stock checkpoint.",
+            "layout_missing" if output.layout is None else "layout_unsupported",
+        )
+    if GGUF in output.formats:
+        draft.refuse(
+            "/output/formats",
+            'llama.cpp has no weights on skip connections: leave "gguf" out, or write options.rotation '
+            "'shared'.",
+            "format_unsupported",
+        )
+    if draft.specification.target.kind == "latency":
+        draft.refuse(
+            "/target/latency",
+            "The times of layers are those of stock ones, without weights on their skip connections: aim at "
+            "sparsity, parameters, macs or bytes.",
+            "target_unsupported",
         )
 
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 from compression.anatomy.families import family_of
 from compression.anatomy.formats import GGUF
 from compression.anatomy.gguf import PER_LAYER
-from compression.anatomy.hidden_width import HIDDEN
+from compression.anatomy.hidden_width import HIDDEN, turned_by_layer
 from compression.anatomy.unit_budget import UnitBudget, unit_budget
 from compression.anatomy.varied import PACKAGED
 from compression.anatomy.widths import MULTIPLES, dense_figure
 from compression.resolving.draft import Draft
+from compression.resolving.hidden import check_skip_layout
 from compression.resolving.ranks import check_rank_layout
 from compression.specification import quantity
 
@@ -40,11 +41,15 @@ def check_layout(draft: Draft) -> None:
         check_rank_layout(draft)
         return
     if not is_varied(draft):
-        if layout is not None:
+        granularity = draft.specification.structure.granularity
+        if granularity == HIDDEN and turned_by_layer(draft.specification):
+            check_skip_layout(draft)
+        elif layout is not None:
             draft.refuse(
                 "/output/layout",
                 "Leave it out: only layers with different numbers of neurons or heads need it (options."
-                "allocation other than 'uniform'), and low-rank weights.",
+                "allocation other than 'uniform'), low-rank weights, and a residual stream that is turned "
+                "for each norm (options.rotation 'per-layer').",
                 "option_conflict",
             )
         return

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from compression.anatomy.budget import figure
 from compression.anatomy.formats import GGUF
-from compression.anatomy.ranks import MULTIPLE, RankBudget, rank_budget, with_ranks
+from compression.anatomy.ranks import (
+    ATOMS,
+    MULTIPLE,
+    SPARSE_TARGETS,
+    RankBudget,
+    atoms_of,
+    rank_budget,
+    with_ranks,
+)
 from compression.resolving.draft import Draft
 from compression.specification import quantity
 
@@ -28,11 +36,39 @@ def check_rank_layout(draft: Draft) -> None:
             "format_unsupported",
         )
     chosen = draft.specification.options
+    if atoms_of(draft.specification) > 1:
+        _check_sparse(draft)
     if set(chosen.get("update", [])) - {"none"} and chosen.get("sequential"):
         draft.refuse(
             "/options/update",
             "Directions that come of what the compressed blocks give leave the update nothing to change: "
             "write options.sequential false, or leave the update out.",
+            "option_conflict",
+        )
+
+
+def _check_sparse(draft: Draft) -> None:
+    """Notes a fault for what sparse codes do not go with."""
+    chosen, target = draft.specification.options, draft.specification.target
+    if target.kind not in SPARSE_TARGETS and target.kind in draft.recipe.targets:
+        draft.refuse(
+            f"/target/{target.kind}",
+            f"Sparse codes (options.{ATOMS} above 1) save parameters; masks come on top of their bytes, and "
+            "dense kernels multiply with their zeros too: aim at sparsity or parameters; the plan says the "
+            "rest.",
+            "target_unsupported",
+        )
+    if chosen.get("allocation", "uniform") != "uniform":
+        draft.refuse(
+            "/options/allocation",
+            f"What sparse codes lose is not what the values of directions say: write 'uniform', or "
+            f"options.{ATOMS} 1.",
+            "option_conflict",
+        )
+    if set(chosen.get("update", [])) - {"none"}:
+        draft.refuse(
+            "/options/update",
+            f"It would fill the zeros of sparse codes: leave it out, or write options.{ATOMS} 1.",
             "option_conflict",
         )
 
@@ -62,7 +98,7 @@ def _reachable(draft: Draft, budget: RankBudget) -> str:
     if kind == "sparsity":
         return f"up to {int((1 - budget.least / budget.whole) * 10_000) / 10_000}"
     smallest = {name: steps[0] for name, steps in budget.steps.items() if steps}
-    least = figure(specification, with_ranks(inspection, smallest), 0)
+    least = figure(specification, with_ranks(inspection, smallest, budget.atoms), 0)
     if quantity(kind, value)[0] == "ratio":
         dense = figure(specification, inspection, 0, dense=True)
         return f"ratios from {-(-least * 10_000 // dense) / 10_000} on"

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from compression.anatomy import inspect
+from compression.anatomy.hidden_width import with_skips
 from compression.anatomy.inspection import Inspection
 from compression.anatomy.ranks import with_ranks
+from compression.anatomy.residual import is_skip
 from compression.anatomy.varied import Counts, varied
 from compression.evaluation import probe
 from compression.evaluation.cost import cost
@@ -23,7 +25,8 @@ from compression.evaluation.types import TEXT_TO_TEXT, TensorSource
 from compression.export import verify
 from compression.export.artifact import Artifact, ArtifactInputs, weight_bytes, write_artifact
 from compression.export.model import WrittenModel, rewritten_config, write_model
-from compression.export.per_layer.layout import CODE, PerLayerSource, per_layer_settings
+from compression.export.per_layer.dictionaries import DictionarySource, dictionary_settings
+from compression.export.per_layer.layout import CODE, PerLayerSource, per_layer_settings, stock_settings
 from compression.loading.data import Sequences
 from compression.loading.images.plan import Images
 from compression.loading.streamed import StreamedModel, trimmed_config
@@ -116,8 +119,11 @@ def written_sites(loaded: Loaded, pruned: Pruned) -> list[str]:
     """Names of the weight sites in the written model."""
     if pruned.ranks:
         return [site.name for site in with_ranks(loaded.inspection, pruned.ranks).sites]
-    config = trimmed_config(pruned.settings(loaded), pruned.kept)
-    return [site.name for site in inspect(config, WeightReader(loaded.work / "pruned").names()).sites]
+    config: Mapping[str, Any] = trimmed_config(pruned.settings(loaded), pruned.kept)
+    names = WeightReader(loaded.work / "pruned").names()
+    if pruned.skips:
+        config, names = stock_settings(config), [name for name in names if not is_skip(name)]
+    return [site.name for site in inspect(config, names).sites]
 
 
 def quality(loaded: Loaded, batches: Sequences | Images, model: StreamedModel) -> dict[str, Any]:
@@ -168,6 +174,9 @@ def written_cost(
     if counts:
         written = WrittenModel(PerLayerSource(source, settings, counts), kept, loaded.output_dtype)
         inspection = varied(inspection, counts)
+    elif pruned.atoms > 1:
+        packed = DictionarySource(source, pruned.ranks, pruned.atoms)
+        written = WrittenModel(packed, kept, loaded.output_dtype)
     return cost(
         written,
         inspection,
@@ -182,8 +191,12 @@ def written_inspection(
 ) -> Inspection:
     """The anatomy of a model as it will be written; of layers with widths of their own, of the padded one."""
     if pruned.ranks:
-        return with_ranks(loaded.inspection, pruned.ranks)
-    return inspect(settings, written.names(), has_tokenizer=loaded.inspection.has_tokenizer)
+        return with_ranks(loaded.inspection, pruned.ranks, pruned.atoms)
+    names = written.names()
+    if pruned.skips:
+        settings, names = stock_settings(settings), [name for name in names if not is_skip(name)]
+    found = inspect(settings, names, has_tokenizer=loaded.inspection.has_tokenizer)
+    return with_skips(loaded.specification, found) if pruned.skips else found
 
 
 def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, Any]) -> Artifact:
@@ -199,6 +212,9 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
     settings, counts = final.settings, packaged(loaded, pruned)
     if counts:
         source, settings = PerLayerSource(source, settings, counts), per_layer_settings(settings, counts)
+    elif pruned.atoms > 1:
+        source = DictionarySource(source, pruned.ranks, pruned.atoms)
+        settings = dictionary_settings(settings, pruned.atoms)
     return write_artifact(
         ArtifactInputs(
             folder=folder,
@@ -212,8 +228,8 @@ def export(loaded: Loaded, pruned: Pruned, final: Final, figures: Mapping[str, A
             versions=loaded.versions,
             figures=figures,
             recipe_title=loaded.recipe.title,
-            masks={} if counts else pruned.masks,
-            code=CODE if counts or pruned.ranks else None,
+            masks={} if counts or pruned.ranks else pruned.masks,
+            code=CODE if counts or pruned.ranks or pruned.skips else None,
             kept=final.kept,
             layers=pruned.kept,
             units=pruned.units,

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from compression.anatomy.families import family_of
-from compression.anatomy.hidden_width import HIDDEN, ROTATION
+from compression.anatomy.hidden_width import HIDDEN, PER_LAYER, ROTATION
 from compression.block_pruning import StructureSettings
 from compression.channel_pruning import ChannelPruner
 from compression.checkpoint import Hook, Store
+from compression.export.per_layer.layout import skip_settings
+from compression.layer_rotations import RotationPruner
 from compression.loading.weights import WeightReader
 from compression.pruning import Batch, Listener
 from compression.stages.job import Loaded, Pruned
@@ -29,9 +31,10 @@ def narrow(
     if settings.widths[HIDDEN] == loaded.inspection.hidden:
         return before
     family, config = family_of(loaded.admission.architecture), loaded.admission.config
-    rotated = settings.parameters.get(ROTATION, "none") != "none"
+    rotation = settings.parameters.get(ROTATION, "none")
+    rotated, skips = rotation != "none", rotation == PER_LAYER
     stream = family.stream(config, WeightReader(loaded.folder).names())
-    pruner = ChannelPruner(
+    pruner = (RotationPruner if skips else ChannelPruner)(
         loaded.dense_model,
         stream,
         before.source(loaded),
@@ -51,6 +54,7 @@ def narrow(
         before,
         overlay=(*before.overlay, *pruner.files()),
         sites=[*before.sites, *facts],
-        config=resized,
+        config=skip_settings(resized) if skips else resized,
+        skips=skips,
         units={**before.units, **({} if kept is None else {HIDDEN: [kept]})},
     )

@@ -144,7 +144,9 @@ class Pruned:
     `tokenizer` is a folder with the files that go with the weights, `specials` are the tokens that end and
     fill texts, and `vocabulary` says what went, as JSON.
     Where weights became products, `ranks` are theirs by the name of the dense weight, `low_rank` says it as
-    JSON, and `config` is that of the model with code of its own that holds the factors.
+    JSON, and `config` is that of the model with code of its own that holds the factors; with `atoms` above 1
+    the second factor has one entry for so many columns, `masks` hold its zeros, and it is written packed.
+    `skips`: `config` is that of a model with code of its own, which has weights on its skip connections.
     """
 
     overlay: tuple[Path, ...]
@@ -164,6 +166,8 @@ class Pruned:
     vocabulary: dict[str, Any] | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
     low_rank: dict[str, Any] | None = None
+    atoms: int = 1
+    skips: bool = False
 
     def companions(self, loaded: Loaded) -> Path:
         """The folder whose tokenizer and generation settings go with the weights."""

@@ -6,9 +6,10 @@ from dataclasses import fields
 from typing import Any
 
 from compression.anatomy.factors import bias_names
-from compression.anatomy.ranks import Ranks, rank_budget
+from compression.anatomy.ranks import ATOMS, MULTIPLE, Ranks, rank_budget
 from compression.checkpoint import Store
 from compression.errors import TargetUnreachable
+from compression.export.per_layer.dictionaries import CodeMasks
 from compression.export.per_layer.layout import low_rank_settings
 from compression.factoring import RankPruner, RankSettings
 from compression.loading.data import Sequences
@@ -35,7 +36,7 @@ def baseline_ranks(
 ) -> Pruned:
     """The same ranks by the criterion of a baseline ("random" or "magnitude")."""
     options = rank_options("Baseline", criterion=name)().model_dump()
-    options["rank_multiple"] = loaded.specification.options["rank_multiple"]
+    options |= {name: loaded.specification.options[name] for name in (MULTIPLE, ATOMS)}
     store.save("allocation", None, loaded.store.data("allocation"))
     return _pruned(loaded, options, calibration, store, listener, None)
 
@@ -59,15 +60,17 @@ def _pruned(
     batches = calibration.batches if calibration is not None else None
     pruner = RankPruner(loaded.dense_model, budget, settings, batches, store, listener, hook)
     facts = pruner.run()
+    files, atoms = tuple(finished_files(store, loaded.inspection.layers)), settings.atoms_per_entry
     return Pruned(
-        tuple(finished_files(store, loaded.inspection.layers)),
+        files,
         None,
-        {},
+        CodeMasks(files, pruner.ranks) if atoms > 1 else {},
         facts,
         None,
         config=low_rank_settings(loaded.admission.config, pruner.ranks),
         gone=frozenset(name for weight in pruner.ranks for name in (weight, bias_names(weight)[0])),
         ranks=pruner.ranks,
+        atoms=atoms,
         low_rank=_account(loaded, pruner.ranks),
     )
 
@@ -77,6 +80,7 @@ def _account(loaded: Loaded, ranks: Ranks) -> dict[str, Any]:
     budget = rank_budget(loaded.specification, loaded.inspection)
     return {
         "sparsity": 1 - budget.stored(ranks) / budget.whole,
+        "atoms_per_entry": budget.atoms,
         "weights": [
             {
                 "name": site.name,

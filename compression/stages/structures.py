@@ -193,7 +193,7 @@ def _account(loaded: Loaded, widths: Widths) -> dict[str, Any]:
     """What the report says of the widths."""
     found: dict[str, Structure] = {one.kind: one for one in loaded.inspection.structures}
     return {
-        "layout": None,
+        "layout": loaded.specification.output.layout,
         "sparsity": achieved(loaded.specification, loaded.inspection, widths),
         "structures": [
             {

@@ -38,6 +38,7 @@ EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
     "layer-drop + merge": ("layer-drop", {"update": "merge"}),
     "svd-llm, energy": ("svd-llm", {"allocation": "energy"}),
     "svd-llm + refit": ("svd-llm", {"sequential": False, "update": ["refit"]}),
+    "slicegpt, per-layer": ("slicegpt", {"rotation": "per-layer"}),
 }
 SAMPLES, LENGTH, EVALUATED = 128, 256, 64
 DATA = {
@@ -66,7 +67,8 @@ def run(recipe: str, sparsity: float, seed: int) -> dict[str, float]:
     if offered.needs or options:
         specification["calibration"] = calibration
     allocation = {**offered.axes, **options}.get("allocation", "uniform")
-    if granularity == "rank" or (not layers and allocation != "uniform"):
+    sliced = options.get("rotation") == "per-layer"
+    if granularity == "rank" or sliced or (not layers and allocation != "uniform"):
         specification["output"] = {"layout": "packaged"}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

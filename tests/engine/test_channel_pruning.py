@@ -127,7 +127,12 @@ def test_the_best_channels_stay(criterion: str, tiny: Tiny, tmp_path: Path) -> N
 
 
 def test_the_statistics_themselves(tiny: Tiny) -> None:
-    found = measure_channels(tiny.model(), tiny.stream, _batches(), lambda done, total: None, products=True)
+    told: list[tuple[int, int]] = []
+    found = measure_channels(
+        tiny.model(), tiny.stream, _batches(), lambda *step: told.append(step), products=True
+    )
+    steps = 2 * tiny.stream.layers
+    assert told == [(step, steps) for step in range(1, steps + 1)]
     assert found.products is not None
     assert np.allclose(found.products.numpy(), tiny.reference.products(), rtol=0, atol=2e-5)
     for values, criterion in (

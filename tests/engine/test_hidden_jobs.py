@@ -41,8 +41,9 @@ def _job(folder: Path, recipe: str, target: dict[str, Any], granularity: str = "
     return request(folder, folder / "work")
 
 
-def _came_true(asked: Any, outcome: Any) -> dict[str, Any]:
-    """Run checks that hold for every job of hidden channels; gives the report."""
+def _came_true(asked: Any, outcome: Any, headers: float = 0.02) -> dict[str, Any]:
+    """Run checks that hold for every job of hidden channels; gives the report. The headers of the files
+    are a good part of the bytes of tiny models."""
     inspection = Inspection.from_json(admit_model(folder_sources(asked.model)).inspection)
     promised = plan(asked.specification, inspection)
     report = json.loads(outcome.report.read_text())
@@ -50,7 +51,7 @@ def _came_true(asked: Any, outcome: Any) -> dict[str, Any]:
     found = report["cost"]["pruned"]
     for name in ("parameters", "macs"):
         assert promised["pruned"][name] == found[name], name
-    assert promised["pruned"]["bytes"] == pytest.approx(found["bytes"], rel=0.02)
+    assert promised["pruned"]["bytes"] == pytest.approx(found["bytes"], rel=headers)
     tensors = load_file(outcome.artifact / "model.safetensors")
     for site in promised["cut"]["sites"]:
         assert tuple(tensors[site["name"]].shape) == tuple(site["kept_shape"])

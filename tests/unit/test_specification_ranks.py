@@ -40,6 +40,26 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Inspection]:
         ("decoder", {"target": {"layers": 1}}, "/target/layers", ("cannot aim at layers",)),
         ("decoder", {"calibration": None}, "/calibration", ("looks at activations",)),
         ("decoder", {"options": {"criterion": "whitning"}}, "/options/criterion", ("'whitening'",)),
+        ("decoder", {"recipe": "cospadi", "target": {"macs": 0.8}}, "/target/macs", ("cannot aim at macs",)),
+        (
+            "decoder",
+            {"options": {"atoms_per_entry": 2}, "target": {"bytes": 0.8}},
+            "/target/bytes",
+            ("aim at sparsity or parameters",),
+        ),
+        (
+            "decoder",
+            {"recipe": "cospadi", "options": {"allocation": "energy"}},
+            "/options/allocation",
+            ("write 'uniform'",),
+        ),
+        (
+            "decoder",
+            {"recipe": "cospadi", "options": {"update": ["refit"], "sequential": False}},
+            "/options/update",
+            ("fill the zeros",),
+        ),
+        ("decoder", {"recipe": "fwsvd", "calibration": None}, "/calibration", ("looks at activations",)),
     ],
 )
 def test_what_is_refused(
@@ -52,6 +72,32 @@ def test_what_is_refused(
     found = {fault.pointer: fault for fault in faults(models[model], **{**LOW, **changes})}
     assert pointer in found, found
     assert all(word in found[pointer].message for word in words), found[pointer].message
+
+
+def test_sparse_codes_store_what_the_plan_says(models: dict[str, Inspection]) -> None:
+    """By brute force: the most atoms of every weight whose elements fit into the same share of each."""
+    inspection = models["decoder"]
+    for atoms, multiple in ((2, 1), (3, 2)):
+        options = {"atoms_per_entry": atoms, "rank_multiple": multiple}
+        spec = attempt(inspection, **{**LOW, "recipe": "cospadi"}, target={"sparsity": 0.4}, options=options)
+        budget = rank_budget(spec, inspection)
+        ranks = uniform_ranks(budget)
+        elements = {
+            site.name: ranks[site.name] * site.shape[1] + ranks[site.name] // atoms * site.shape[0]
+            for site in budget.sites
+        }
+        assert all(rank % atoms == rank % multiple == 0 for rank in ranks.values())
+        assert sum(elements.values()) == budget.stored(ranks) <= budget.total
+        assert all(elements[site.name] < site.size for site in budget.sites)
+        left = with_ranks(inspection, ranks, atoms)
+        assert left.parameters == inspection.parameters - budget.whole + budget.stored(ranks)
+        made = plan(spec, inspection)
+        masks = sum(site.shape[0] * -(-ranks[site.name] // 8) for site in budget.sites)
+        dense = plan(attempt(inspection, **LOW, target={"sparsity": 0.4}), inspection)["dense"]
+        saved = 4 * (budget.whole - budget.stored(ranks)) - masks
+        assert made["pruned"]["bytes"] == dense["bytes"] - saved
+        multiplied = sum(ranks[site.name] * sum(site.shape) - site.size for site in budget.sites)
+        assert made["pruned"]["macs"] - dense["macs"] == multiplied * made["sequence_length"]
 
 
 def test_what_needs_no_data_asks_for_none(models: dict[str, Inspection]) -> None:

@@ -16,6 +16,7 @@ from compression.anatomy.varied import PACKAGED, PARTS, PREFIX, Counts
 from compression.evaluation.types import TensorSource
 from compression.surgery import CutSource, cuts_of
 
+_TYPE = "per_layer_"
 CODE = Path(__file__).with_name("modeling_secateur.py")
 
 
@@ -48,12 +49,29 @@ def low_rank_settings(settings: Mapping[str, Any], ranks: Mapping[str, int]) -> 
     return {**_packaged(settings), "low_rank": modules}
 
 
+def skip_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a model with weights on its skip connections; `settings` say its width. KeyError for an
+    architecture that has no packaged code."""
+    return {**_packaged(settings), "skip_weights": True}
+
+
+def stock_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the stock class that a packaged one with weights on its skip connections is built of."""
+    kept = {name: value for name, value in settings.items() if name not in ("auto_map", "skip_weights")}
+    (architecture,) = settings["architectures"]
+    return {
+        **kept,
+        "model_type": str(settings["model_type"]).removeprefix(_TYPE),
+        "architectures": [architecture.removeprefix(PREFIX)],
+    }
+
+
 def _packaged(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The config that names the packaged classes."""
     architecture = settings["architectures"][0]
     return {
         **settings,
-        "model_type": f"per_layer_{settings['model_type']}",
+        "model_type": f"{_TYPE}{settings['model_type']}",
         "architectures": [PREFIX + architecture],
         "auto_map": {
             "AutoConfig": f"{CODE.stem}.{PREFIX}{PACKAGED[architecture]}",

@@ -1,10 +1,12 @@
-"""Stock transformers models whose layers have widths of their own, lack an attention or a feed-forward, or
-have weights that are products of two thin ones.
+"""Stock transformers models whose layers have widths of their own, lack an attention or a feed-forward, have
+weights that are products of two thin ones, or read the residual stream in bases of each norm's own.
 
 This file comes with the checkpoint: AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True). It
-holds no arithmetic but a linear map after another: each layer is the stock one, built with what
-`per_layer_config` of config.json says of it (the format of transformers 5.14 and later, whose own models do
-not read it yet), and `low_rank` names the linear maps that are products, with their ranks.
+holds no arithmetic but linear maps, and the sums of skip connections where they have some: each layer is the
+stock one, built with what `per_layer_config` of config.json says of it (the format of transformers 5.14 and
+later, whose own models do not read it yet), `low_rank` names the linear maps that are products, with their
+ranks (with `atoms_per_entry`, the second factor is sparse), and `skip_weights` says that a linear map lies on
+every skip connection.
 """
 
 from typing import Any
@@ -41,6 +43,63 @@ class LowRankLinear(nn.Module):
         return result
 
 
+class SkipWeights:
+    """A stock decoder layer with a linear map on each of its two skip connections, from the basis that one
+    norm reads the residual stream in into that of the next."""
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        own: Any = self
+        residual = own.attention_skip(hidden_states)
+        attended, _ = own.self_attn(hidden_states=own.input_layernorm(hidden_states), **kwargs)
+        hidden_states = residual + attended
+        residual = own.feed_forward_skip(hidden_states)
+        result: Tensor = residual + own.mlp(own.post_attention_layernorm(hidden_states))
+        return result
+
+
+SKIP_CLASSES: dict[str, Any] = {}
+
+
+def skip_class(stock: Any) -> Any:
+    """The class of a stock layer with weights on its skip connections, under the stock name, by which
+    transformers knows what must not be split."""
+    name = stock.__name__
+    return SKIP_CLASSES.setdefault(name, type(name, (SkipWeights, stock), {}))
+
+
+class SparseCodes(nn.Module):
+    """The second factor of a weight that is a dictionary with sparse codes: `values` [out, entries] are what
+    each row has, `mask` [out, ceil(rank / 8)] says where, a bit a column, the first lowest."""
+
+    def __init__(self, stock: nn.Linear, rank: int, entries: int) -> None:
+        super().__init__()
+        rows = stock.out_features
+        self.rank = rank
+        self.values = nn.Parameter(torch.zeros(rows, entries))
+        self.bias = nn.Parameter(torch.zeros(rows)) if stock.bias is not None else None
+        self.register_buffer("mask", torch.zeros(rows, -(-rank // 8), dtype=torch.uint8))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        mask: Any = self.mask
+        bits = mask[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=mask.device) & 1
+        places = bits.flatten(1)[:, : self.rank].bool()
+        dense = self.values.new_zeros(places.shape).masked_scatter(places, self.values)
+        return nn.functional.linear(inputs, dense, self.bias)
+
+
+class DictionaryLinear(nn.Module):
+    """Stands for a linear map whose weight is a dictionary, down.weight, with sparse codes."""
+
+    def __init__(self, stock: nn.Linear, rank: int, entries: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(stock.in_features, rank, bias=False)
+        self.up = SparseCodes(stock, rank, entries)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = self.up(self.down(inputs))
+        return result
+
+
 class PerLayerConfig:
     """Lets layers say what the class checks for the model as a whole."""
 
@@ -61,10 +120,19 @@ class PerLayerModel:
                 config.__dict__["_heterogeneity_spec"] = widths
         if widths is not None:
             self._build_layers(config)
+        atoms = getattr(config, "atoms_per_entry", 1)
         for path, rank in (getattr(config, "low_rank", None) or {}).items():
             parent, _, name = path.rpartition(".")
             owner = self.get_submodule(parent)  # type: ignore[attr-defined]
-            setattr(owner, name, LowRankLinear(getattr(owner, name), rank))
+            stock = getattr(owner, name)
+            sparse = atoms > 1
+            made = DictionaryLinear(stock, rank, rank // atoms) if sparse else LowRankLinear(stock, rank)
+            setattr(owner, name, made)
+        if getattr(config, "skip_weights", False):
+            for layer in self.model.layers:  # type: ignore[attr-defined]
+                layer.__class__ = skip_class(type(layer))
+                for name in ("attention_skip", "feed_forward_skip"):
+                    setattr(layer, name, nn.Linear(config.hidden_size, config.hidden_size, bias=False))
 
     def _build_layers(self, config: Any) -> None:
         layers: Any = self.model.layers  # type: ignore[attr-defined]
