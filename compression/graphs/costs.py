@@ -1,7 +1,8 @@
 """Parameters and multiply-accumulates of a graph, exactly, also of a graph that is yet to be cut.
 
-Counted are Conv, ConvTranspose, MatMul, Gemm, Einsum, LSTM, GRU and RNN: one multiply-accumulate for each product
-that is summed; biases, normalisation and whatever works element by element count nothing. Counts are for one sample.
+Counted are Conv, ConvTranspose, MatMul, Gemm, Einsum, LSTM, GRU and RNN: one multiply-accumulate for each
+product that is summed; biases, normalisation and whatever works element by element count nothing. Counts
+are for one sample.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def _per_sample(node: Node, shapes: tuple[Shapes, Shapes]) -> int:
 def costs(graph: Graph, sizes: Mapping[str, int] | None = None, seen: Probe | None = None) -> Costs:
     """The costs of a graph at the shapes of `seen`, or of a run with these sizes."""
     seen = seen or probe(graph, sizes)
-    macs = {node.outputs[0]: _per_sample(node, seen.shapes) for node in graph.nodes if node.operator in COUNTED}
+    macs = {
+        node.outputs[0]: _per_sample(node, seen.shapes) for node in graph.nodes if node.operator in COUNTED
+    }
     parameters = sum(int(graph.initializers[name].size) for name in trained_initializers(graph))
     return Costs(macs, parameters)
 

@@ -1,7 +1,7 @@
 """Removing units from a graph: a smaller graph with the same operators, and nothing of the units in it.
 
-Initializers lose slices; what operators know of sizes (groups, hidden sizes, shapes, parts, places, paddings) is
-written anew (`rewriting.py`). Names of nodes and values stay.
+Initializers lose slices; what operators know of sizes (groups, hidden sizes, shapes, parts, places,
+paddings) is written anew (`rewriting.py`). Names of nodes and values stay.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def _check_not_empty(made: Cut) -> None:
     for value, axes in made.anatomy.axes.items():
         for axis, ids in enumerate(axes):
             if ids is not None and ids.size and made.gone[ids].all():
-                raise CutImpossible(f"nothing would be left of axis {axis} of {value!r}: keep at least one unit")
+                raise CutImpossible(
+                    f"nothing would be left of axis {axis} of {value!r}: keep at least one unit"
+                )
 
 
 def _shorter(made: Cut, name: str, array: Array) -> Array:

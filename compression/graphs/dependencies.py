@@ -1,13 +1,14 @@
-"""What hangs together in a graph: groups of units, each unit a set of slices of initializers that go as one.
+"""What hangs together in a graph: groups of units, each unit a set of slices of initializers that go as
+one.
 
-Labels are carried through the graph by the rules of its operators (`rules/`); sets of labels that something makes
-and nothing freezes are units. Where a graph leaves several ways to cut (heads or widths of heads; whole groups of a
-convolution or the same channels of every group) the analysis runs once for each way everywhere, and then once with
-the way that leaves most units at each place; attention prefers heads. That is at most `WAYS` + 2 runs, each about
-linear in the number of labelled elements.
+Labels are carried through the graph by the rules of its operators (`rules/`); sets of labels that
+something makes and nothing freezes are units. Where a graph leaves several ways to cut (heads or widths
+of heads; whole groups of a convolution or the same channels of every group) the analysis runs once for
+each way everywhere, and then once with the way that leaves most units at each place; attention prefers
+heads. That is at most `WAYS` + 2 runs, each about linear in the number of labelled elements.
 
-The idea of groups that are found by following dependencies is DepGraph's (Fang et al. 2023, arXiv:2301.12900);
-here dependencies hold between single elements of axes rather than between layers.
+The idea of groups that are found by following dependencies is DepGraph's (Fang et al. 2023,
+arXiv:2301.12900); here dependencies hold between single elements of axes rather than between layers.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ WAYS = 4
 
 @dataclass(frozen=True)
 class Site:
-    """What the units of a group own of one axis of an initializer: `places` int64 [units, elements] of that axis.
-    `role`: producer (makes the unit), consumer (reads it), or follower."""
+    """What the units of a group own of one axis of an initializer: `places` int64 [units, elements] of
+    that axis. `role`: producer (makes the unit), consumer (reads it), or follower."""
 
     initializer: str
     axis: int
@@ -71,8 +72,9 @@ class Uncut:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What can be cut in a graph and what not. `axes` are the sets of labels of every value's axes, `contractions`
-    the (value, axis) that masks must be put on, `zeroed` the axes of initializers whose slices masks may zero."""
+    """What can be cut in a graph and what not. `axes` are the sets of labels of every value's axes,
+    `contractions` the (value, axis) that masks must be put on, `zeroed` the axes of initializers whose
+    slices masks may zero."""
 
     graph: Graph
     probe: Probe
@@ -105,7 +107,9 @@ def analyse(graph: Graph, sizes: Mapping[str, int] | None = None, seen: Probe | 
     return _anatomy(*chosen)
 
 
-def _run(graph: Graph, seen: Probe, choices: Mapping[str, int], otherwise: int) -> tuple[Analysis, SizeTracker]:
+def _run(
+    graph: Graph, seen: Probe, choices: Mapping[str, int], otherwise: int
+) -> tuple[Analysis, SizeTracker]:
     analysis = Analysis(graph, seen, choices, otherwise)
     tracker = SizeTracker(analysis)
     for node in graph.nodes:
@@ -140,7 +144,8 @@ def _heads(analysis: Analysis) -> NDArray[np.bool_]:
 
 
 def _choices(runs: list[Analysis]) -> dict[str, int]:
-    """By node, the way that leaves most units of those that pass it; where units are heads, the way of the heads."""
+    """By node, the way that leaves most units of those that pass it; where units are heads, the way of
+    the heads."""
     best: dict[str, tuple[tuple[bool, int], int]] = {}
     for way, analysis in enumerate(runs):
         live, headed = analysis.labels.live(), analysis.labels.headed()
@@ -165,7 +170,8 @@ def _anatomy(analysis: Analysis, tracker: SizeTracker) -> Anatomy:
         if ids is not None
     ]
     axes = {
-        name: tuple(None if ids is None else labels.find(ids) for ids in known) for name, known in analysis.axes.items()
+        name: tuple(None if ids is None else labels.find(ids) for ids in known)
+        for name, known in analysis.axes.items()
     }
     zeroed = frozenset((name, axis) for name, axis, ids in sites if labels.marks(ids).any())
     return Anatomy(
@@ -174,7 +180,9 @@ def _anatomy(analysis: Analysis, tracker: SizeTracker) -> Anatomy:
     )  # fmt: skip
 
 
-def _groups(analysis: Analysis, sites: list[tuple[str, int, Ids]], live: NDArray[np.bool_]) -> tuple[Group, ...]:
+def _groups(
+    analysis: Analysis, sites: list[tuple[str, int, Ids]], live: NDArray[np.bool_]
+) -> tuple[Group, ...]:
     """Units with the same number of elements of the same sites, in the order of the graph's initializers."""
     labels = analysis.labels
     owned: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}
@@ -182,9 +190,9 @@ def _groups(analysis: Analysis, sites: list[tuple[str, int, Ids]], live: NDArray
         roots = labels.find(ids)
         order = np.argsort(roots, kind="stable")
         sets, starts = np.unique(roots[order], return_index=True)
-        for root, places in zip(sets.tolist(), np.split(order, starts[1:]), strict=True):
+        for root, owns in zip(sets.tolist(), np.split(order, starts[1:]), strict=True):
             if live[root]:
-                owned.setdefault(root, []).append((number, places))
+                owned.setdefault(root, []).append((number, owns))
     patterns: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for root, parts in owned.items():
         patterns.setdefault(tuple((number, len(places)) for number, places in parts), []).append(root)
@@ -195,7 +203,9 @@ def _groups(analysis: Analysis, sites: list[tuple[str, int, Ids]], live: NDArray
         for part, (number, _) in enumerate(pattern):
             name, axis, ids = sites[number]
             places = np.stack([owned[root][part][1] for root in roots])
-            made.append(Site(name, axis, _role(int(np.bitwise_or.reduce(labels.marks(ids[places.ravel()])))), places))
+            made.append(
+                Site(name, axis, _role(int(np.bitwise_or.reduce(labels.marks(ids[places.ravel()])))), places)
+            )
         first = next(site for site in made if site.role == "producer")
         name = f"{first.initializer}:{int(first.places[0, 0])}"
         found.append(Group(name, tuple(made), np.array(roots, dtype=np.int64), bool(headed[roots].any())))

@@ -1,7 +1,8 @@
 """A graph as a torch module: float initializers are its parameters, values can be watched and changed.
 
-`GraphModule` runs the nodes in order and frees each value after its last use. Hooks by the name of a value are
-called with what it is and may replace it; so masks are applied, and activations and their gradients collected.
+`GraphModule` runs the nodes in order and frees each value after its last use. Hooks by the name of a
+value are called with what it is and may replace it; so masks are applied, and activations and their
+gradients collected.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def to_torch(array: Array, name: str) -> Tensor:
     try:
         return torch.from_numpy(np.array(array, copy=True, order="C")).reshape(array.shape)
     except TypeError as error:
-        raise OperatorUnknown(f"initializer {name!r} has the element type {array.dtype}, which is not run here") from error
+        raise OperatorUnknown(
+            f"initializer {name!r} has the element type {array.dtype}, which is not run here"
+        ) from error
 
 
 def to_numpy(tensor: Tensor, like: Array) -> Array:
@@ -46,7 +49,8 @@ def to_numpy(tensor: Tensor, like: Array) -> Array:
 
 
 def trained_initializers(graph: Graph) -> set[str]:
-    """Names of the initializers that training changes: float, with axes, and not of an input that is fixed."""
+    """Names of the initializers that training changes: float, with axes, and not of an input that is
+    fixed."""
     fixed = {
         node.inputs[place]
         for node in graph.nodes
@@ -63,8 +67,8 @@ def trained_initializers(graph: Graph) -> set[str]:
 class GraphModule(nn.Module):
     """Runs a graph. Call it with the inputs by name or in order; it gives the outputs by name.
 
-    `hooks` are functions by the name of a value (inputs of the network and initializers included). In training mode
-    BatchNormalization uses the statistics of the batch and moves its running ones.
+    `hooks` are functions by the name of a value (inputs of the network and initializers included). In
+    training mode BatchNormalization uses the statistics of the batch and moves its running ones.
     OperatorUnknown if the graph has an operator that is not run.
     """
 

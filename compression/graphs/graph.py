@@ -16,8 +16,16 @@ import numpy as np
 import onnx
 import onnx.inliner
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
-from onnx import helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 from compression.graphs.errors import GraphInvalid, OperatorUnknown
 
@@ -156,7 +164,9 @@ def read_graph(source: ModelProto | Path | str) -> Graph:
             nodes.append(node)
     inputs = tuple(_value(one) for one in proto.input if one.name not in initializers)
     outputs = tuple(_value(one) for one in proto.output)
-    graph = Graph(tuple(nodes), initializers, inputs, outputs, opsets, proto.name or "graph", model.ir_version)
+    graph = Graph(
+        tuple(nodes), initializers, inputs, outputs, opsets, proto.name or "graph", model.ir_version
+    )
     return replace(graph, nodes=_sorted(graph))
 
 
@@ -167,7 +177,9 @@ def _opsets(model: ModelProto) -> dict[str, int]:
         if one.domain not in used and one.domain not in {"", "ai.onnx"}:
             continue
         if one.domain not in DOMAINS:
-            raise OperatorUnknown(f"the graph uses operators of the domain {one.domain!r}, which are not run here")
+            raise OperatorUnknown(
+                f"the graph uses operators of the domain {one.domain!r}, which are not run here"
+            )
         opsets[DOMAINS[one.domain]] = one.version
     if opsets.get("") not in OPSETS:
         raise GraphInvalid(
@@ -179,7 +191,9 @@ def _opsets(model: ModelProto) -> dict[str, int]:
 
 def _array(tensor: TensorProto) -> Array:
     if tensor.data_location == TensorProto.EXTERNAL:
-        raise GraphInvalid(f"initializer {tensor.name!r} has its data in another file; load the model by its path")
+        raise GraphInvalid(
+            f"initializer {tensor.name!r} has its data in another file; load the model by its path"
+        )
     return np.ascontiguousarray(numpy_helper.to_array(tensor)).reshape(tuple(tensor.dims))
 
 
@@ -208,10 +222,14 @@ def _attribute(proto: AttributeProto, node: NodeProto) -> Attribute:
     if isinstance(value, str):
         return value
     if isinstance(value, Iterable):
-        items = [item.decode("utf-8", errors="replace") if isinstance(item, bytes) else item for item in value]
+        items = [
+            item.decode("utf-8", errors="replace") if isinstance(item, bytes) else item for item in value
+        ]
         if all(isinstance(item, int | float | str) for item in items):
             return tuple(items)
-    raise OperatorUnknown(f"{node.op_type} {node.name!r}: attribute {proto.name!r} is of a kind not read here")
+    raise OperatorUnknown(
+        f"{node.op_type} {node.name!r}: attribute {proto.name!r} is of a kind not read here"
+    )
 
 
 def _constant(node: Node) -> Array:
@@ -228,7 +246,9 @@ def _constant(node: Node) -> Array:
 def _value(proto: ValueInfoProto) -> Value:
     kind = proto.type
     if not kind.HasField("tensor_type"):
-        raise OperatorUnknown(f"{proto.name!r} is not a tensor; inputs and outputs of a network are tensors here")
+        raise OperatorUnknown(
+            f"{proto.name!r} is not a tensor; inputs and outputs of a network are tensors here"
+        )
     tensor = kind.tensor_type
     if not tensor.HasField("shape"):
         return Value(proto.name, tensor.elem_type, None)
@@ -265,7 +285,9 @@ def write_graph(graph: Graph) -> ModelProto:
         made.attribute.extend(_attribute_proto(name, value) for name, value in node.attributes.items())
         proto.node.append(made)
     for name, array in graph.initializers.items():
-        proto.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
+        proto.initializer.append(
+            numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+        )
     proto.input.extend(_value_proto(value) for value in graph.inputs)
     proto.output.extend(_value_proto(value) for value in graph.outputs)
     opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]

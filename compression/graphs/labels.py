@@ -1,7 +1,7 @@
 """Labels of channels: sets of elements that go together or not at all, as a union-find over integers.
 
-Every element of an axis that may be cut has a label; operators join labels. A joined set is one unit; a set that
-is frozen stays, and says why. All work on whole arrays, near linear in the number of elements.
+Every element of an axis that may be cut has a label; operators join labels. A joined set is one unit; a
+set that is frozen stays, and says why. All work on whole arrays, near linear in the number of elements.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Labels:
         made = np.zeros(self.count, dtype=np.bool_)
         made[roots[(self._marks[: self.count] & PRODUCED) != 0]] = True
         made &= self._reason[: self.count] == 0
-        return made & (roots == np.arange(self.count))
+        made &= roots == np.arange(self.count)
+        return made
 
     def headed(self) -> NDArray[np.bool_]:
         """By set: whether it is an attention head."""

@@ -1,7 +1,9 @@
-"""The same removal as a mask: the graph keeps its shape, and the removed units are zero where they are read.
+"""The same removal as a mask: the graph keeps its shape, and the removed units are zero where they are
+read.
 
-Slices of the weights that make, read or linearly follow a unit are zeroed. Where units are summed over between two
-computed values (queries and keys, say) or by a reduction, no weight reads them: there the value itself is masked.
+Slices of the weights that make, read or linearly follow a unit are zeroed. Where units are summed over
+between two computed values (queries and keys, say) or by a reduction, no weight reads them: there the
+value itself is masked.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from compression.graphs.graph import Graph
 
 @dataclass(frozen=True)
 class Masked:
-    """The graph with zeroed slices, and by value the (axis, bool [size] of what stays) that it is masked with."""
+    """The graph with zeroed slices, and by value the (axis, bool [size] of what stays) that it is masked
+    with."""
 
     graph: Graph
     values: dict[str, list[tuple[int, Kept]]]
@@ -42,7 +45,9 @@ def _masking(axis: int, kept: Tensor) -> Callable[[Tensor], Tensor]:
             mask = mask[: _period(mask)].repeat(tensor.shape[axis] // _period(mask))
         shape = [1] * tensor.ndim
         shape[axis] = -1
-        return torch.where(mask.reshape(shape), tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+        return torch.where(
+            mask.reshape(shape), tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+        )
 
     return apply
 
@@ -54,7 +59,8 @@ def _period(mask: Tensor) -> int:
 
 
 def mask(anatomy: Anatomy, removed: Removed) -> Masked:
-    """The graph with the units `removed` zeroed instead of taken out: it computes the same as the cut graph."""
+    """The graph with the units `removed` zeroed instead of taken out: it computes the same as the cut
+    graph."""
     gone = removed_labels(anatomy, removed)
     initializers = dict(anatomy.graph.initializers)
     for name, axis in sorted(anatomy.zeroed):

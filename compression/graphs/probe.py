@@ -24,7 +24,8 @@ Integers = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Probe:
-    """Shapes of all values and initializers in the first and in the second sample, and small integer values."""
+    """Shapes of all values and initializers in the first and in the second sample, and small integer
+    values."""
 
     graph: Graph
     shapes: tuple[Mapping[str, Shape], Mapping[str, Shape]]
@@ -52,7 +53,8 @@ class Probe:
 
 
 def sample_inputs(graph: Graph, batch: int, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Tensor]:
-    """Random inputs (integers are zero). `sizes` are those of named axes; an unnamed or unlisted first axis is the batch.
+    """Random inputs (integers are zero). `sizes` are those of named axes; an unnamed or unlisted first
+    axis is the batch.
 
     GraphInvalid for a size that nothing says.
     """
@@ -62,7 +64,9 @@ def sample_inputs(graph: Graph, batch: int, sizes: Mapping[str, int], seed: int 
         shape = [_size(value, axis, batch, sizes) for axis in range(len(value.shape or ()))]
         kind = TORCH_TYPES.get(value.dtype)
         if kind is None or value.shape is None:
-            raise OperatorUnknown(f"the input {value.name!r} has no shape or an element type that is not run here")
+            raise OperatorUnknown(
+                f"the input {value.name!r} has no shape or an element type that is not run here"
+            )
         if kind.is_floating_point:
             found[value.name] = torch.randn(shape, generator=generator).to(kind)
         else:
@@ -84,7 +88,8 @@ def _size(value: Value, axis: int, batch: int, sizes: Mapping[str, int]) -> int:
 
 
 def probe(graph: Graph, sizes: Mapping[str, int] | None = None) -> Probe:
-    """Run the graph on two samples. GraphInvalid if it does not run, or gives other ranks for another batch."""
+    """Run the graph on two samples. GraphInvalid if it does not run, or gives other ranks for another
+    batch."""
     module = GraphModule(graph).eval()
     shapes: list[dict[str, Shape]] = []
     numbers: list[dict[str, Integers]] = []

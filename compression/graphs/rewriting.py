@@ -1,4 +1,6 @@
-"""What operators know of sizes, written anew after a cut: attributes, and inputs that are shapes or places."""
+"""What operators know of sizes, written anew after a cut: attributes, and inputs that are shapes or
+places.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,8 @@ def _input(node: Node, place: int, name: str) -> Node:
 
 
 def _vector(cut: Cut, node: Node, place: int, what: str, wanted: Mapping[int, int]) -> Node:
-    """The node with the elements `wanted` of an integer input changed; the others are as they are computed."""
+    """The node with the elements `wanted` of an integer input changed; the others are as they are
+    computed."""
     old = node.inputs[place]
     known = cut.anatomy.probe.integers(old)
     if known is None:
@@ -82,7 +85,8 @@ def _vector(cut: Cut, node: Node, place: int, what: str, wanted: Mapping[int, in
 
 @rewrites("Reshape")
 def reshape(cut: Cut, node: Node) -> Node:
-    """Sizes that do not vary are written; of those that do, one that stays in its place is copied, one inferred."""
+    """Sizes that do not vary are written; of those that do, one that stays in its place is copied, one
+    inferred."""
     data, made = node.inputs[0], node.outputs[0]
     if not (cut.changes(made) or cut.changes(data) or cut.told(node.inputs[1])):
         return node
@@ -125,7 +129,9 @@ def split(cut: Cut, node: Node) -> Node:
         return node
     sizes = np.array([cut.size(name, axis) for name in node.outputs], dtype=np.int64)
     changed = _input(node, 1, cut.constant(node, "split", sizes))
-    return replace(changed, attributes={key: one for key, one in node.attributes.items() if key != "num_outputs"})
+    return replace(
+        changed, attributes={key: one for key, one in node.attributes.items() if key != "num_outputs"}
+    )
 
 
 @rewrites("Slice")
@@ -199,7 +205,9 @@ def resize(cut: Cut, node: Node) -> Node:
     probe = cut.anatomy.probe
     rank = len(probe.shape(made))
     axes = [axis % rank for axis in node.integers("axes") or range(rank)]
-    wanted = {number: cut.size(made, axis) for number, axis in enumerate(axes) if not probe.varies(made, axis)}
+    wanted = {
+        number: cut.size(made, axis) for number, axis in enumerate(axes) if not probe.varies(made, axis)
+    }
     return _vector(cut, node, 3, "sizes", wanted)
 
 

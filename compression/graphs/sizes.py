@@ -1,4 +1,6 @@
-"""Which sizes of which axes an integer of a graph is computed from, so that cutting them changes nothing unseen."""
+"""Which sizes of which axes an integer of a graph is computed from, so that cutting them changes nothing
+unseen.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,14 @@ Sizes = tuple[frozenset[tuple[str, int]], ...]
 """Of every element of an integer value, the (value, axis) whose sizes it depends on."""
 
 REWRITTEN = {
-    "Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Resize": (3,), "Slice": (1, 2, 3, 4), "Split": (1,),
-    "Tile": (1,), "Pad": (1,),
+    "Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Resize": (3,), "Slice": (1, 2, 3, 4),
+    "Split": (1,), "Tile": (1,), "Pad": (1,),
 }  # fmt: skip
 """Inputs that are shapes or places: cutting writes them anew where they depend on what is cut."""
-BY_ELEMENT = {"Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Neg", "Abs", "Equal", "Where", "Cast", "Identity",
-              "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not"}  # fmt: skip
+BY_ELEMENT = {
+    "Abs", "Add", "And", "Cast", "Div", "Equal", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual",
+    "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Sub", "Where",
+}  # fmt: skip
 MOVED = {"Unsqueeze", "Squeeze", "Reshape", "Flatten"}
 NONE: frozenset[tuple[str, int]] = frozenset()
 
@@ -41,7 +45,9 @@ class SizeTracker:
             if place in shapes:
                 self._check(node, place, name)
         told = [
-            (place, name) for place, name in enumerate(node.inputs) if name in self.known and place not in shapes
+            (place, name)
+            for place, name in enumerate(node.inputs)
+            if name in self.known and place not in shapes
         ]
         if not told:
             return

@@ -18,7 +18,9 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
-def _window(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int]]:
+def _window(
+    node: Node, sizes: Sequence[int], kernel: Sequence[int]
+) -> tuple[list[int], list[int], list[int], list[int]]:
     """(strides, dilations, padding before, padding after) over the spatial axes of these sizes."""
     rank = len(sizes)
     if rank not in _CONV:
@@ -52,7 +54,9 @@ def padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: float)
 def conv(node: Node, x: Inputs, _: Circumstances) -> Tensor:
     weight = x[1]
     strides, dilations, before, after = _window(node, x[0].shape[2:], weight.shape[2:])
-    data, padding = (x[0], before) if before == after else (padded(x[0], before, after, 0.0), [0] * len(before))
+    data, padding = (
+        (x[0], before) if before == after else (padded(x[0], before, after, 0.0), [0] * len(before))
+    )
     group = node.integer("group", 1)
     return _CONV[len(strides)](data, weight, x.optional(2), strides, padding, dilations, group)
 
@@ -77,7 +81,9 @@ def conv_transpose(node: Node, x: Inputs, _: Circumstances) -> Tensor:
     return made
 
 
-def _ceil_padding(node: Node, x: Tensor, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
+def _ceil_padding(
+    node: Node, x: Tensor, kernel: Sequence[int]
+) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
     """The window of a pooling, and by how much more the end is padded where sizes are rounded up."""
     strides, dilations, before, after = _window(node, x.shape[2:], kernel)
     more = [0] * len(strides)

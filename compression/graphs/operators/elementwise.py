@@ -49,7 +49,9 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor], node: Node, x: Inputs,
     return function(*_together(x[0], x[1]))
 
 
-def _variadic(function: Callable[[Tensor, Tensor], Tensor], node: Node, x: Inputs, _: Circumstances) -> Tensor:
+def _variadic(
+    function: Callable[[Tensor, Tensor], Tensor], node: Node, x: Inputs, _: Circumstances
+) -> Tensor:
     return functools.reduce(lambda a, b: function(*_together(a, b)), x.all())
 
 
@@ -110,7 +112,9 @@ def clip(node: Node, x: Inputs, _: Circumstances) -> Tensor:
     low, high = x.optional(1), x.optional(2)
     if low is None and high is None:
         return x[0]
-    return torch.clamp(x[0], None if low is None else low.to(x[0].device), None if high is None else high.to(x[0].device))
+    return torch.clamp(
+        x[0], None if low is None else low.to(x[0].device), None if high is None else high.to(x[0].device)
+    )
 
 
 @operator("LeakyRelu")

@@ -18,8 +18,8 @@ DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, 
 
 @dataclass(frozen=True)
 class Direction:
-    """The weights of one direction: input [gates * hidden, input], recurrent [gates * hidden, hidden], the two
-    biases [gates * hidden] of input and recurrence, and first states [batch, hidden]."""
+    """The weights of one direction: input [gates * hidden, input], recurrent [gates * hidden, hidden],
+    the two biases [gates * hidden] of input and recurrence, and first states [batch, hidden]."""
 
     node: Node
     weight: Tensor
@@ -35,7 +35,9 @@ def recurrent(node: Node, x: Inputs, _: Circumstances) -> tuple[Tensor, ...]:
     directions = DIRECTIONS[node.text("direction", "forward")]
     expected = DEFAULTS[node.operator] * len(directions)
     chosen = node.attributes.get("activations", expected)
-    if not isinstance(chosen, tuple) or tuple(str(one).lower() for one in chosen) != tuple(one.lower() for one in expected):
+    if not isinstance(chosen, tuple) or tuple(str(one).lower() for one in chosen) != tuple(
+        one.lower() for one in expected
+    ):
         raise refuse(node, "activations other than the usual ones")
     if "clip" in node.attributes or node.integer("input_forget", 0) or x.optional(7) is not None:
         raise refuse(node, "clipping, a coupled gate or peepholes")

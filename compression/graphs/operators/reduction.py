@@ -33,7 +33,8 @@ REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 
 
 def reduced_axes(node: Node, axes: list[int] | None, rank: int) -> list[int]:
-    """The axes that a reduction goes over, counted from the front; `axes` is its input of axes, if it has one."""
+    """The axes that a reduction goes over, counted from the front; `axes` is its input of axes, if it has
+    one."""
     listed = node.integers("axes")
     found = list(listed) if listed is not None else (axes or [])
     if not found and not node.integer("noop_with_empty_axes", 0):
@@ -41,7 +42,9 @@ def reduced_axes(node: Node, axes: list[int] | None, rank: int) -> list[int]:
     return sorted({axis % rank for axis in found})
 
 
-def _reduce(function: Callable[[Tensor, list[int], bool], Tensor], node: Node, x: Inputs, _: Circumstances) -> Tensor:
+def _reduce(
+    function: Callable[[Tensor, list[int], bool], Tensor], node: Node, x: Inputs, _: Circumstances
+) -> Tensor:
     axes = reduced_axes(node, x.integers(1), x[0].ndim)
     return function(x[0], axes, bool(node.integer("keepdims", 1))) if axes else x[0]
 
@@ -62,7 +65,13 @@ def extreme_place(node: Node, x: Inputs, _: Circumstances) -> Tensor:
 @operator("TopK")
 def top_k(node: Node, x: Inputs, _: Circumstances) -> tuple[Tensor, ...]:
     count = (x.integers(1) or [1])[0]
-    found = torch.topk(x[0], count, node.integer("axis", -1), bool(node.integer("largest", 1)), bool(node.integer("sorted", 1)))
+    found = torch.topk(
+        x[0],
+        count,
+        node.integer("axis", -1),
+        bool(node.integer("largest", 1)),
+        bool(node.integer("sorted", 1)),
+    )
     return found.values, found.indices
 
 

@@ -15,7 +15,8 @@ MODES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "hal
 
 @operator("Resize")
 def resize(node: Node, x: Inputs, _: Circumstances) -> Tensor:
-    """Axis by axis, each as a matrix that takes the old places to the new ones (the operator is separable)."""
+    """Axis by axis, each as a matrix that takes the old places to the new ones (the operator is
+    separable)."""
     rank = x[0].ndim
     listed = node.integers("axes")
     axes = list(range(rank)) if listed is None else [axis % rank for axis in listed]
@@ -59,7 +60,9 @@ def _matrix(node: Node, before: int, after: int, scale: float) -> Tensor:
     """The weights of the old places for every new one; float64 [after, before]."""
     places, mode = _places(node, before, after, scale), node.text("mode", "nearest")
     if mode == "nearest":
-        return torch.eye(before, dtype=torch.float64)[_nearest(node, places).clamp(0, before - 1).to(torch.int64)]
+        return torch.eye(before, dtype=torch.float64)[
+            _nearest(node, places).clamp(0, before - 1).to(torch.int64)
+        ]
     if mode not in {"linear", "cubic"}:
         raise refuse(node, f"mode {mode!r}")
     low = torch.floor(places)

@@ -88,12 +88,20 @@ def split(node: Node, x: Inputs, _: Circumstances) -> tuple[Tensor, ...]:
     return tuple(torch.split(x[0], split_sizes(node, x[0].shape[axis], x.integers(1)), axis))
 
 
-def slice_ranges(sizes: tuple[int, ...], starts: list[int], ends: list[int], axes: list[int] | None, steps: list[int] | None) -> dict[int, range]:
+def slice_ranges(
+    sizes: tuple[int, ...],
+    starts: list[int],
+    ends: list[int],
+    axes: list[int] | None,
+    steps: list[int] | None,
+) -> dict[int, range]:
     """By axis, the indices that a Slice takes."""
     axes = list(range(len(starts))) if axes is None else [axis % len(sizes) for axis in axes]
     steps = [1] * len(starts) if steps is None else steps
     return {
-        axis: range(*slice(start, None if step < 0 and end < -sizes[axis] else end, step).indices(sizes[axis]))
+        axis: range(
+            *slice(start, None if step < 0 and end < -sizes[axis] else end, step).indices(sizes[axis])
+        )
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
     }
 
@@ -101,7 +109,9 @@ def slice_ranges(sizes: tuple[int, ...], starts: list[int], ends: list[int], axe
 @operator("Slice")
 def slice_(node: Node, x: Inputs, _: Circumstances) -> Tensor:
     made = x[0]
-    ranges = slice_ranges(tuple(made.shape), x.integers(1) or [], x.integers(2) or [], x.integers(3), x.integers(4))
+    ranges = slice_ranges(
+        tuple(made.shape), x.integers(1) or [], x.integers(2) or [], x.integers(3), x.integers(4)
+    )
     for axis, taken in ranges.items():
         if taken.step > 0:
             key = (slice(None),) * axis + (slice(taken.start, taken.stop, taken.step),)
@@ -117,7 +127,7 @@ def gather(node: Node, x: Inputs, _: Circumstances) -> Tensor:
     indices = x[1].to(x[0].device, torch.int64)
     indices = torch.where(indices < 0, indices + x[0].shape[axis], indices)
     taken = x[0].index_select(axis, indices.flatten())
-    return taken.reshape(*x[0].shape[:axis], *indices.shape, *x[0].shape[axis + 1 :])
+    return taken.reshape([*x[0].shape[:axis], *indices.shape, *x[0].shape[axis + 1 :]])
 
 
 @operator("GatherElements")
@@ -153,7 +163,9 @@ def scatter_elements(node: Node, x: Inputs, _: Circumstances) -> Tensor:
 
 @operator("Expand")
 def expand(node: Node, x: Inputs, _: Circumstances) -> Tensor:
-    return x[0].expand(_bounded(node, list(torch.broadcast_shapes(tuple(x[0].shape), tuple(x.integers(1) or [])))))
+    return x[0].expand(
+        _bounded(node, list(np.broadcast_shapes(tuple(x[0].shape), tuple(x.integers(1) or []))))
+    )
 
 
 @operator("Tile")
@@ -172,7 +184,9 @@ def pad(node: Node, x: Inputs, _: Circumstances) -> Tensor:
     for place, axis in enumerate(places):
         before[axis], after[axis] = amounts[place], amounts[place + len(places)]
     value = x.optional(2)
-    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}[node.text("mode", "constant")]
+    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}[
+        node.text("mode", "constant")
+    ]
     if mode == "constant":
         pairs = [amount for axis in reversed(range(rank)) for amount in (before[axis], after[axis])]
         return F.pad(x[0], pairs, value=0.0 if value is None else value.item())

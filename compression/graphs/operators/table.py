@@ -1,7 +1,8 @@
 """The table of operators: what each computes, in torch. `execute` looks an operator up and runs it.
 
-An entry is a function of node, inputs and circumstances, which gives one tensor or a tuple of them. Whatever is
-float is differentiable; integers (shapes and indices) stay on the CPU unless the data put them elsewhere.
+An entry is a function of node, inputs and circumstances, which gives one tensor or a tuple of them.
+Whatever is float is differentiable; integers (shapes and indices) stay on the CPU unless the data put
+them elsewhere.
 """
 
 from __future__ import annotations

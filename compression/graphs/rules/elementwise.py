@@ -8,8 +8,8 @@ from compression.graphs.operators.elementwise import BINARY, UNARY, VARIADIC
 from compression.graphs.rules.table import Analysis, rule
 
 OTHERS = (
-    "Cast", "CastLike", "Celu", "Clip", "Div", "Dropout", "Elu", "Gelu", "HardSigmoid", "IsInf", "LeakyRelu", "Mean",
-    "Mod", "PRelu", "Pow", "Selu", "Shrink", "ThresholdedRelu", "Where",
+    "Cast", "CastLike", "Celu", "Clip", "Div", "Dropout", "Elu", "Gelu", "HardSigmoid", "IsInf", "LeakyRelu",
+    "Mean", "Mod", "PRelu", "Pow", "Selu", "Shrink", "ThresholdedRelu", "Where",
 )  # fmt: skip
 FIRST_ONLY = {"CastLike", "Clip", "Dropout"}
 
@@ -41,4 +41,3 @@ def _mark_constants(analysis: Analysis, node: Node) -> None:
         if name in analysis.constants:
             for axis in analysis.of(name):
                 analysis.labels.mark(axis, ZEROED)
-

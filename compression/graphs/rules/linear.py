@@ -64,7 +64,11 @@ def einsum(analysis: Analysis, node: Node) -> None:
         return analysis.freeze_all(node, "multiplies in a way that is not followed")
     found: dict[str, Axis] = {}
     for letter in dict.fromkeys(terms.replace(",", "")):
-        sides = [(name, term.index(letter)) for name, term in zip(node.inputs, letters, strict=True) if letter in term]
+        sides = [
+            (name, term.index(letter))
+            for name, term in zip(node.inputs, letters, strict=True)
+            if letter in term
+        ]
         full = [side for side in sides if analysis.shape(side[0])[side[1]] > 1]
         if letter not in result:
             if full:

@@ -71,7 +71,9 @@ def slice_(analysis: Analysis, node: Node) -> None:
             if taken == range(shape[axis]) and not analysis.probe.varies(data, axis):
                 continue
         whole = axes[axis]
-        if whole is not None and (start is None or end is None or step != 1 or analysis.probe.varies(data, axis)):
+        if whole is not None and (
+            start is None or end is None or step != 1 or analysis.probe.varies(data, axis)
+        ):
             analysis.freeze(whole, node, "takes a part of it in steps, or one that varies")
             whole = None
         axes[axis] = None if whole is None else whole[taken.start : taken.stop]
@@ -144,8 +146,15 @@ def pad(analysis: Analysis, node: Node) -> None:
         before, after, whole = amounts[number], amounts[number + len(places)], axes[axis]
         if whole is None or (before == 0 and after == 0):
             continue
-        if before is None or after is None or min(before, after) < 0 or node.text("mode", "constant") != "constant":
-            analysis.freeze(whole, node, "pads it by its own elements, less than nothing, or an amount that varies")
+        if (
+            before is None
+            or after is None
+            or min(before, after) < 0
+            or node.text("mode", "constant") != "constant"
+        ):
+            analysis.freeze(
+                whole, node, "pads it by its own elements, less than nothing, or an amount that varies"
+            )
             axes[axis] = None
         else:
             axes[axis] = np.concatenate([analysis.labels.new(before), whole, analysis.labels.new(after)])
@@ -157,7 +166,9 @@ def pad(analysis: Analysis, node: Node) -> None:
 def resize(analysis: Analysis, node: Node) -> None:
     data, made = node.inputs[0], node.outputs[0]
     axes = list(analysis.of(data))
-    for axis, (old, new) in enumerate(zip(analysis.probe.pairs(data), analysis.probe.pairs(made), strict=True)):
+    for axis, (old, new) in enumerate(
+        zip(analysis.probe.pairs(data), analysis.probe.pairs(made), strict=True)
+    ):
         if old != new:
             analysis.freeze(axes[axis], node, "resizes it")
             axes[axis] = None

@@ -89,9 +89,7 @@ def over_axes(analysis: Analysis, node: Node) -> None:
     analysis.put(node, axes)
 
 
-@rule(
-    *SUMS, "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"
-)
+@rule(*SUMS, "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
 def reduction(analysis: Analysis, node: Node) -> None:
     data = node.inputs[0]
     axes = analysis.of(data)

@@ -1,4 +1,6 @@
-"""LSTM, GRU and RNN: a hidden unit is a row of every gate, a column of the recurrence and a channel of the states."""
+"""LSTM, GRU and RNN: a hidden unit is a row of every gate, a column of the recurrence and a channel of
+the states.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Reshaping: axes are merged and split, and labels go with their elements.
 
-The axes before and after fall into blocks with the same number of elements in both samples. In a block one axis that
-is cut may become several: then whole rows of one of them are the units, and which axis that is, is a choice (heads or
-the width of a head; the groups of a channel shuffle or the channels of a group).
+The axes before and after fall into blocks with the same number of elements in both samples. In a block
+one axis that is cut may become several: then whole rows of one of them are the units, and which axis that
+is, is a choice (heads or the width of a head; the groups of a channel shuffle or the channels of a
+group).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Block:
 
 
 def blocks(before: Sequence[Pair], after: Sequence[Pair]) -> list[Block] | None:
-    """The smallest blocks of axes (each with its two sizes) that hold the same elements; axes of one element are in
-    none. None if sizes do not match."""
+    """The smallest blocks of axes (each with its two sizes) that hold the same elements; axes of one
+    element are in none. None if sizes do not match."""
     old = [axis for axis, size in enumerate(before) if size != (1, 1)]
     new = [axis for axis, size in enumerate(after) if size != (1, 1)]
     found: list[Block] = []
@@ -100,7 +101,9 @@ def _through(analysis: Analysis, node: Node, block: Block, axes: list[Axis]) -> 
         if (row == row[:, :1]).all():
             axes[block.after[place]] = row[:, 0].copy()
             return
-    ways = [place for place, axis in enumerate(block.after) if not analysis.probe.varies(node.outputs[0], axis)]
+    ways = [
+        place for place, axis in enumerate(block.after) if not analysis.probe.varies(node.outputs[0], axis)
+    ]
     if not ways:
         analysis.freeze(kept, node, "splits it by sizes that vary")
         return
@@ -119,7 +122,9 @@ def depth_to_space(analysis: Analysis, node: Node) -> None:
         analysis.freeze(axis, node, "mixes it with channels")
     channels = axes[1]
     if channels is not None:
-        rows = channels.reshape(side, -1).T if node.text("mode", "DCR") == "DCR" else channels.reshape(-1, side)
+        rows = (
+            channels.reshape(side, -1).T if node.text("mode", "DCR") == "DCR" else channels.reshape(-1, side)
+        )
         analysis.labels.join(rows[:, :1], rows)
         channels = rows[:, 0].copy()
     analysis.put(node, [axes[0], channels, None, None])

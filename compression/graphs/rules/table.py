@@ -1,8 +1,8 @@
 """How operators tie channels together: the table of rules and what a rule works with.
 
-A rule reads the labels of a node's inputs, joins or freezes labels, and sets the labels of the outputs. It is right
-if, whatever sets of labels are removed, the node computes on what is left the same as before, provided that the
-removed part of every `contraction` is zero.
+A rule reads the labels of a node's inputs, joins or freezes labels, and sets the labels of the outputs.
+It is right if, whatever sets of labels are removed, the node computes on what is left the same as before,
+provided that the removed part of every `contraction` is zero.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 class Analysis:
-    """The labels of all values so far. `choices` says, by the place of a node, which of several ways of cutting
-    is taken there; ways are counted from 0, and one that is not there means the last."""
+    """The labels of all values so far. `choices` says, by the place of a node, which of several ways of
+    cutting is taken there; ways are counted from 0, and one that is not there means the last."""
 
     def __init__(self, graph: Graph, probe: Probe, choices: Mapping[str, int], otherwise: int) -> None:
         self.graph = graph
@@ -110,8 +110,8 @@ class Analysis:
         return known[0] if known else None
 
     def contract(self, node: Node, sides: Sequence[tuple[str, int]]) -> None:
-        """Axes of values that are multiplied and summed over. What is removed of them must be zero: a constant
-        among them is zeroed itself, otherwise the first value is masked."""
+        """Axes of values that are multiplied and summed over. What is removed of them must be zero: a
+        constant among them is zeroed itself, otherwise the first value is masked."""
         axes = [self.of(name)[axis] for name, axis in sides]
         if self.together(node, axes) is None:
             return
