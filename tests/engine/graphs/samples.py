@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto, helper, numpy_helper, shape_inference
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
 from compression.graphs.graph import Graph, write_graph
 
@@ -37,7 +37,11 @@ def model_of(
     graph = helper.make_graph(list(nodes), "made", values, made, stored)
     domains = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 3)]
     made_model = helper.make_model(graph, opset_imports=domains, ir_version=9)
-    return shape_inference.infer_shapes(made_model, strict_mode=True)  # the types of the outputs
+    told = shape_inference.infer_shapes(made_model)  # the types of the outputs
+    for value in told.graph.output:
+        if not value.type.HasField("tensor_type"):
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    return told
 
 
 def floats(*shape: int, seed: int = 0) -> NDArray[np.float32]:
