@@ -13,6 +13,7 @@ arXiv:2301.12900); here dependencies hold between single elements of axes rather
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -88,10 +89,13 @@ class Anatomy:
 
     def group(self, name: str) -> Group:
         """The group of that name; CutImpossible if there is none."""
-        for one in self.groups:
-            if one.name == name:
-                return one
+        if name in self._by_name:
+            return self._by_name[name]
         raise CutImpossible(f"the graph has no group {name!r}")
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
 
 
 def analyse(graph: Graph, sizes: Mapping[str, int] | None = None, seen: Probe | None = None) -> Anatomy:

@@ -19,7 +19,8 @@ REWRITTEN = {
 }  # fmt: skip
 """Inputs that are shapes or places: cutting writes them anew where they depend on what is cut."""
 BY_ELEMENT = {
-    "Abs", "Add", "And", "Cast", "Div", "Equal", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual",
+    "Abs", "Add", "And", "Cast", "Div", "Equal", "Greater", "GreaterOrEqual", "Identity", "Less",
+         "LessOrEqual",
     "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Sub", "Where",
 }  # fmt: skip
 MOVED = {"Unsqueeze", "Squeeze", "Reshape", "Flatten"}

@@ -23,12 +23,18 @@ def runtime(model: ModelProto | Graph, inputs: Arrays) -> list[NDArray[Any]]:
 
 
 def model_of(
-    nodes: Sequence[Any], inputs: Arrays, outputs: Sequence[str], weights: Arrays | None = None, opset: int = 20
+    nodes: Sequence[Any],
+    inputs: Arrays,
+    outputs: Sequence[str],
+    weights: Arrays | None = None,
+    opset: int = 20,
 ) -> ModelProto:
     """A model of these nodes; its inputs are of the types of the samples, the first axis of any size."""
     values = [
         helper.make_tensor_value_info(
-            name, helper.np_dtype_to_tensor_dtype(array.dtype), ["batch", *array.shape[1:]] if array.ndim else []
+            name,
+            helper.np_dtype_to_tensor_dtype(array.dtype),
+            ["batch", *array.shape[1:]] if array.ndim else [],
         )
         for name, array in inputs.items()
     ]

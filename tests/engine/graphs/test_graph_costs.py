@@ -15,7 +15,9 @@ from tests.engine.graphs.networks import network, samples
 from tests.engine.graphs.samples import floats, model_of
 
 
-@pytest.mark.parametrize("name", ["residual", "option-a", "resnext", "inverted", "mixer", "convnext", "lenet", "odd-norms"])
+@pytest.mark.parametrize(
+    "name", ["residual", "option-a", "resnext", "inverted", "mixer", "convnext", "lenet", "odd-norms"]
+)
 def test_a_network_costs_what_torch_counts(name: str) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(name)(samples(name, 1))

@@ -145,7 +145,9 @@ def test_channels_picked_by_constant_places_are_counted_anew() -> None:
     x = torch.from_numpy(floats(2, 3, 4, 4))
     for removed in ([0], [0, 4], [3], [3, 5, 2]):
         chosen = {
-            group.name: [unit for unit in range(group.units) if int(group.sites[0].places[unit, 0]) in removed]
+            group.name: [
+                unit for unit in range(group.units) if int(group.sites[0].places[unit, 0]) in removed
+            ]
             for group in found.groups
         }
         with torch.no_grad():

@@ -15,7 +15,9 @@ from tests.engine.graphs.exports import stored
 from tests.engine.graphs.samples import floats, model_of, whole
 
 
-def anatomy_of(nodes: list[object], weights: dict[str, np.ndarray], shape: tuple[int, ...] = (2, 3, 4, 4)) -> Anatomy:
+def anatomy_of(
+    nodes: list[object], weights: dict[str, np.ndarray], shape: tuple[int, ...] = (2, 3, 4, 4)
+) -> Anatomy:
     return analyse(read_graph(model_of(nodes, {"x": floats(*shape)}, ["y"], weights)))
 
 
@@ -38,7 +40,8 @@ def test_channels_of_a_residual_stream_go_together_through_all_that_add_to_it() 
         "body.1.one.0.weight", "body.2.one.0.weight", "body.3.0.weight",
     }  # fmt: skip
     assert units_by_producer(found) == {
-        "body.0.0.weight": [8], "body.1.one.0.weight": [8], "body.2.one.0.weight": [8], "body.3.0.weight": [12],
+        "body.0.0.weight": [8], "body.1.one.0.weight": [8], "body.2.one.0.weight": [8],
+             "body.3.0.weight": [12],
         "body.4.one.0.weight": [12],
     }  # fmt: skip
 
@@ -66,7 +69,11 @@ def test_heads_are_units_with_the_queries_that_share_their_keys() -> None:
 
 def test_the_choices_of_grouped_convolutions() -> None:
     whole_groups = analyse(read_graph(stored("resnext")))
-    assert units_by_producer(whole_groups) == {"body.0.0.weight": [8], "body.1.0.weight": [6], "body.3.0.weight": [8]}
+    assert units_by_producer(whole_groups) == {
+        "body.0.0.weight": [8],
+        "body.1.0.weight": [6],
+        "body.3.0.weight": [8],
+    }
     shuffled = analyse(read_graph(stored("shuffle")))
     assert shuffled.groups[0].units == 8
     assert shuffled.groups[0].sites[0].places[2].tolist() == [2, 10, 18]
@@ -87,7 +94,12 @@ def test_an_axis_that_an_unfollowed_operator_reads_stays() -> None:
         helper.make_node("ScatterND", ["h", "i", "u"], ["k"], name="odd"),
         helper.make_node("Conv", ["k", "b"], ["y"]),
     ]
-    weights = {"a": floats(5, 3, 1, 1), "b": floats(2, 5, 1, 1), "i": whole(0, 1).reshape(1, 2), "u": floats(1, 4, 4)}
+    weights = {
+        "a": floats(5, 3, 1, 1),
+        "b": floats(2, 5, 1, 1),
+        "i": whole(0, 1).reshape(1, 2),
+        "u": floats(1, 4, 4),
+    }
     found = anatomy_of(nodes, weights)
     assert found.groups == ()
     assert "ScatterND 'odd' is not followed" in {one.reason for one in found.uncut}
@@ -110,7 +122,8 @@ def test_sizes_that_enter_the_arithmetic_keep_their_axis() -> None:
 @pytest.mark.parametrize(
     ("operator", "attributes", "free"),
     [("Softmax", {"axis": 1}, False), ("Softmax", {"axis": 2}, True), ("ReduceMean", {"axes": [1]}, False),
-     ("ReduceMean", {"axes": [2]}, True), ("LRN", {"size": 3}, False), ("MeanVarianceNormalization", {"axes": [1]}, False),
+     ("ReduceMean", {"axes": [2]}, True), ("LRN", {"size": 3}, False), ("MeanVarianceNormalization",
+          {"axes": [1]}, False),
      ("LpNormalization", {"axis": 1}, False), ("Sigmoid", {}, True), ("Identity", {}, True)],
 )  # fmt: skip
 def test_operators_along_channels(operator: str, attributes: dict[str, object], free: bool) -> None:

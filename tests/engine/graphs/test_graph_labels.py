@@ -12,6 +12,7 @@ from onnx import helper
 
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import analyse
+from compression.graphs.errors import CutImpossible
 from compression.graphs.executor import GraphModule
 from compression.graphs.graph import read_graph
 from compression.graphs.labels import PRODUCED, Labels
@@ -25,7 +26,9 @@ pairs = st.lists(st.tuples(places, places), min_size=1, max_size=8)
 
 
 @given(st.lists(pairs, max_size=6), st.lists(places, max_size=3), st.integers(0, 6))
-def test_joined_and_frozen_sets_are_what_plain_sets_are(joins: list[list[tuple[int, int]]], frozen: list[int], when: int) -> None:
+def test_joined_and_frozen_sets_are_what_plain_sets_are(
+    joins: list[list[tuple[int, int]]], frozen: list[int], when: int
+) -> None:
     labels = Labels()
     ids = labels.new(COUNT)
     labels.mark(ids, PRODUCED)
@@ -71,15 +74,24 @@ def test_blocks_of_a_reshape_hold_the_same_elements(shapes: tuple[list[int], lis
     before, after = shapes
     found = blocks([(one, one) for one in before], [(one, one) for one in after])
     assert found is not None
-    assert [axis for block in found for axis in block.before] == [axis for axis, one in enumerate(before) if one > 1]
-    assert [axis for block in found for axis in block.after] == [axis for axis, one in enumerate(after) if one > 1]
+    assert [axis for block in found for axis in block.before] == [
+        axis for axis, one in enumerate(before) if one > 1
+    ]
+    assert [axis for block in found for axis in block.after] == [
+        axis for axis, one in enumerate(after) if one > 1
+    ]
     numbers = np.arange(math.prod(before))
     for block in found:
-        # the place within a block, computed from the coordinates of either shape, is the same for every element
+        # the place within a block, computed from the coordinates of either shape,
+             is the same for every element
         old = np.unravel_index(numbers, before)
         new = np.unravel_index(numbers, after)
-        left = np.ravel_multi_index([old[axis] for axis in block.before], [before[axis] for axis in block.before])
-        right = np.ravel_multi_index([new[axis] for axis in block.after], [after[axis] for axis in block.after])
+        left = np.ravel_multi_index(
+            [old[axis] for axis in block.before], [before[axis] for axis in block.before]
+        )
+        right = np.ravel_multi_index(
+            [new[axis] for axis in block.after], [after[axis] for axis in block.after]
+        )
         np.testing.assert_array_equal(left, right)
 
 
@@ -108,12 +120,18 @@ def test_random_networks_are_cut_as_they_are_masked(moves: list[str], seed: int)
     graph = read_graph(model_of(nodes, {"x": floats(2, 3, 2, 2)}, ["y"], weights))
     found = analyse(graph)
     removed = {
-        group.name: np.flatnonzero(draw.random(group.units) < 0.4)[: group.units - 1].tolist() for group in found.groups
+        group.name: np.flatnonzero(draw.random(group.units) < 0.4)[: group.units - 1].tolist()
+        for group in found.groups
     }
     x = torch.from_numpy(floats(4, 3, 2, 2, seed=1))
+    try:
+        small = cut(found, removed)
+    except CutImpossible:  # a part of a split would be empty
+        removed = {}
+        small = cut(found, removed)
     with torch.no_grad():
         wanted = mask(found, removed).module()(x)["y"]
-        torch.testing.assert_close(GraphModule(cut(found, removed))(x)["y"], wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(GraphModule(small)(x)["y"], wanted, rtol=1e-4, atol=1e-5)
 
 
 def _move(
@@ -122,12 +140,18 @@ def _move(
     """Nodes that do something with the channels of a value, and how many channels there are then."""
     make = helper.make_node
     if move == "concat":
-        return [make("Relu", [value], [f"{name}a"]), make("Concat", [value, f"{name}a"], [name], axis=1)], 2 * width
+        return [
+            make("Relu", [value], [f"{name}a"]),
+            make("Concat", [value, f"{name}a"], [name], axis=1),
+        ], 2 * width
     if move == "split" and width > 1:
         first = int(draw.integers(1, width))
         weights[f"{name}s"] = whole(first, width - first)
         parts = [f"{name}a", f"{name}b"]
-        return [make("Split", [value, f"{name}s"], parts, axis=1), make("Concat", parts[::-1], [name], axis=1)], width
+        return [
+            make("Split", [value, f"{name}s"], parts, axis=1),
+            make("Concat", parts[::-1], [name], axis=1),
+        ], width
     if move == "pad":
         before, after = (int(one) for one in draw.integers(0, 3, 2))
         weights[f"{name}p"] = whole(0, before, 0, 0, 0, after, 0, 0)
@@ -145,9 +169,15 @@ def _move(
         ], width
     if move == "add":
         weights[f"{name}w"] = floats(width, width, 1, 1)
-        return [make("Conv", [value, f"{name}w"], [f"{name}a"]), make("Add", [value, f"{name}a"], [name])], width
+        return [
+            make("Conv", [value, f"{name}w"], [f"{name}a"]),
+            make("Add", [value, f"{name}a"], [name]),
+        ], width
     if move == "gather":
         weights[f"{name}i"] = draw.permutation(width).astype(np.int64)
         return [make("Gather", [value, f"{name}i"], [name], axis=1)], width
     weights[f"{name}r"], weights[f"{name}t"] = whole(0, -1), whole(0, width, 2, 2)
-    return [make("Reshape", [value, f"{name}r"], [f"{name}a"]), make("Reshape", [f"{name}a", f"{name}t"], [name])], width
+    return [
+        make("Reshape", [value, f"{name}r"], [f"{name}a"]),
+        make("Reshape", [f"{name}a", f"{name}t"], [name]),
+    ], width

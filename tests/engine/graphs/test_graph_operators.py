@@ -29,15 +29,20 @@ def recurrent(gates: int, directions: int, bias: bool = True) -> dict[str, Any]:
 CASES: list[tuple[str, dict[str, Any], list[Any], list[Any], int]] = [
     *[(name, {}, [X], [], 20) for name in (
         "Abs", "Atan", "Ceil", "Cos", "Erf", "Exp", "Floor", "HardSwish", "Identity", "Neg", "Relu",
-        "Round", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Tan", "Tanh", "Elu", "Selu", "LeakyRelu", "HardSigmoid",
-        "ThresholdedRelu", "Celu", "Shrink", "Gelu", "Mish", "Softmax", "LogSoftmax", "Hardmax", "GlobalAveragePool", "GlobalMaxPool",
-        "LpNormalization", "MeanVarianceNormalization", "IsNaN", "IsInf", "Shape", "Size", "Flatten", "Transpose",
+        "Round", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Tan", "Tanh", "Elu", "Selu",
+             "LeakyRelu", "HardSigmoid",
+        "ThresholdedRelu", "Celu", "Shrink", "Gelu", "Mish", "Softmax", "LogSoftmax", "Hardmax",
+             "GlobalAveragePool", "GlobalMaxPool",
+        "LpNormalization", "MeanVarianceNormalization", "IsNaN", "IsInf", "Shape", "Size", "Flatten",
+             "Transpose",
     )],
     *[(name, {}, [INSIDE], [], 20) for name in ("Acos", "Asin", "Atanh", "Sinh", "Cosh", "Asinh")],
     *[(name, {}, [POSITIVE], [], 20) for name in ("Log", "Sqrt", "Reciprocal")],
     ("Acosh", {}, [POSITIVE + 1], [], 20),
-    *[(name, {}, [X], [floats(6, 1, 1)], 20) for name in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Mean", "Sum", "PRelu",
-                                                         "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal")],
+    *[(name, {}, [X], [floats(6, 1, 1)], 20) for name in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Mean",
+         "Sum", "PRelu",
+                                                         "Greater", "Less", "GreaterOrEqual", "LessOrEqual",
+                                                              "Equal")],
     ("Pow", {}, [POSITIVE], [np.float32(1.5).reshape(())], 20),
     ("Mod", {"fmod": 1}, [X], [POSITIVE[:1]], 20),
     ("Mod", {}, [whole(-7, 7, 5).reshape(3, 1)], [whole(3)], 20),
@@ -51,19 +56,23 @@ CASES: list[tuple[str, dict[str, Any], list[Any], list[Any], int]] = [
     ("CastLike", {}, [X * 5], [whole(1)], 20),
     ("Clip", {}, [X], [np.float32(-0.5).reshape(()), np.float32(0.5).reshape(())], 20),
     ("Gelu", {"approximate": "tanh"}, [X], [], 20),
-    ("Conv", {"pads": [1, 0, 2, 1], "strides": [2, 1], "dilations": [1, 2]}, [X], [floats(4, 6, 3, 2), floats(4)], 20),
+    ("Conv", {"pads": [1, 0, 2, 1], "strides": [2, 1], "dilations": [1, 2]}, [X], [floats(4, 6, 3, 2),
+         floats(4)], 20),
     ("Conv", {"group": 3, "auto_pad": "SAME_UPPER", "strides": [2, 2]}, [X], [floats(9, 2, 3, 3)], 20),
     ("Conv", {"auto_pad": "SAME_LOWER"}, [X], [floats(2, 6, 2, 2)], 20),
     ("Conv", {"pads": [1, 1]}, [floats(2, 4, 9)], [floats(3, 4, 3)], 20),
-    ("ConvTranspose", {"strides": [2, 3], "pads": [1, 0, 0, 2], "output_padding": [1, 0]}, [X], [floats(6, 4, 3, 4), floats(4)], 20),
+    ("ConvTranspose", {"strides": [2, 3], "pads": [1, 0, 0, 2], "output_padding": [1, 0]}, [X], [floats(6,
+         4, 3, 4), floats(4)], 20),
     ("ConvTranspose", {"group": 2}, [X], [floats(6, 4, 2, 2)], 20),
-    ("MaxPool", {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1], "ceil_mode": 1}, [X], [], 20),
+    ("MaxPool", {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1], "ceil_mode": 1}, [X], [],
+         20),
     ("MaxPool", {"kernel_shape": [2, 2], "dilations": [2, 2]}, [X], [], 20),
     ("AveragePool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, [X], [], 20),
     ("AveragePool", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, [X], [], 20),
     ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 0, 1], "count_include_pad": 1}, [X], [], 20),
     ("LpPool", {"kernel_shape": [2, 2], "p": 2}, [X], [], 20),
-    ("BatchNormalization", {"epsilon": 1e-3}, [X], [floats(6), floats(6, seed=1), floats(6, seed=2), np.abs(floats(6)) + 1], 20),
+    ("BatchNormalization", {"epsilon": 1e-3}, [X], [floats(6), floats(6, seed=1), floats(6, seed=2),
+         np.abs(floats(6)) + 1], 20),
     ("InstanceNormalization", {}, [X], [floats(6), floats(6, seed=1)], 20),
     ("LayerNormalization", {"axis": 2}, [X], [floats(5, 5), floats(5, 5, seed=1)], 20),
     ("LayerNormalization", {"epsilon": 1e-2}, [X], [floats(5)], 20),
@@ -78,7 +87,8 @@ CASES: list[tuple[str, dict[str, Any], list[Any], list[Any], int]] = [
     ("Gemm", {"transB": 1}, [floats(2, 5)], [floats(3, 5)], 20),
     ("Einsum", {"equation": "bchw,cd->bdhw"}, [X], [floats(6, 3)], 20),
     *[(name, {"keepdims": 0}, [POSITIVE], [whole(1, -1)], 20) for name in (
-        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+             "ReduceProd",
         "ReduceSum", "ReduceSumSquare")],
     ("ReduceMean", {"axes": [2, 3]}, [X], [], 17),
     ("ReduceSum", {"noop_with_empty_axes": 1}, [X], [], 20),
@@ -115,15 +125,19 @@ CASES: list[tuple[str, dict[str, Any], list[Any], list[Any], int]] = [
     ("DepthToSpace", {"blocksize": 2, "mode": "CRD"}, [floats(2, 8, 3, 3)], [], 20),
     ("SpaceToDepth", {"blocksize": 2}, [floats(2, 3, 4, 4)], [], 20),
     ("LSTM", {"hidden_size": 3}, [SEQUENCE], list(recurrent(4, 1).values()), 20),
-    ("LSTM", {"hidden_size": 3, "direction": "bidirectional"}, [SEQUENCE], list(recurrent(4, 2).values()), 20),
-    ("GRU", {"hidden_size": 3, "linear_before_reset": 1, "direction": "reverse"}, [SEQUENCE], list(recurrent(3, 1).values()), 20),
+    ("LSTM", {"hidden_size": 3, "direction": "bidirectional"}, [SEQUENCE], list(recurrent(4, 2).values()),
+         20),
+    ("GRU", {"hidden_size": 3, "linear_before_reset": 1, "direction": "reverse"}, [SEQUENCE],
+         list(recurrent(3, 1).values()), 20),
     ("GRU", {"hidden_size": 3}, [SEQUENCE], list(recurrent(3, 1, bias=False).values()), 20),
     ("RNN", {"hidden_size": 3}, [SEQUENCE], list(recurrent(1, 1).values()), 20),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{'-'.join(case[1])}-{case[4]}")
-def test_operators_compute_what_onnx_runtime_does(case: tuple[str, dict[str, Any], list[Any], list[Any], int]) -> None:
+def test_operators_compute_what_onnx_runtime_does(
+    case: tuple[str, dict[str, Any], list[Any], list[Any], int],
+) -> None:
     name, attributes, inputs, constants, opset = case
     fed = {f"x{place}": array for place, array in enumerate(inputs)}
     weights = {f"w{place}": np.asarray(array) for place, array in enumerate(constants)}
@@ -140,7 +154,9 @@ def test_operators_compute_what_onnx_runtime_does(case: tuple[str, dict[str, Any
 
 
 def check(model: Any, fed: dict[str, Any]) -> None:
-    found = GraphModule(read_graph(model)).eval().run({key: torch.from_numpy(one) for key, one in fed.items()})
+    found = (
+        GraphModule(read_graph(model)).eval().run({key: torch.from_numpy(one) for key, one in fed.items()})
+    )
     for wanted, made in zip(runtime(model, fed), found.values(), strict=True):
         assert tuple(made.shape) == wanted.shape
         np.testing.assert_allclose(made.detach().numpy(), wanted, rtol=1e-4, atol=1e-5)
@@ -152,13 +168,20 @@ def check(model: Any, fed: dict[str, Any]) -> None:
 def test_resizing(mode: str, place: str, size: tuple[int, int]) -> None:
     fed = {"x": floats(2, 2, 4, 5)}
     extra = {"nearest_mode": "floor"} if mode == "nearest" and place == "asymmetric" else {}
-    node = helper.make_node("Resize", ["x", "", "", "s"], ["y"], mode=mode, coordinate_transformation_mode=place, **extra)
+    node = helper.make_node(
+        "Resize", ["x", "", "", "s"], ["y"], mode=mode, coordinate_transformation_mode=place, **extra
+    )
     check(model_of([node], fed, ["y"], {"s": whole(2, 2, *size)}), fed)
 
 
 def test_parts_of_a_split() -> None:
     fed = {"x": floats(2, 7)}
-    check(model_of([helper.make_node("Split", ["x"], ["a", "b", "c"], axis=1, num_outputs=3)], fed, ["a", "b", "c"]), fed)
+    check(
+        model_of(
+            [helper.make_node("Split", ["x"], ["a", "b", "c"], axis=1, num_outputs=3)], fed, ["a", "b", "c"]
+        ),
+        fed,
+    )
     node = helper.make_node("Split", ["x", "s"], ["a", "b"], axis=-1)
     check(model_of([node], fed, ["a", "b"], {"s": whole(5, 2)}), fed)
 
@@ -175,7 +198,9 @@ def test_the_largest_and_their_places() -> None:
 )  # fmt: skip
 def test_operators_of_scikit_learn(name: str, attributes: dict[str, Any]) -> None:
     fed = {"x": floats(4, 3)}
-    check(model_of([helper.make_node(name, ["x"], ["y"], domain="ai.onnx.ml", **attributes)], fed, ["y"]), fed)
+    check(
+        model_of([helper.make_node(name, ["x"], ["y"], domain="ai.onnx.ml", **attributes)], fed, ["y"]), fed
+    )
 
 
 def test_an_unknown_operator_is_refused_by_its_name_and_its_nodes() -> None:
@@ -195,6 +220,8 @@ def test_inputs_that_do_not_fit_name_the_node() -> None:
 
 def test_a_shape_that_would_fill_the_memory_is_refused() -> None:
     node = helper.make_node("Expand", ["x", "s"], ["y"], name="huge")
-    module = GraphModule(read_graph(model_of([node], {"x": floats(2, 1)}, ["y"], {"s": whole(2**20, 2, 2**20)})))
+    module = GraphModule(
+        read_graph(model_of([node], {"x": floats(2, 1)}, ["y"], {"s": whole(2**20, 2, 2**20)}))
+    )
     with pytest.raises(GraphInvalid, match="huge"):
         module.run({"x": torch.zeros(2, 1)})
