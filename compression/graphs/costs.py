@@ -113,5 +113,5 @@ class CostModel:
             first[name] = tuple(kept)
             # an axis that holds the batch loses the same share of each sample
             second[name] = tuple(now * pair[1] // pair[0] for now, pair in zip(kept, pairs, strict=True))
-        macs = {node.outputs[0]: _per_sample(node, (first, second)) for node in self._nodes}
+        macs = {node.value: _per_sample(node, (first, second)) for node in self._nodes}
         return Costs(macs, sum(math.prod(first[name]) for name in self._trained))

@@ -68,7 +68,7 @@ class Cut:
     def constant(self, node: Node, what: str, array: Array) -> str:
         """The name of a new initializer that stands in for an input of a node."""
         taken = self.anatomy.graph.initializers
-        stem = f"{node.outputs[0]}.{what}"
+        stem = f"{node.value}.{what}"
         name, number = stem, 0
         while name in taken or name in self.added or name in self.anatomy.probe.shapes[0]:
             number += 1

@@ -131,7 +131,7 @@ def _apply(analysis: Analysis, node: Node) -> None:
     found = RULES.get((node.domain, node.operator))
     if found is None:
         analysis.freeze_all(node, "is not followed")
-    elif node.outputs[0] in analysis.probe.floating or any(
+    elif node.value in analysis.probe.floating or any(
         axis is not None for name in node.inputs if name for axis in analysis.of(name)
     ):
         found(analysis, node)
@@ -173,10 +173,16 @@ def _anatomy(analysis: Analysis, tracker: SizeTracker) -> Anatomy:
         for axis, ids in enumerate(analysis.axes.get(name, ()))
         if ids is not None
     ]
-    axes = {
-        name: tuple(None if ids is None else labels.find(ids) for ids in known)
-        for name, known in analysis.axes.items()
-    }
+    same: dict[int, Ids] = {}  # most operators hand on the very array they got
+
+    def root(ids: Axis) -> Axis:
+        if ids is None:
+            return None
+        if id(ids) not in same:
+            same[id(ids)] = labels.find(ids)
+        return same[id(ids)]
+
+    axes = {name: tuple(root(ids) for ids in known) for name, known in analysis.axes.items()}
     zeroed = frozenset((name, axis) for name, axis, ids in sites if labels.marks(ids).any())
     return Anatomy(
         analysis.graph, analysis.probe, _groups(analysis, sites, live), _uncut(analysis, sites), axes,
@@ -202,17 +208,20 @@ def _groups(
         patterns.setdefault(tuple((number, len(places)) for number, places in parts), []).append(root)
     headed = labels.headed()
     found = []
-    for pattern, roots in patterns.items():
+    taken: set[str] = set()
+    for pattern, members in patterns.items():
         made = []
         for part, (number, _) in enumerate(pattern):
             name, axis, ids = sites[number]
-            places = np.stack([owned[root][part][1] for root in roots])
-            made.append(
-                Site(name, axis, _role(int(np.bitwise_or.reduce(labels.marks(ids[places.ravel()])))), places)
-            )
-        first = next(site for site in made if site.role == "producer")
+            places = np.stack([owned[root][part][1] for root in members])
+            marks = int(np.bitwise_or.reduce(labels.marks(ids[places.ravel()])))
+            made.append(Site(name, axis, _role(marks), places))
+        first = next((site for site in made if site.role == "producer"), made[0])
         name = f"{first.initializer}:{int(first.places[0, 0])}"
-        found.append(Group(name, tuple(made), np.array(roots, dtype=np.int64), bool(headed[roots].any())))
+        if name in taken:  # a weight that makes channels along two of its axes
+            name = f"{first.initializer}:{first.axis}:{int(first.places[0, 0])}"
+        taken.add(name)
+        found.append(Group(name, tuple(made), np.array(members, dtype=np.int64), bool(headed[members].any())))
     return tuple(found)
 
 

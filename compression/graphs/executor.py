@@ -126,13 +126,16 @@ class GraphModule(nn.Module):
             if one.name not in inputs:
                 raise GraphInvalid(f"the input {one.name!r} of the network is missing")
             values[one.name] = self._seen(one.name, inputs[one.name])
+        device = next((one.device for one in values.values()), torch.device("cpu"))
         run = Circumstances(self.graph.opset, self.training)
         for place, node in enumerate(self.graph.nodes):
             arguments = [self._value(values, name) for name in node.inputs]
             made = execute(node, arguments, run)
             for name, tensor in zip(node.outputs, made, strict=False):
                 if name:
-                    values[name] = self._seen(name, tensor)
+                    # what is made from shapes alone (first states, say) is made where shapes are
+                    placed = tensor.to(device) if tensor.is_floating_point() else tensor
+                    values[name] = self._seen(name, placed)
             for name in self._frees[place]:
                 if name not in kept:
                     values.pop(name, None)

@@ -1,8 +1,9 @@
 """A network as a graph of ONNX operators, read from a ModelProto and written back to one.
 
 Names and order of nodes stay as they were. `Constant` nodes become initializers (they are initializers in
-another notation), functions of the model's own are inlined. What exporters leave besides the network (stack
-traces and paths in `metadata_props` and `doc_string`, shapes of intermediate values) is left out.
+another notation), functions of the model's own are inlined, vectors that unrelated nodes share get
+copies. What exporters leave besides the network (stack traces and paths in `metadata_props` and
+`doc_string`, shapes of intermediate values) is left out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from onnx import (
 from compression.graphs.errors import GraphInvalid, OperatorUnknown
 
 OPSETS = range(13, 23)
+MULTIPLYING = {"Conv", "ConvTranspose", "Einsum", "Gemm", "GRU", "LSTM", "MatMul", "RNN"}
 DOMAINS = {"": "", "ai.onnx": "", "ai.onnx.ml": "ai.onnx.ml"}
 
 Array = NDArray[Any]
@@ -50,7 +52,12 @@ class Node:
     @property
     def label(self) -> str:
         """Operator and name, for messages."""
-        return f"{self.operator} {self.name!r}" if self.name else f"{self.operator} of {self.outputs[0]!r}"
+        return f"{self.operator} {self.name!r}" if self.name else f"{self.operator} of {self.value!r}"
+
+    @property
+    def value(self) -> str:
+        """The first output that is not left out."""
+        return next(name for name in self.outputs if name)
 
     def input(self, place: int) -> str:
         """The name of an input, "" where it is left out."""
@@ -167,7 +174,48 @@ def read_graph(source: ModelProto | Path | str) -> Graph:
     graph = Graph(
         tuple(nodes), initializers, inputs, outputs, opsets, proto.name or "graph", model.ir_version
     )
-    return replace(graph, nodes=_sorted(graph))
+    return untied(replace(graph, nodes=_sorted(graph)))
+
+
+def untied(graph: Graph) -> Graph:
+    """The graph with a copy, for each node that reads it, of every float vector and of every float tensor
+    whose elements are all equal.
+
+    Exporters store equal tensors once: biases that are still zero, say, of layers that have nothing to do
+    with each other. They would be cut and trained as one. Where nodes multiply by the same matrix, a part
+    of the network is used several times, and everything stays as it is.
+    """
+    readers = graph.consumers()
+    shared = {
+        name: readers[name]
+        for name, array in graph.initializers.items()
+        if len(readers.get(name, ())) > 1 and array.dtype.kind not in "iub" and array.size > 1
+    }
+    parted = {name: places for name, places in shared.items() if _parts(graph.initializers[name])}
+    if any(node.operator in MULTIPLYING for name in set(shared) - set(parted) for node, _ in shared[name]):
+        return graph
+    names: dict[tuple[str, int], str] = {}
+    arrays = dict(graph.initializers)
+    taken = set(arrays) | {value.name for value in graph.inputs} | set(graph.producers())
+    for name, places in parted.items():
+        for number, (node, place) in enumerate(places[1:], start=2):
+            copy = f"{name}.{number}"
+            while copy in taken:
+                copy += "_"
+            taken.add(copy)
+            arrays[copy] = graph.initializers[name]
+            names[node.value, place] = copy
+    nodes = tuple(_renamed(node, names) for node in graph.nodes)
+    return replace(graph, nodes=nodes, initializers=arrays)
+
+
+def _parts(array: Array) -> bool:
+    return sum(size > 1 for size in array.shape) <= 1 or bool((array == array.flat[0]).all())
+
+
+def _renamed(node: Node, names: Mapping[tuple[str, int], str]) -> Node:
+    inputs = tuple(names.get((node.value, place), name) for place, name in enumerate(node.inputs))
+    return node if inputs == node.inputs else replace(node, inputs=inputs)
 
 
 def _opsets(model: ModelProto) -> dict[str, int]:

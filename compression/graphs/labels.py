@@ -49,6 +49,7 @@ class Labels:
             above = self._parent[roots]
             if np.array_equal(above, roots):
                 break
+            self._parent[ids] = above  # paths get half as long with every look
             roots = above
         self._parent[ids] = roots
         return roots

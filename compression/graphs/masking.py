@@ -8,7 +8,8 @@ value itself is masked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,8 +42,6 @@ class Masked:
 def _masking(axis: int, kept: Tensor) -> Callable[[Tensor], Tensor]:
     def apply(tensor: Tensor) -> Tensor:
         mask = kept.to(tensor.device)
-        if tensor.shape[axis] != len(kept):  # the labels of an axis that holds the batch repeat with it
-            mask = mask[: _period(mask)].repeat(tensor.shape[axis] // _period(mask))
         shape = [1] * tensor.ndim
         shape[axis] = -1
         return torch.where(
@@ -50,12 +49,6 @@ def _masking(axis: int, kept: Tensor) -> Callable[[Tensor], Tensor]:
         )
 
     return apply
-
-
-def _period(mask: Tensor) -> int:
-    from compression.graphs.probe import BATCHES
-
-    return len(mask) // BATCHES[0]
 
 
 def mask(anatomy: Anatomy, removed: Removed) -> Masked:
@@ -75,3 +68,20 @@ def mask(anatomy: Anatomy, removed: Removed) -> Masked:
         if ids is not None and gone[ids].any():
             values.setdefault(value, []).append((axis, ~gone[ids]))
     return Masked(replace(anatomy.graph, initializers=initializers), values)
+
+
+def disagreement(masked: Masked, smaller: Graph, inputs: Mapping[str, Tensor]) -> float:
+    """By how much the outputs of the masked and of the cut graph differ at most, relative to the largest
+    of an output (at least 1): what has to be below 1e-5 in float32 before a cut graph is given to
+    anybody. Infinite where they are no numbers."""
+    with torch.no_grad():
+        wanted = masked.module().eval().run(inputs)
+        found = GraphModule(smaller).eval().run(inputs)
+    worst = 0.0
+    for name, tensor in wanted.items():
+        if tensor.numel() == 0:
+            continue
+        difference = (tensor.double() - found[name].double()).abs().max()
+        relative = float(difference / tensor.double().abs().max().clamp(min=1.0))
+        worst = max(worst, relative if math.isfinite(relative) else math.inf)
+    return worst

@@ -20,8 +20,7 @@ REWRITTEN = {
 """Inputs that are shapes or places: cutting writes them anew where they depend on what is cut."""
 BY_ELEMENT = {
     "Abs", "Add", "And", "Cast", "Div", "Equal", "Greater", "GreaterOrEqual", "Identity", "Less",
-         "LessOrEqual",
-    "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Sub", "Where",
+    "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Sub", "Where",
 }  # fmt: skip
 MOVED = {"Unsqueeze", "Squeeze", "Reshape", "Flatten"}
 NONE: frozenset[tuple[str, int]] = frozenset()
@@ -52,7 +51,7 @@ class SizeTracker:
         ]
         if not told:
             return
-        made = node.outputs[0]
+        made = node.value
         count = int(np.prod(self.analysis.shape(made)))
         if made in self.analysis.probe.floating or count > FEW:
             self._freeze(node, [name for _, name in told])

@@ -21,5 +21,7 @@ class BatchNormScale:
         sites = [site for site in group.sites if site.initializer in scales]
         if not sites:
             return None
-        total = sum(over_slices(anatomy, site, np.abs) for site in sites)
-        return np.asarray(total, dtype=np.float64) / sum(site.places.shape[1] for site in sites)
+        total: Scores = np.sum([over_slices(anatomy, site, np.abs) for site in sites], axis=0)
+        count = sum(site.places.shape[1] for site in sites)
+        mean: Scores = total / count
+        return mean

@@ -39,6 +39,8 @@ def split(analysis: Analysis, node: Node) -> None:
     listed = known_integers(analysis, node, 1)
     if node.input(1) and (listed is None or None in listed):
         return analysis.freeze_all(node, "splits it by sizes that vary")
+    if axes[along] is not None and analysis.probe.varies(data, along):
+        return analysis.freeze_all(node, "splits an axis that holds the batch")
     known = None if listed is None else [one for one in listed if one is not None]
     first = 0
     for place, size in enumerate(split_sizes(node, shape[along], known)):
@@ -91,7 +93,8 @@ def gather(analysis: Analysis, node: Node) -> None:
     taken: list[Axis] = [None] * rank
     if whole is not None:
         known = known_integers(analysis, node, 1)
-        if rank == 1 and indices in analysis.graph.initializers and known is not None:
+        still = not analysis.probe.varies(data, along)
+        if rank == 1 and indices in analysis.graph.initializers and known is not None and still:
             taken = [whole[np.array([int(one or 0) for one in known], dtype=np.int64)]]
         else:
             analysis.freeze(whole, node, "picks elements of it")

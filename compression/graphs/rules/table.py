@@ -119,6 +119,8 @@ class Analysis:
         for place in constant:
             self.labels.mark(axes[place], CONSUMED)
         if not constant:
+            if self.probe.varies(*sides[0]):  # no mask of one length fits
+                self.freeze(axes[0], node, "sums over an axis that holds the batch")
             self.contractions.append(sides[0])
 
     def produce(self, value: str, axis: int) -> None:

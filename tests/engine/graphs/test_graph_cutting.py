@@ -155,3 +155,40 @@ def test_channels_picked_by_constant_places_are_counted_anew() -> None:
         small = cut(found, chosen)
         assert small.initializers["a"].shape[0] == 6 - len(removed)
         torch.testing.assert_close(run(small, x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_recurrent_layer_of_which_only_the_last_state_is_read() -> None:
+    nodes = [
+        helper.make_node("LSTM", ["x", "w", "r", "b"], ["", "h", ""], name="lstm", hidden_size=6),
+        helper.make_node("Squeeze", ["h", "zero"], ["s"]),
+        helper.make_node("Gemm", ["s", "out"], ["y"]),
+    ]
+    weights = {
+        "w": floats(1, 24, 3), "r": floats(1, 24, 6), "b": floats(1, 48), "out": floats(6, 2),
+        "zero": whole(0),
+    }  # fmt: skip
+    model = model_of(nodes, {"x": floats(5, 2, 3)}, ["y"], weights)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 5
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "batch"
+    found = analyse(read_graph(model), {"batch": 2})
+    assert [group.units for group in found.groups] == [6]
+    removed = {found.groups[0].name: [1, 4]}
+    small = cut(found, removed)
+    assert small.nodes[0].attributes["hidden_size"] == 4
+    x = torch.from_numpy(floats(5, 4, 3))
+    with torch.no_grad():
+        wanted = mask(found, removed).module()(x)["y"]
+    torch.testing.assert_close(run(small, x), wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(runtime(small, {"x": x.numpy()})[0], wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_graph_of_one_fixed_batch_is_cut_too() -> None:
+    model = model_of(
+        [helper.make_node("Conv", ["x", "a"], ["h"]), helper.make_node("Conv", ["h", "b"], ["y"])],
+        {"x": floats(4, 3, 2, 2)}, ["y"], {"a": floats(6, 3, 1, 1), "b": floats(2, 6, 1, 1)},
+    )  # fmt: skip
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    found = analyse(read_graph(model))
+    small = cut(found, {found.groups[0].name: [0, 5]})
+    assert small.inputs == found.graph.inputs
+    assert costs(small).macs == 4 * 4 * (3 * 4 + 4 * 2)

@@ -82,8 +82,7 @@ def test_blocks_of_a_reshape_hold_the_same_elements(shapes: tuple[list[int], lis
     ]
     numbers = np.arange(math.prod(before))
     for block in found:
-        # the place within a block, computed from the coordinates of either shape,
-             is the same for every element
+        # the place within a block is the same by the coordinates of either shape
         old = np.unravel_index(numbers, before)
         new = np.unravel_index(numbers, after)
         left = np.ravel_multi_index(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from compression.graphs.dependencies import analyse
 from compression.graphs.errors import GraphInvalid, OperatorUnknown
 from compression.graphs.executor import GraphModule
 from compression.graphs.graph import read_graph, write_graph
@@ -79,6 +80,28 @@ def test_constants_become_initializers_and_functions_are_inlined() -> None:
     assert [node.operator for node in graph.nodes] == ["Add", "Add"]
     assert graph.initializers["c"] == np.float32(0.5)
     assert GraphModule(graph)(torch.ones(2))["y"].tolist() == [3, 3]
+
+
+def test_equal_vectors_that_an_exporter_stored_once_are_parted() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "zero"], ["h"]),
+        helper.make_node("Conv", ["h", "b", "zero"], ["k"]),
+        helper.make_node("Conv", ["k", "c"], ["y"]),
+    ]
+    weights = {
+        "a": floats(4, 3, 1, 1),
+        "b": floats(4, 4, 1, 1),
+        "c": floats(2, 4, 1, 1),
+        "zero": np.zeros(4, "f"),
+    }
+    graph = read_graph(model_of(nodes, {"x": floats(2, 3, 2, 2)}, ["y"], weights))
+    assert [node.inputs[2:] for node in graph.nodes] == [("zero",), ("zero.2",), ()]
+    assert [group.units for group in analyse(graph).groups] == [4, 4]
+    nodes[1].input[1] = "c"  # a matrix that is used twice: a part of the network that is run twice
+    nodes[2].input[1] = "c"
+    weights["c"] = floats(4, 4, 1, 1)
+    graph = read_graph(model_of(nodes, {"x": floats(2, 3, 2, 2)}, ["y"], weights))
+    assert [node.inputs[2:] for node in graph.nodes] == [("zero",), ("zero",), ()]
 
 
 def test_data_in_other_files_are_read_by_path(tmp_path: Path) -> None:
