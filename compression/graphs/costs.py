@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from compression.graphs.cutting import Cut, Removed, removed_labels
 from compression.graphs.dependencies import Anatomy
 from compression.graphs.executor import trained_initializers
 from compression.graphs.graph import Graph, Node
 from compression.graphs.operators.recurrent import GATES
 from compression.graphs.probe import BATCHES, Probe, Shape, probe
+from compression.graphs.removal import Cut, Removed, removed_labels
 
 Shapes = Mapping[str, Shape]
 

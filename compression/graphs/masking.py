@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compression.graphs.cutting import Kept, Removed, removed_labels
 from compression.graphs.dependencies import Anatomy
 from compression.graphs.executor import GraphModule
 from compression.graphs.graph import Graph
+from compression.graphs.removal import Kept, Removed, removed_labels
 
 
 @dataclass(frozen=True)

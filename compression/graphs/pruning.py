@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from compression.errors import TargetUnreachable
 from compression.graphs.costs import CostModel
 from compression.graphs.criteria import CRITERIA, Scores
-from compression.graphs.cutting import Kept, removed_labels
 from compression.graphs.dependencies import Anatomy
+from compression.graphs.removal import Kept, removed_labels
 
 Chosen = dict[str, list[int]]
 """By the name of a group, the units that go, ascending."""

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from compression.graphs.cutting import Cut
 from compression.graphs.errors import CutImpossible
 from compression.graphs.graph import Node
+from compression.graphs.removal import Cut
 
 Rewrite = Callable[[Cut, Node], Node]
 REWRITES: dict[str, Rewrite] = {}
