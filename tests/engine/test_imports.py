@@ -26,7 +26,8 @@ MODULES = (
     "compression.updates.structures", "compression.granularity.base", "compression.anatomy.varied",
     "compression.anatomy.ranks", "compression.updates.layers", "compression.updates.ranks",
     "compression.criteria.ranks", "compression.allocation.ranks", "compression.factoring",
-    "compression.merging",
+    "compression.merging", "compression.graphs.rewriting", "compression.graphs.criteria.base",
+    "compression.graphs.operators.shape", "compression.graphs.rules.reshape", "compression.graphs.pruning",
 )  # fmt: skip
 
 

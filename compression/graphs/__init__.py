@@ -1,0 +1,1 @@
+"""Networks as graphs of ONNX operators: read, run in torch, find what hangs together, cut, write back."""
