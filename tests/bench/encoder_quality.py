@@ -34,6 +34,7 @@ from tests.bench.polarity import LENGTH, Bench, Judge, load, prepared
 from tests.engine.jobs import Recorder, request, write_job
 
 MACS, LAYERS, SAMPLES = 0.5, 3, 128
+KEPT = RESULTS / "encoder_quality.json"
 KINDS = ("classifier", "embeddings")
 UNITS = "neuron"
 """Of BERT neurons and whole layers can go: its class derives the width of a head from their number."""
@@ -159,6 +160,12 @@ class Runs:
             return {**judged, "macs": macs(model) / self._macs, "seconds": seconds}
 
 
+def known() -> dict[str, Any]:
+    """What was taken so far."""
+    found: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    return found
+
+
 def mean(values: list[float], digits: int = 1, scale: float = 1.0) -> str:
     """Mean and standard deviation."""
     if not values:
@@ -242,19 +249,18 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    path = RESULTS / "encoder_quality.json"
-    results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     bench, names, runs = prepared(), wanted(), {}
     for kind, name, seed in order(names, arguments.seeds, arguments.kind, arguments.only):
         key = f"{kind}|{name}|{seed}"
-        if key in results:
+        if key in known():
             continue
         if kind not in runs:
             runs[kind] = Runs(bench, kind)
-            results[f"{kind}|dense"] = runs[kind].dense
-        results[key] = runs[kind](names[name], seed)
-        print(key, results[key], flush=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        found = runs[kind](names[name], seed)
+        print(key, found, flush=True)
+        # Read anew: parts may be taken by several runs at a time.
+        results = known() | {f"{kind}|dense": runs[kind].dense, key: found}
+        KEPT.write_text(json.dumps(results, indent=1) + "\n")
         if "classifier|dense" in results:
             (RESULTS / "encoder_quality.md").write_text(report(results))
 

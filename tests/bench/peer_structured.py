@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -99,6 +100,15 @@ def with_all_heads(folder: Path, to: Path) -> Path:
 
 
 OURS = ("magnitude-width", "llm-pruner", "flap", "fisher-heads", "ziplm")
+FIRST = (
+    "taylor, heads and neurons",
+    "k-prune",
+    "magnitude, heads and neurons",
+    "magnitude-width",
+    "llm-pruner",
+    "flap",
+)
+"""What is taken before the rest."""
 WIDEST = 344
 """Neurons that a layer of MiniLM keeps at half of the multiply-accumulates, in multiples of eight."""
 
@@ -184,14 +194,18 @@ def report(results: dict[str, Any], threads: int) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def said(one: dict[str, Any]) -> str:
+def said(name: str, one: dict[str, Any]) -> str:
     """What happened to a run of the peer that did not end."""
-    tail = [line.strip() for line in one["errors"].splitlines() if line.strip()]
-    where = [line for line in tail if "torch_pruning" in line and "File" in line]
-    last = where[0].split("site-packages/")[-1].replace('"', "") if where else (tail or ["nothing"])[-1]
-    if one["failed"] == -24:
-        return f"{NAME} had not ended after {CPU_SECONDS} seconds of processor time; it was in {last}."
-    return f"{NAME} ended in an error: {tail[-1] if tail else one['failed']} ({last})."
+    told = [line.strip() for line in one["errors"].splitlines() if line.strip()]
+    inner = [line for line in told if "site-packages/torch_pruning" in line and "line" in line]
+    # A traceback of an error has the last call at its end, one of a stopped process at its beginning.
+    stopped = one["failed"] == -signal.SIGXCPU
+    place = (
+        inner[0 if stopped else -1].split("site-packages/")[-1].replace('"', "") if inner else "its script"
+    )
+    if stopped:
+        return f"{name}: not at its end after {CPU_SECONDS} seconds of processor time; it was in {place}."
+    return f"{name}: ended in an error, {told[-1] if told else one['failed']} ({place})."
 
 
 class Bookkeeper:
@@ -206,20 +220,21 @@ class Bookkeeper:
         return found
 
     def take(
-        self, part: str, side: Part, judge: Callable[[nn.Module], float], runs: dict[str, Peer | Ours]
+        self, side: Part, judge: Callable[[nn.Module], float], runs: list[tuple[str, str, Peer | Ours]]
     ) -> None:
-        """Run what is not there yet."""
-        if f"{part}|dense" not in self.results:
-            self.results[f"{part}|dense"] = {"quality": judge(side.dense.eval())}
-            self._write()
-        for name, run in runs.items():
+        """Of runs (part, name, what to do) on one model, do what is not there yet."""
+        for part, name, run in runs:
+            if f"{part}|dense" not in self.results:
+                self.results[f"{part}|dense"] = {"quality": judge(side.dense.eval())}
             key = f"{part}|{label(name, run)}"
             if key in self.results:
                 continue
             found = side(run, judge, CPU_SECONDS)
             print(key, found, flush=True)
             # Read anew: parts may be taken by several runs at a time.
-            self.results = self._read() | {key: {"said": said(found)} if "failed" in found else found}
+            self.results = self._read() | {
+                key: {"said": said(key.replace("|", ", "), found)} if "failed" in found else found
+            }
             self._write()
 
     def _write(self) -> None:
@@ -240,16 +255,17 @@ def main() -> None:
         if arguments.only in (None, "grouped"):
             folder = reference("models", "llama-5m")
             runs = decoder_runs(folder, 0.5)
-            chosen = {
-                name: runs[name] for name in ("magnitude, heads and neurons", "magnitude-width", "k-prune")
-            }
-            book.take("grouped", *decoder(folder, threads), chosen)
+            chosen = ("magnitude, heads and neurons", "magnitude-width", "k-prune")
+            book.take(*decoder(folder, threads), [("grouped", name, runs[name]) for name in chosen])
         if arguments.only in (None, "encoder"):
-            book.take("encoder", *encoder(prepared(), threads), encoder_runs())
+            every = [("encoder", name, run) for name, run in encoder_runs().items()]
+            book.take(*encoder(prepared(), threads), every)
         if arguments.only in (None, "heads"):
             folder = with_all_heads(reference("models", "llama-5m"), Path(scratch) / "heads")
-            for level in LEVELS:
-                book.take(f"heads {level:.0%}", *decoder(folder, threads), decoder_runs(folder, level))
+            by_level = {f"heads {level:.0%}": decoder_runs(folder, level) for level in LEVELS}
+            every = [(part, name, run) for part, runs in by_level.items() for name, run in runs.items()]
+            every.sort(key=lambda one: (*FIRST, one[1]).index(one[1]))
+            book.take(*decoder(folder, threads), every)
 
 
 if __name__ == "__main__":

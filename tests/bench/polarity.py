@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.bench.common import reference
@@ -124,20 +125,30 @@ def _train(base: Path, folder: Path) -> None:
 
 
 class Judge:
-    """Judges models of one kind on the rows of a part against the dense model, which is run once."""
+    """Judges models of one kind on the rows of a part against the dense model, which is run once: what it
+    said is kept beside it."""
 
     def __init__(self, dense: Path, path: Path) -> None:
         rows = sorted(_rows(path), key=lambda row: len(row["text"]))
         tokenizer = transformers.AutoTokenizer.from_pretrained(dense)
         self._batches = [_batch(tokenizer, rows[at : at + 50]) for at in range(0, len(rows), 50)]
         self._labels = torch.tensor([int(row["label"]) for row in rows])
-        self._dense: Tensor | None = None
-        self.dense = self(load(dense))
+        kept = dense.with_name(f"{dense.name}-{path.stem}.safetensors")
+        if not kept.exists():
+            part = kept.with_suffix(f".{os.getpid()}")
+            save_file(self._answers(load(dense)), part)
+            os.replace(part, kept)
+        self._dense = load_file(kept)
+        self.dense = self._figures(self._dense)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Share of right labels (of a classifier), and the mean cosine of mean-pooled last hidden states to
         the dense model's."""
-        pooled, right, at = [], 0, 0
+        return self._figures(self._answers(model))
+
+    def _answers(self, model: nn.Module) -> dict[str, Tensor]:
+        """Mean-pooled last hidden states float32 [rows, hidden]; of classifiers, classes int64 [rows]."""
+        pooled, classes = [], []
         model.eval()
         with torch.inference_mode():
             for batch in self._batches:
@@ -145,14 +156,18 @@ class Judge:
                 mask = batch["attention_mask"].unsqueeze(-1).float()
                 pooled.append((output.hidden_states[-1].float() * mask).sum(1) / mask.sum(1))
                 if "logits" in output:
-                    found = output.logits.argmax(-1)
-                    right += int((found == self._labels[at : at + len(found)]).sum())
-                at += len(pooled[-1])
-        embedded = torch.cat(pooled)
-        self._dense = embedded if self._dense is None else self._dense
-        cosine = torch.nn.functional.cosine_similarity(embedded.double(), self._dense.double(), dim=-1)
-        answer = {"cosine": float(cosine.mean())}
-        return answer | ({"accuracy": right / at} if "logits" in output else {})
+                    classes.append(output.logits.argmax(-1))
+        found = {"pooled": torch.cat(pooled)}
+        return found | ({"classes": torch.cat(classes)} if classes else {})
+
+    def _figures(self, answers: dict[str, Tensor]) -> dict[str, float]:
+        figures = {}
+        if answers["pooled"].shape == self._dense["pooled"].shape:  # not where the hidden width went
+            pair = answers["pooled"].double(), self._dense["pooled"].double()
+            figures["cosine"] = float(nn.functional.cosine_similarity(*pair, dim=-1).mean())
+        if "classes" in answers:
+            figures["accuracy"] = float((answers["classes"] == self._labels).double().mean())
+        return figures
 
 
 def load(folder: Path) -> nn.Module:
