@@ -232,7 +232,7 @@ class Bookkeeper:
             found = side(run, judge, CPU_SECONDS)
             print(key, found, flush=True)
             # Read anew: parts may be taken by several runs at a time.
-            self.results = self._read() | {
+            self.results |= self._read() | {
                 key: {"said": said(key.replace("|", ", "), found)} if "failed" in found else found
             }
             self._write()
@@ -255,7 +255,7 @@ def main() -> None:
         if arguments.only in (None, "grouped"):
             folder = reference("models", "llama-5m")
             runs = decoder_runs(folder, 0.5)
-            chosen = ("magnitude, heads and neurons", "magnitude-width", "k-prune")
+            chosen = ("magnitude-width", "k-prune", "magnitude, heads and neurons")
             book.take(*decoder(folder, threads), [("grouped", name, runs[name]) for name in chosen])
         if arguments.only in (None, "encoder"):
             every = [("encoder", name, run) for name, run in encoder_runs().items()]
