@@ -63,18 +63,22 @@ def depth(name: str, layers: int, samples: int = SAMPLES, **options: Any) -> Ste
 # Compositions that no recipe stands for: of axes, and of jobs one after another.
 EXTRA: dict[str, tuple[Step, ...]] = {
     "flap + least-squares": (unit("flap", update=["least-squares"]),),
-    "ziplm, 512 rows": (unit("ziplm", 512),),
+    "vbp, 512 rows": (unit("vbp", 512),),
+    "flap, 512 rows": (unit("flap", 512),),
+    "vbp, least-squares, then bias, 512 rows": (
+        unit("vbp", 512, update=["least-squares", "bias-compensation"]),
+    ),
     **{
-        f"{layers} by {first}, then {second}, 512 rows": (
-            depth(first, layers, 512, **({"layer_sequences": 256} if first == "sleb" else {})),
-            unit(recipe, 512, **options),
+        f"{layers} by sleb, then {second}, 512 rows": (
+            depth("sleb", layers, 512, layer_sequences=256),
+            unit(second, 512),
         )
-        for first in ("sleb", "shortgpt")
         for layers in (1, 2)
-        for second, recipe, options in (
-            ("ziplm", "ziplm", {}),
-            ("k-prune", "k-prune", {"allocation": "uniform", "gradient_sequences": 512}),
-        )
+        for second in ("vbp", "flap", "ziplm")
+    },
+    **{
+        f"{layers} by shortgpt, then vbp, 512 rows": (depth("shortgpt", layers, 512), unit("vbp", 512))
+        for layers in (1, 2)
     },
 }
 

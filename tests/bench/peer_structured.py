@@ -259,6 +259,7 @@ def main() -> None:
             book.take(*decoder(folder, threads), [("grouped", name, runs[name]) for name in chosen])
         if arguments.only in (None, "encoder"):
             every = [("encoder", name, run) for name, run in encoder_runs().items()]
+            every.sort(key=lambda one: (*FIRST, one[1]).index(one[1]))
             book.take(*encoder(prepared(), threads), every)
         if arguments.only in (None, "heads"):
             folder = with_all_heads(reference("models", "llama-5m"), Path(scratch) / "heads")
