@@ -160,10 +160,14 @@ def _samples(anatomy: Anatomy, value: str) -> int | None:
 
 def _silent(anatomy: Anatomy, gates: list[Gate], first: dict[str, int]) -> dict[str, str]:
     again = {node.inputs[2]: node.label for node in anatomy.graph.nodes if node.operator in RECURRENT}
-    seen = np.unique(np.concatenate([gate.units for gate in gates])) if gates else np.array([], dtype=np.int64)
+    seen = (
+        np.unique(np.concatenate([gate.units for gate in gates])) if gates else np.array([], dtype=np.int64)
+    )
     found: dict[str, str] = {}
     for group in anatomy.groups:
-        back = [again[site.initializer] for site in group.sites if site.initializer in again and site.axis == 2]
+        back = [
+            again[site.initializer] for site in group.sites if site.initializer in again and site.axis == 2
+        ]
         units = np.arange(first[group.name], first[group.name] + group.units)
         if back:
             found[group.name] = f"{back[0]} reads its units again in the next step, inside the operator"
