@@ -259,8 +259,9 @@ def test_all_statistics_of_networks_and_twice_the_same(name: str) -> None:
             known = made.of(group, need)
             assert (known is None) == (group.name in silent) or need == "activation.rank"
     # a batch more or less does not matter to what a sample says
-    split = collect(anatomy, [Batch({"x": x[i : i + 1]}, given[i // 4].labels[i % 4 : i % 4 + 1]) for i in range(6)],
-                    frozenset({"gradient.square"}))  # fmt: skip
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    single = [Batch({"x": x[one : one + 1]}, labels[one : one + 1]) for one in range(6)]
+    split = collect(anatomy, single, frozenset({"gradient.square"}))
     np.testing.assert_allclose(
         split.units["gradient.square"], made.units["gradient.square"], rtol=1e-3, atol=1e-9
     )
