@@ -86,7 +86,7 @@ def allocate(
             raise ScoresInvalid(f"the score of unit {unit} of the group {name!r} is {one[unit]}")
     divisor = NORMALISE[normalise]
     tiny = np.finfo(np.float64).tiny
-    plan = _Plan(anatomy, {name: one / max(divisor(one), tiny) for name, one in scores.items()}, budget)
+    plan = Plan(anatomy, {name: one / max(divisor(one), tiny) for name, one in scores.items()}, budget)
     if allocation == "local":
         even = plan.least(plan.share, max(plan.limits.values(), default=0) * 4)
         return plan.filled(even, once=True)
@@ -96,7 +96,7 @@ def allocate(
     return plan.knapsack()
 
 
-class _Plan:
+class Plan:
     """Units of groups in the order in which they go, within what must stay."""
 
     def __init__(self, anatomy: Anatomy, scores: Mapping[str, Scores], budget: Budget) -> None:

@@ -70,9 +70,7 @@ def _loss(module: GraphModule, anatomy: Anatomy, batch: Batch, weighed: Tensor) 
     return (losses * weighed.to(losses.device, losses.dtype)).sum()
 
 
-def _product(
-    slopes: list[Tensor], parameters: list[torch.nn.Parameter], vectors: list[Tensor]
-) -> list[Tensor]:
+def _product(slopes: list[Tensor], parameters: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
     """The Hessian times a vector: the derivative of <gradient, vector>."""
     dot = torch.stack([(a * b).sum() for a, b in zip(slopes, vectors, strict=True)]).sum()
     if not dot.requires_grad:

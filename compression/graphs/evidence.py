@@ -35,7 +35,7 @@ ACTIVATIONS = frozenset(
 )
 GRADIENTS = frozenset({"gradient.sum", "gradient.square"})
 CURVATURES = frozenset({"curvature.trace", "curvature.self"})
-NEEDS = ACTIVATIONS | GRADIENTS | CURVATURES | {"activation.rank", "relevance", "removal"}
+NEEDS = ACTIVATIONS | GRADIENTS | CURVATURES | {"activation.rank", "reading", "relevance", "removal"}
 """What a criterion may ask for; see `Evidence`."""
 
 
@@ -52,10 +52,11 @@ class Evidence:
     `units`: float64 [units], numbered as in `gates`; not a number for what is not known of a unit.
     Of an activation a at the gates of a unit, averaged over samples, positions, elements and gates:
     "activation.mean" of a, "activation.magnitude" of |a|, "activation.square" of a^2,
-    "activation.variance"; "activation.rank" is the mean rank of its feature maps. With g the derivative of a
-    sample's loss with respect to a factor at all gates of the unit: "gradient.sum" is the mean of g,
-    "gradient.square" that of g^2. "relevance" is the mean of the size of a sample's relevance, "removal" the
-    rise of the mean loss without the unit.
+    "activation.variance"; "activation.rank" is the mean rank of its feature maps. With g the derivative
+    of a sample's loss with respect to a factor at all gates of the unit: "gradient.sum" is the mean of g,
+    "gradient.square" that of g^2. "reading" is what the unit's readers lose at least, over the variance
+    of what they give; "relevance" the mean of the size of a sample's relevance; "removal" the rise of the
+    mean loss without the unit.
     `weights`: by initializer that makes units, float64 of its shape, with H the Hessian of the mean loss:
     "curvature.trace" the diagonal of H, estimated; "curvature.self" the product H w; "gradient" that of the
     mean loss. `samples`: how many were seen.
@@ -106,7 +107,13 @@ def collect(
 
     BatchInvalid where there is no batch or labels are missing; EvidenceMissing for a need that is none.
     """
-    from compression.graphs import curvature, ranks, relevance, removing  # they need Evidence's parts
+    from compression.graphs import (
+        curvature,
+        ranks,
+        reading,
+        relevance,
+        removing,
+    )  # they need Evidence's parts
 
     how = how or Collecting()
     unknown = sorted(needs - NEEDS)
@@ -125,6 +132,8 @@ def collect(
         units |= _gradients(module, gates, batches, weights, needs, how.seed)
     if "activation.rank" in needs:
         units["activation.rank"] = ranks.feature_ranks(module, gates, batches, how.rank_samples)
+    if "reading" in needs:
+        units["reading"] = reading.losses_of_reading(module, gates, batches, weights)
     if "relevance" in needs:
         units["relevance"] = relevance.relevances(module, gates, batches, weights)
     if "removal" in needs:

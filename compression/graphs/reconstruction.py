@@ -10,7 +10,7 @@ the next node runs; so each sees the errors that are left before it.
 - `moments`: mean and deviation of every channel of a convolution: what re-estimating the statistics of a
   BatchNorm does, for those that the exporter folded into convolutions. Elsewhere the mean alone.
 - `least-squares`: weights W + D and bias with the least mean of ||y_dense - y||^2 + damping * v * ||D||^2,
-  v the mean variance of an input (closed form; the update of OBSPA and UDFC, arXiv:2403.18955, 2302.14304,
+  v the mean variance of an input (closed form; the update of OBSPA and UDFC, arXiv:2403.18955, 2308.07209,
   in its regression form). Grouped and transposed convolutions get their means alone.
 
 Without data, batches of unit Gaussians (`gaussian_batches`) stand in.
@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compression.graphs.batches import Batches, BatchInvalid
@@ -33,7 +32,7 @@ from compression.graphs.dependencies import Anatomy
 from compression.graphs.executor import to_numpy
 from compression.graphs.graph import Graph, Node
 from compression.graphs.lockstep import Lockstep
-from compression.graphs.operators.convolution import padded, window
+from compression.graphs.patches import patches
 from compression.graphs.removal import Cut, Removed, removed_labels
 
 HOWS = ("bias", "least-squares", "moments")
@@ -191,7 +190,7 @@ class _Work:
         stride = -(-total // self.fit.rows)
         sums = _Regression()
         for place, (wanted, made) in enumerate(pairs):
-            inputs = _rows(
+            inputs = patches(
                 node, self.small.values[place][node.inputs[0]], self.small.initializers[node.inputs[1]]
             )
             errors = (wanted - made).reshape(-1, wanted.shape[-1])
@@ -249,15 +248,3 @@ def _moments(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and variance over all axes but the last; float64."""
     mean = _mean(parts)
     return mean, _mean([(part - mean.to(part.dtype)).square() for part in parts])
-
-
-def _rows(node: Node, x: Tensor, weight: Tensor) -> Tensor:
-    """What each output of a node is a product of, as rows: [positions, in] in the order of its outputs."""
-    if node.operator in {"Gemm", "MatMul"}:
-        return x.reshape(-1, x.shape[-1])
-    strides, dilations, before, after = window(node, x.shape[2:], weight.shape[2:])
-    x = padded(x, before, after, 0.0)
-    kernel = list(weight.shape[2:])
-    if len(kernel) == 1:
-        x, kernel, strides, dilations = x.unsqueeze(2), [1, *kernel], [1, *strides], [1, *dilations]
-    return F.unfold(x, kernel, dilations, 0, strides).transpose(1, 2).flatten(0, 1)

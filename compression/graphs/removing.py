@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compression.graphs.batches import Batch, Batches, cross_entropy, distance, sample_weights, samples_of
@@ -35,20 +39,15 @@ def rises(
             first = gates.first[group.name]
             for start in range(0, group.units, how.together):
                 part = np.arange(first + start, first + min(start + how.together, group.units))
-                after = loss_without(module, gates, used, dense, weights, part)
+                with closed(module, gates, part):
+                    after = _mean_loss(module, gates, used, dense, weights)
                 found[part] = (after - before) / len(part)
     return found
 
 
-def loss_without(
-    module: GraphModule,
-    gates: Gates,
-    batches: Batches,
-    dense: list[dict[str, Tensor]],
-    weights: Floats | None,
-    units: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-) -> float:
-    """The mean loss with the gates of these units closed."""
+@contextlib.contextmanager
+def closed(module: GraphModule, gates: Gates, units: NDArray[np.int64]) -> Iterator[None]:
+    """Meanwhile the gates of these units are closed."""
     ends = []
     for gate in gates.gates:
         shut = np.isin(gate.units, units)
@@ -62,7 +61,7 @@ def loss_without(
 
             ends.append(module.watch(gate.value, close))
     try:
-        return _mean_loss(module, gates, batches, dense, weights)
+        yield
     finally:
         for end in ends:
             end()

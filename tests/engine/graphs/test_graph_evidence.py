@@ -210,6 +210,27 @@ def test_loss_of_removal_is_the_loss_of_the_masked_network(found: Anatomy) -> No
     assert first[0] == first[1] != first[2]
 
 
+def test_what_readers_lose_is_that_of_the_best_update(found: Anatomy) -> None:
+    """Fitting what stays by lstsq, with the damping as rows of data, leaves the error that was told."""
+    made = scored("obs", collect(found, batches(), frozenset({"reading"})), found, INNER)
+    assert made is not None
+    x, _ = data()
+    ones = torch.ones(5, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    k = F.pad(reference(x.double(), *ones)[1]["k"], (1, 1, 1, 1))
+    rows = torch.stack([
+        k[:, :, top : top + 3, left : left + 3].flatten(1) for top in range(6) for left in range(6)
+    ]).flatten(0, 1)  # fmt: skip
+    rows = rows - rows.mean(0)
+    weight = torch.from_numpy(WEIGHTS["c"]).double().flatten(1).T
+    ridge = 0.01 * rows.var(0, correction=0).mean() * len(rows)
+    damped = torch.cat([rows, ridge.sqrt() * torch.eye(36, dtype=torch.float64)])
+    for unit in range(4):
+        kept = [one for one in range(36) if one // 9 != unit]
+        solution = torch.linalg.lstsq(damped[:, kept], damped @ weight).solution
+        error = (damped @ weight - damped[:, kept] @ solution).square().sum() / (rows @ weight).square().sum()
+        np.testing.assert_allclose(made[unit], float(error), rtol=1e-3)
+
+
 def test_relevance_by_the_epsilon_rule(found: Anatomy) -> None:
     """Written out by hand for the inner units: what the last convolution gets of the explained logit."""
     made = collect(found, batches(5, 5), frozenset({"relevance"}))
@@ -257,7 +278,7 @@ def test_all_statistics_of_networks_and_twice_the_same(name: str) -> None:
         np.testing.assert_array_equal(made.units[need], again.units[need])
         for group in anatomy.groups:
             known = made.of(group, need)
-            assert (known is None) == (group.name in silent) or need == "activation.rank"
+            assert (known is None) == (group.name in silent) or need in {"activation.rank", "reading"}
     # a batch more or less does not matter to what a sample says
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
     single = [Batch({"x": x[one : one + 1]}, labels[one : one + 1]) for one in range(6)]
