@@ -125,6 +125,8 @@ def collect(
     weights = class_weights(batches) if how.balanced else None
     module = GraphModule(gates.graph).eval()
     module.requires_grad_(False)
+    if how.balanced or needs & (GRADIENTS | {"relevance"}):
+        _check_samples(module, gates, batches[0])
     units: dict[str, Floats] = {}
     if needs & ACTIVATIONS:
         units |= _activations(module, gates, batches, weights)
@@ -156,6 +158,30 @@ def by_sample(gate: Gate, tensor: Tensor, samples: int) -> Tensor:
     if gate.samples == gate.axis or moved.shape[axis] % samples:
         raise BatchInvalid(f"the samples of the value {gate.source!r} cannot be told apart")
     return moved.movedim(axis, 0).reshape(samples, -1, moved.shape[-1]).sum(1, dtype=torch.float64)
+
+
+def _check_samples(module: GraphModule, gates: Gates, batch: Batch) -> None:
+    """BatchInvalid where a change of the last sample is seen elsewhere than at the end of the axis that
+    holds the batch: there samples cannot be told apart."""
+    samples = samples_of(gates.anatomy.probe, batch)
+    if samples < 2:
+        return
+    seen = gates.anatomy.probe
+    other = dict(batch.inputs)
+    for name, tensor in batch.inputs.items():
+        axis = next((axis for axis in range(tensor.ndim) if seen.varies(name, axis)), None)
+        if axis is not None and tensor.is_floating_point():
+            parts = tensor.split(samples - 1, axis)
+            other[name] = torch.cat([parts[0], parts[1] * 0.5 + 1], axis)
+    with torch.no_grad():
+        pairs = zip(gate_values(module, gates, batch), gate_values(module, gates, Batch(other)), strict=True)
+        for gate, (one, two) in zip(gates.gates, pairs, strict=True):
+            apart = by_sample(gate, (one - two).abs(), samples)
+            if float(apart[:-1].max()) > 1e-3 * float(by_sample(gate, one.abs(), samples).max()):
+                raise BatchInvalid(
+                    f"the samples of the value {gate.source!r} cannot be told apart: "
+                    "give batches of one sample"
+                )
 
 
 def add_units(total: Tensor, gate: Gate, values: Tensor) -> None:

@@ -303,3 +303,26 @@ def test_what_is_missing_is_named(found: Anatomy) -> None:
         )
     with pytest.raises(BatchInvalid, match="class of every sample"):
         collect(found, batches(labelled=False), frozenset({"removal"}), Collecting(balanced=True))
+
+
+def test_samples_that_are_mixed_along_an_axis_are_told() -> None:
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["t", "rows"], ["r"]),
+        helper.make_node("Gemm", ["r", "a"], ["h"]),
+        helper.make_node("Gemm", ["h", "b"], ["k"]),
+        helper.make_node("Reshape", ["k", "back"], ["l"]),
+        helper.make_node("ReduceMean", ["l", "first"], ["y"], keepdims=0),
+    ]
+    weights = {
+        "a": floats(4, 6), "b": floats(6, 7), "rows": whole(-1, 4), "back": whole(5, -1, 7),
+        "first": whole(0),
+    }  # fmt: skip
+    anatomy = analyse(read_graph(model_of(nodes, {"x": floats(2, 5, 4)}, ["y"], weights)))
+    x, labels = torch.from_numpy(floats(3, 5, 4)), torch.tensor([0, 3, 6])
+    with pytest.raises(BatchInvalid, match=r"'h' cannot be told apart: give batches of one sample"):
+        collect(anatomy, [Batch({"x": x}, labels)], frozenset({"gradient.square"}))
+    single = [Batch({"x": x[one : one + 1]}, labels[one : one + 1]) for one in range(3)]
+    assert np.isfinite(
+        collect(anatomy, single, frozenset({"gradient.square"})).units["gradient.square"]
+    ).all()
