@@ -5,9 +5,10 @@
 - `knapsack`: the units with the lowest scores for what they cost go. Costs are products of the widths of
   several groups, so that what a unit costs depends on what else goes: scores are divided by the Lagrangian's
   derivative of the cost at the widths found so far, until widths repeat. The choice with the least sum of
-  scores is kept; then whatever still fits the budget comes back.
+  scores is kept.
 
-In each of them a group keeps a least share, at least one unit, and, if asked for, a multiple of some number.
+In the end whatever still fits the budget comes back, the highest scores first. A group always keeps a least
+share, at least one unit, and, if asked for, a multiple of some number.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def allocate(
         return plan.filled(even, once=True)
     if allocation == "global":
         order = plan.ranked({name: 1.0 for name in scores})
-        return plan.least(lambda count: plan.taken(order[:count]), len(order))
+        return plan.filled(plan.least(lambda count: plan.taken(order[:count]), len(order)))
     return plan.knapsack()
 
 

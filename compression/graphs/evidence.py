@@ -171,8 +171,8 @@ def _check_samples(module: GraphModule, gates: Gates, batch: Batch) -> None:
     for name, tensor in batch.inputs.items():
         axis = next((axis for axis in range(tensor.ndim) if seen.varies(name, axis)), None)
         if axis is not None and tensor.is_floating_point():
-            parts = tensor.split(samples - 1, axis)
-            other[name] = torch.cat([parts[0], parts[1] * 0.5 + 1], axis)
+            last = tensor.narrow(axis, samples - 1, 1) * 0.5 + 1
+            other[name] = torch.cat([tensor.narrow(axis, 0, samples - 1), last], axis)
     with torch.no_grad():
         pairs = zip(gate_values(module, gates, batch), gate_values(module, gates, Batch(other)), strict=True)
         for gate, (one, two) in zip(gates.gates, pairs, strict=True):

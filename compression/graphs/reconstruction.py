@@ -13,7 +13,8 @@ the next node runs; so each sees the errors that are left before it.
   v the mean variance of an input (closed form; the update of OBSPA and UDFC, arXiv:2403.18955, 2308.07209,
   in its regression form). Grouped and transposed convolutions get their means alone.
 
-Without data, batches of unit Gaussians (`gaussian_batches`) stand in.
+Without data, batches of unit Gaussians (`gaussian_batches`) stand in, or such as have the statistics that
+BatchNorms remember (`synthetic.py`).
 """
 
 from __future__ import annotations

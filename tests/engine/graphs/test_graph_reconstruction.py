@@ -16,6 +16,7 @@ from compression.graphs.executor import GraphModule
 from compression.graphs.graph import Graph, read_graph
 from compression.graphs.reconstruction import HOWS, Fit, reconstruct
 from compression.graphs.renormalising import reestimate
+from compression.graphs.synthetic import remembered_batches, statistics_distance
 from tests.engine.graphs.exports import stored
 from tests.engine.graphs.networks import samples
 from tests.engine.graphs.samples import floats, model_of, runtime
@@ -164,7 +165,15 @@ def test_without_data_and_what_is_refused() -> None:
     assert unchanged.graph.nodes == found.graph.nodes
 
 
-def test_statistics_of_batch_norms_are_measured_anew() -> None:
+NORMED_WEIGHTS = {
+    "a": floats(6, 3, 2, 2), "b": floats(4, 6, 1, 1), "s": floats(6), "t": floats(6, seed=1),
+    "m": floats(6, seed=2), "v": np.abs(floats(6, seed=3)), "s2": floats(4), "t2": floats(4, seed=1),
+    "m2": floats(4, seed=2), "v2": np.abs(floats(4, seed=3)),
+}  # fmt: skip
+
+
+def normed() -> Graph:
+    """Convolutions with batch normalisations behind them."""
     nodes = [
         helper.make_node("Conv", ["x", "a"], ["h"]),
         helper.make_node("BatchNormalization", ["h", "s", "t", "m", "v"], ["k"], momentum=0.7),
@@ -172,12 +181,12 @@ def test_statistics_of_batch_norms_are_measured_anew() -> None:
         helper.make_node("Conv", ["l", "b"], ["q"]),
         helper.make_node("BatchNormalization", ["q", "s2", "t2", "m2", "v2"], ["y"]),
     ]
-    weights = {
-        "a": floats(6, 3, 2, 2), "b": floats(4, 6, 1, 1), "s": floats(6), "t": floats(6, seed=1),
-        "m": floats(6, seed=2), "v": np.abs(floats(6, seed=3)), "s2": floats(4), "t2": floats(4, seed=1),
-        "m2": floats(4, seed=2), "v2": np.abs(floats(4, seed=3)),
-    }  # fmt: skip
-    graph = read_graph(model_of(nodes, {"x": floats(2, 3, 7, 7)}, ["y"], weights))
+    return read_graph(model_of(nodes, {"x": floats(2, 3, 7, 7)}, ["y"], NORMED_WEIGHTS))
+
+
+def test_statistics_of_batch_norms_are_measured_anew() -> None:
+    weights = NORMED_WEIGHTS
+    graph = normed()
     made = reestimate(graph, images())
     one, two = (nn.BatchNorm2d(width, momentum=None) for width in (6, 4))
     w = {name: torch.from_numpy(array) for name, array in weights.items()}
@@ -197,3 +206,29 @@ def test_statistics_of_batch_norms_are_measured_anew() -> None:
     )
     with pytest.raises(BatchInvalid, match="larger batches"):
         reestimate(graph, [Batch({"x": torch.zeros(1, 3, 2, 2)})])
+
+
+def test_inputs_that_batch_norms_remember() -> None:
+    graph = reestimate(normed(), images())  # what it remembers is the images, of mean 0.3
+    module = GraphModule(graph).eval()
+    (plain,) = gaussian_batches(graph, 1, 16, {}, seed=2)
+    (made,) = remembered_batches(graph, 1, 16, {}, seed=2, steps=60)
+    with torch.no_grad():
+        before, after = statistics_distance(module, plain), statistics_distance(module, made)
+    assert after < 0.1 * before
+    x = images()[1].inputs["x"]
+    q = F.conv2d(x, torch.from_numpy(NORMED_WEIGHTS["a"]))
+    mean, deviation = (
+        torch.from_numpy(graph.initializers["m"]),
+        torch.from_numpy(graph.initializers["v"]).sqrt(),
+    )
+    first = (
+        (q.mean((0, 2, 3)) - mean) ** 2 + (q.std((0, 2, 3), correction=0) - deviation) ** 2
+    ) / deviation**2
+    with torch.no_grad():
+        assert statistics_distance(module, Batch({"x": x})) >= first.mean() * 0.999
+    assert torch.equal(
+        made.inputs["x"], remembered_batches(graph, 1, 16, {}, seed=2, steps=60)[0].inputs["x"]
+    )
+    with pytest.raises(BatchInvalid, match="no BatchNormalization"):
+        remembered_batches(pair()[0].graph, 1, 4, {}, seed=0)
