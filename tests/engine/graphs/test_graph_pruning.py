@@ -27,7 +27,7 @@ def dense() -> Anatomy:
     return analyse(read_graph(stored("dense")))
 
 
-@pytest.mark.parametrize("criterion", CRITERIA.names())
+@pytest.mark.parametrize("criterion", [name for name in CRITERIA.names() if not CRITERIA[name].needs])
 @pytest.mark.parametrize("across", [True, False])
 def test_the_target_is_met_and_no_more_goes_than_needed(dense: Anatomy, criterion: str, across: bool) -> None:
     model = CostModel(dense)
@@ -42,7 +42,7 @@ def test_the_target_is_met_and_no_more_goes_than_needed(dense: Anatomy, criterio
         scores = {group.name: CRITERIA[criterion].scores(dense, group, 0) for group in dense.groups}
         last = max(
             ((name, unit) for name, units in chosen.items() for unit in units),
-            key=lambda one: scores[one[0]][one[1]] / scores[one[0]].mean(),
+            key=lambda one: scores[one[0]][one[1]] / abs(scores[one[0]]).mean(),
         )
         less = {name: [unit for unit in units if (name, unit) != last] for name, units in chosen.items()}
         assert model.without(less).macs > 0.7 * whole_cost
