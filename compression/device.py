@@ -41,7 +41,8 @@ def prepare_device(name: str, threads: int) -> torch.device:
     elif device.type != "cpu":
         raise DeviceUnavailable(f"device {name!r} is not supported; use 'cpu' or 'cuda'")
     torch.set_num_threads(max(1, threads))
-    torch.use_deterministic_algorithms(True)
+    # torch.use_deterministic_algorithms would do, but it imports the compiler to tell it, too.
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

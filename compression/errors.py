@@ -5,11 +5,14 @@
         PickleRefused               a file that would be unpickled (.bin .pt .pth ...), by content
         FileRefused                 a file with a bad name, of an unknown kind or too large
         SafetensorsInvalid          a safetensors file or its shard index is malformed
+        OnnxInvalid                 an ONNX file is malformed or contradicts itself
+        OnnxUnsupported             an ONNX model uses a part of the format that is not taken in
         ConfigInvalid               config.json is malformed, refers to code, or contradicts itself
           ArchitectureUnknown       an architecture that no family covers
         TensorsMismatch             weights are missing, misshapen, or unknown to the architecture
         TokenizerInvalid            a tokenizer file is malformed or refers to code
         PreprocessorInvalid         the settings of the image processor are malformed or refer to code
+      FormatNotPrunable             a model of this format can be inspected, but not pruned yet
       DatasetInvalid                a dataset cannot be taken in; names the first bad line
         DatasetEmpty
         DatasetFormatUnknown
@@ -77,6 +80,19 @@ class SafetensorsInvalid(ModelRejected):
     code = "safetensors_invalid"
 
 
+class OnnxInvalid(ModelRejected):
+    """An ONNX file is malformed or contradicts itself; `pointer` is the file and the place in it."""
+
+    code = "onnx_invalid"
+
+
+class OnnxUnsupported(ModelRejected):
+    """An ONNX model uses a part of the format that is not taken in; `pointer` is the file and the place in
+    it."""
+
+    code = "onnx_unsupported"
+
+
 class ConfigInvalid(ModelRejected):
     """config.json is malformed, refers to code, or contradicts itself."""
 
@@ -105,6 +121,12 @@ class PreprocessorInvalid(ModelRejected):
     """The settings of a model's image processor are malformed or refer to code."""
 
     code = "preprocessor_invalid"
+
+
+class FormatNotPrunable(CompressionError):
+    """A job or plan for a model whose format can be inspected, but not pruned yet."""
+
+    code = "format_not_prunable"
 
 
 class DatasetInvalid(CompressionError):

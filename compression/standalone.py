@@ -10,6 +10,7 @@ from compression import catalogue
 from compression.anatomy.inspection import Inspection
 from compression.loading.admission import PathSource, admit_model
 from compression.loading.dataset_files import admit_dataset
+from compression.prunable import check_prunable
 from compression.resolve import resolve
 from compression.specification import JobSpecification, parse
 from compression.stages.load import model_files
@@ -19,5 +20,6 @@ def resolve_alone(data: Any, model: Path, datasets: Mapping[str, Path]) -> JobSp
     """The resolved specification of a job on a folder and files. Raises CompressionError of what is wrong."""
     specification = parse(data)
     admission = admit_model(model_files(model))
+    check_prunable(admission.format)
     facts = {name: admit_dataset(path.name, PathSource(path)) for name, path in datasets.items()}
     return resolve(specification, catalogue.load(), Inspection.from_json(admission.inspection), facts)

@@ -177,13 +177,35 @@ def doctor_command(context: typer.Context, as_json: options.Json = False) -> Non
 @app.command("convert")
 def convert_command(
     source: Annotated[
-        Path, typer.Argument(help="Folder with pytorch_model.bin (or shards), or one .bin/.pt file.")
+        str,
+        typer.Argument(
+            help="Folder with pytorch_model.bin (or shards), or a .bin/.pt file; MODULE:FACTORY or a .pt2."
+        ),
     ],
-    destination: Annotated[Path, typer.Argument(help="New folder for the safetensors.")],
-    python: Annotated[str | None, typer.Option(help="A Python that has torch and safetensors.")] = None,
+    destination: Annotated[
+        Path | None, typer.Argument(help="New folder for the safetensors, or new .onnx file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The same as the second argument.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights for MODULE:FACTORY.")] = None,
+    input: Annotated[
+        list[str] | None, typer.Option(help="What MODULE:FACTORY takes: NAME:1x3x32x32[:DTYPE], batch first.")
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="A Python that has torch and what else is needed.")
+    ] = None,
 ) -> None:
-    """Turn pickled weights into safetensors on this machine. Only plain tensors are read."""
-    raise typer.Exit(converting.run(source, destination, python))
+    """Turn pickled weights into safetensors, or a network into ONNX, on this machine.
+
+    Of pickled weights only plain tensors are read. MODULE:FACTORY and .pt2 files are run: use your own.
+    """
+    place = out or destination
+    if place is None or (out and destination):
+        raise errors.InputInvalid("Name one destination: a new folder, or a new .onnx file.")
+    if converting.is_graph(source):
+        raise typer.Exit(converting.run_graph(source, place, weights, input or (), python))
+    if weights or input:
+        raise errors.InputInvalid("--weights and --input belong to MODULE:FACTORY.")
+    raise typer.Exit(converting.run(Path(source), place, python))
 
 
 def _role(role: str) -> Callable[[typer.Context], None]:

@@ -83,7 +83,9 @@ class Client:
         *,
         part_bytes: int | None = None,
     ) -> Model:
-        """Upload a transformers folder (config.json, *.safetensors, tokenizer files) and return the model.
+        """Upload a transformers folder (config.json, *.safetensors, tokenizer files), an ONNX file, or a
+        folder
+        with one and its data (*.data, *_data, *.weights), and return the model.
 
         Parts are sent several at a time. A call that was interrupted, in this process or another, is
         continued by calling again. `progress(done, total)` counts bytes.

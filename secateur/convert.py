@@ -1,37 +1,86 @@
-"""Turning pickled weights into safetensors, on the user's own machine and in the user's own Python."""
+"""Turning pickled weights into safetensors and networks into ONNX, on the user's own machine and in the
+user's own
+Python."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.errors import InputInvalid
 
 
-def run(source: Path, destination: Path, python: str | None = None) -> int:
-    """Run the converter as a process of its own and return its exit status.
+def is_graph(source: str) -> bool:
+    """Whether a source is to become ONNX: MODULE:FACTORY, or a .pt2 file."""
+    return source.endswith(".pt2") or (":" in source and not Path(source).exists())
 
-    The converter needs torch and safetensors, which this package does not import. `python` names another
-    interpreter that has them; its text goes to this process's standard streams.
+
+def run(source: Path, destination: Path, python: str | None = None) -> int:
+    """Turn pickled weights into a safetensors folder; the exit status of the converter.
+
+    The converter is a process of its own: it needs torch and safetensors, which this package does not import.
+    `python` names another interpreter that has them; its text goes to this process's standard streams.
 
     Raises: InputInvalid when the converter or the interpreter is not there.
     """
+    return _start(python, str(_script("convert.py")), str(source), str(destination))
+
+
+def run_graph(
+    source: str, out: Path, weights: Path | None, inputs: Sequence[str], python: str | None = None
+) -> int:
+    """Turn MODULE:FACTORY or a .pt2 file into the ONNX file `out`, and check it as the service would.
+
+    Runs the user's code, and code in a .pt2: in a process of its own, with torch, onnx and onnxscript. The
+    exit status is that of the converter or of the check; `out` is written where both are 0.
+
+    Raises: InputInvalid when `out` does not fit, or the converter or the interpreter is not there.
+    """
+    if out.suffix != ".onnx":
+        raise InputInvalid(f"{out} must end with .onnx.")
+    script = _script("convert_graph.py")
+    data = out.with_name(out.name + ".data")
+    for path in (out, data):
+        if path.exists():
+            raise InputInvalid(f"{path} is there already; name a new file.")
+    work = out.with_name(f".{out.name}.converting")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        options = ["--weights", str(weights)] if weights else []
+        options += [part for each in inputs for part in ("--input", each)]
+        status = _start(python, str(script), source, str(work / out.name), *options)
+        status = status or _start(None, "-m", "compression.loading.onnx", str(work))
+        if status == 0:
+            for path in (data, out):
+                if (work / path.name).exists():
+                    (work / path.name).rename(path)
+    except OSError as error:
+        raise InputInvalid(f"{out} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return status
+
+
+def _script(name: str) -> Path:
     package = importlib.util.find_spec("compression")
     places = list(package.submodule_search_locations or []) if package else []
-    scripts = [Path(place) / "loading" / "convert.py" for place in places]
+    scripts = [Path(place) / "loading" / name for place in places]
     script = next((path for path in scripts if path.is_file()), None)
     if script is None:
-        raise InputInvalid("This installation lacks the converter (compression/loading/convert.py).")
+        raise InputInvalid(f"This installation lacks the converter (compression/loading/{name}).")
+    return script
+
+
+def _start(python: str | None, *arguments: str) -> int:
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     try:
-        done = subprocess.run(
-            [python or sys.executable, str(script), str(source), str(destination)],
-            env=environment,
-            check=False,
-        )
+        done = subprocess.run([python or sys.executable, *arguments], env=environment, check=False)
     except OSError as error:
         raise InputInvalid(f"{python} cannot be started: {error.strerror or error}") from error
     return done.returncode

@@ -27,6 +27,14 @@ MODEL_FILES = (
     "chat_template.*",
     "preprocessor_config.json",
 )
+GRAPH_FILES = (
+    "*.onnx",
+    "*.data",
+    "*_data",
+    "*.weights",
+    "config.json",
+    "preprocessor_config.json",
+)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -41,17 +49,33 @@ class LocalFile:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of a transformers folder that a service needs, in a stable order. Links are followed.
+    """The files of a transformers folder that a service needs, or those of an ONNX model: a file, with the
+    data
+    whose names begin with its own beside it, or a folder. In a stable order; links are followed.
 
     Raises: InputInvalid when the folder is missing, has no weights, or has them only as pickles.
     """
+    if folder.suffix == ".onnx" and folder.is_file():
+        return [folder, *_data_of(folder)]
     if not folder.exists():
         raise InputInvalid(f"There is no folder {folder}.")
     if not folder.is_dir():
-        raise InputInvalid(f"{folder} is a file; a model is a folder with config.json and *.safetensors.")
+        if folder.suffix == ".pt2":
+            raise InputInvalid(
+                f"{folder} is a torch.export program, which a service never opens, because reading one "
+                f"runs code. "
+                f"Convert it on this machine first: secateur convert {folder} --out model.onnx"
+            )
+        raise InputInvalid(
+            f"{folder} is a file; a model is a folder with config.json and *.safetensors, or an ONNX file."
+        )
     found = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     names = {path.name for path in found}
     if not any(name.endswith(".safetensors") for name in names):
+        if any(folder.glob("*.onnx")):
+            return sorted(
+                {path for pattern in GRAPH_FILES for path in folder.glob(pattern) if path.is_file()}
+            )
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         if pickles:
             raise InputInvalid(
@@ -62,6 +86,12 @@ def model_files(folder: Path) -> list[Path]:
     if "config.json" not in names:
         raise InputInvalid(f"{folder} has no config.json, which says what architecture the weights are.")
     return found
+
+
+def _data_of(file: Path) -> list[Path]:
+    """The files beside an ONNX file that are named after it: model.onnx.data, model.onnx_data, model.data."""
+    names = (file.name + ".data", file.name + "_data", file.stem + ".data")
+    return sorted(path for path in (file.with_name(name) for name in names) if path.is_file())
 
 
 def describe(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[LocalFile]:

@@ -54,7 +54,7 @@ def show_model(context: typer.Context, model_id: Id) -> None:
 def upload_model(
     context: typer.Context, path: Path, name: options.Name = None, as_json: options.Json = False
 ) -> None:
-    """Upload a transformers folder; run again to continue after an interruption."""
+    """Upload a transformers folder or an ONNX file; run again to continue after an interruption."""
     with Client(context.obj) as client, Steps() as steps:
         model = client.upload_model(path, name, steps.transfer("upload model"))
     _created(model, as_json)

@@ -11,7 +11,10 @@ MODEL, DATA, REPAIR, CHECK, RUN = "Model", "Data", "Recovery", "Evaluation", "Ru
 
 ModelPath = Annotated[
     str,
-    Argument(metavar="PATH", help="Folder of a transformers model, or the id of a model uploaded before."),
+    Argument(
+        metavar="PATH",
+        help="Folder of a transformers model, an ONNX file, or the id of a model uploaded before.",
+    ),
 ]
 Sparsity = Annotated[
     float | None, Option(help="Fraction of the prunable weights to set to zero, such as 0.5.")

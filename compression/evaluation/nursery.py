@@ -187,6 +187,9 @@ def serve(parent: int | None = None) -> int:
     # What an import prints must not pass for an answer.
     os.dup2(2, 1)
     _load()
+    # from_pretrained works on the device "meta", where torch looks into its compiler: imported once, not in
+    # every fork.
+    importlib.import_module("torch._dynamo")
     with os.fdopen(os.dup(0), "rb") as requests:
         for line in requests:
             answers.write(json.dumps(_fork(json.loads(line))).encode() + b"\n")
@@ -195,7 +198,7 @@ def serve(parent: int | None = None) -> int:
 
 
 def _load() -> None:
-    import transformers
+    from compression.loading.transformers_import import transformers
 
     for name in PRELOADED:
         importlib.import_module(name)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from compression.anatomy.varied import PACKAGE, PREFIX
@@ -22,6 +21,7 @@ from compression.evaluation.types import (
     Batch,
     model_inputs,
 )
+from compression.loading.transformers_import import transformers
 
 _CLASSES = {
     GENERATION: "AutoModelForCausalLM",

@@ -9,7 +9,6 @@ of a smaller model), because the weights of a large model come from memory.
 
 from __future__ import annotations
 
-import importlib
 import json
 import statistics
 import sys
@@ -39,6 +38,7 @@ from compression.evaluation.types import TEXT_TO_TEXT, Batch
 from compression.loading.architectures import ARCHITECTURES
 from compression.loading.settings import trimmed_config
 from compression.loading.skeleton import compute_buffers
+from compression.loading.transformers_import import class_of, without_storage
 
 CACHE_BYTES = 64 << 20
 LEAST_ROUNDS = 5
@@ -219,8 +219,8 @@ def build_model(
     ``like``."""
     architecture = config["architectures"][0]
     known = ARCHITECTURES[architecture]
-    model_class = getattr(importlib.import_module(known.module), architecture)
-    with torch.device("meta"):
+    model_class = class_of(known.module, architecture)
+    with without_storage():
         model: nn.Module = model_class(model_class.config_class.from_dict(dict(config)))
     model.eval()
     place = torch.device(device)

@@ -1,5 +1,7 @@
 """Decides whether an uploaded model is taken in, from its headers and settings alone. No torch.
 
+ONNX files are judged in `compression/loading/onnx`; here is what is said of both kinds.
+
 Nothing of a model is executed, and no weight is read: names, first bytes, config.json, tokenizer settings,
 the shard index and the headers of the safetensors files decide. What passes can be loaded by the stock
 classes of transformers.
@@ -22,6 +24,7 @@ from compression.loading.config import Rewritten, rewrite_config
 from compression.loading.file_kinds import check_files
 from compression.loading.generation import rewrite_generation
 from compression.loading.json_files import read_object, write_object
+from compression.loading.onnx.admission import AdmittedGraph, admit_graph, has_graph
 from compression.loading.preprocessor import read_preprocessor
 from compression.loading.safetensors_header import MAXIMUM_HEADER, MAXIMUM_TENSORS, TensorHeader, read_header
 from compression.loading.sources import BytesSource, Files, FileSource, PathSource, folder_sources
@@ -57,6 +60,9 @@ class Admission:
     `weights` the weight files. `rewritten` holds files to be stored in place of those uploaded (config.json
     among them); `dropped` names the keys of config.json that were left out. `inspection` is an `Inspection`
     as JSON data.
+
+    Of the format `onnx`, `inspection` is that of a graph (compression/loading/onnx/inspection.py), `tensors`
+    is empty, `config` has the names of the classes alone, and `task` is "other" unless it classifies images.
     """
 
     format: str
@@ -84,6 +90,8 @@ def admit_model(files: Mapping[str, FileSource]) -> Admission:
 
     Raises a kind of ModelRejected that says which file, what is wrong with it and what to do.
     """
+    if has_graph(files):
+        return _of_graph(admit_graph(files))
     check_files(files)
     if "config.json" not in files:
         names = ", ".join(sorted(files)[:5])
@@ -125,6 +133,24 @@ def admit_model(files: Mapping[str, FileSource]) -> Admission:
         weights=weights.files,
         rewritten=replaced,
         dropped=config.dropped,
+    )
+
+
+def _of_graph(found: AdmittedGraph) -> Admission:
+    return Admission(
+        format="onnx",
+        architecture="OnnxGraph",
+        family="graph",
+        task=found.task,
+        parameters=found.counted.parameters,
+        bytes=found.stored,
+        dtype=found.counted.dtype,
+        config=found.config,
+        tensors={},
+        inspection=found.inspection,
+        weights=found.weights,
+        rewritten=found.rewritten,
+        dropped=found.dropped,
     )
 
 

@@ -34,13 +34,14 @@ _PICKLES = (
 )
 _CODE = (".py", ".pyc", ".so", ".dll", ".sh", ".exe", ".js", ".whl")
 _OTHERS = {
-    ".onnx": "ONNX models are not taken in yet",
-    ".pt2": "torch.export programs are not taken in yet",
+    ".pt2": "torch.export programs are not taken in, because reading them runs code (Python's eval and "
+    "pickles). Run `secateur convert` on your own machine, which writes ONNX, and upload that",
     ".gguf": "GGUF files are not taken in",
     ".zip": "archives are not taken in; upload the files in them",
     ".tar": "archives are not taken in; upload the files in them",
     ".gz": "archives are not taken in; upload the files in them",
 }
+_PROGRAM = ".pt2"
 _MAGIC = (
     (b"PK\x03\x04", "a zip archive, as torch.save writes it"),
     (b"PK\x05\x06", "a zip archive"),
@@ -53,6 +54,8 @@ _MAGIC = (
     (b"MZ", "a program"),
     (b"GGUF", "a GGUF file"),
 )
+FORBIDDEN_ENDINGS = (*_PICKLES, *_CODE, *_OTHERS, ".onnx", ".safetensors", ".json")
+"""Of files that are no plain numbers, whatever a model says of them."""
 # Protocols 0 and 1 are text, so this is asked of files only that should be binary.
 _OLD_PICKLE = re.compile(rb"c[\w.]+\n[\w.]+\n|\((?:lp|dp|t|c)|[\]}]q")
 _CONVERT = (
@@ -64,8 +67,23 @@ _CONVERT = (
 def check_files(files: Files) -> None:
     """Checks names, kinds and first bytes of all files. Raises FileRefused or PickleRefused for the first
     bad one."""
+    check_names(files)
+    check_kinds(files)
+
+
+def check_kinds(files: Files) -> None:
+    """Checks kinds and first bytes of files. Raises FileRefused or PickleRefused for the first bad one."""
+    for path, source in files.items():
+        _check_kind(path, source)
+
+
+def check_names(files: Files) -> None:
+    """Checks the names of all files of a model, and that there are some. Raises FileRefused for the first bad
+    one."""
     if not files:
-        raise FileRefused("No files: a model needs config.json, its safetensors files and its tokenizer.")
+        raise FileRefused(
+            "No files: a model needs config.json, its safetensors files and its tokenizer, or one ONNX file."
+        )
     if len(files) > MAXIMUM_FILES:
         raise FileRefused(f"{len(files):,} files, more than the {MAXIMUM_FILES:,} allowed.")
     folded: dict[str, str] = {}
@@ -82,8 +100,6 @@ def check_files(files: Files) -> None:
             folder = "/".join(parents[: depth + 1])
             if folder in folded:
                 raise FileRefused(f"{folded[folder]!r} is both a file and a folder.", pointer=path)
-    for path, source in files.items():
-        _check_kind(path, source)
 
 
 def check_path(path: str) -> None:
@@ -119,6 +135,8 @@ def _check_kind(path: str, source: FileSource) -> None:
         pickle("this is a pickle, whatever its name says")
     if name.endswith(_PICKLES):
         pickle("this kind of file is refused")
+    if name.endswith(_PROGRAM):
+        raise FileRefused(f"{path}: {_OTHERS[_PROGRAM]}.", pointer=path)
     for magic, what in _MAGIC:
         if head.startswith(magic):
             if magic.startswith(b"PK"):
@@ -129,7 +147,7 @@ def _check_kind(path: str, source: FileSource) -> None:
     for ending, why in _OTHERS.items():
         if name.endswith(ending):
             raise FileRefused(f"{path}: {why}.", pointer=path)
-    if name.endswith(".safetensors"):
+    if name.endswith((".safetensors", ".onnx")):
         return
     if not _PASSIVE.fullmatch(path):
         raise FileRefused(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compression.loading.architectures import Streamed
 from compression.loading.blocks import MEMORY, Batch, Call, Port
+from compression.loading.transformers_import import without_storage
 from compression.loading.weights import TensorMissing, WeightReader
 
 Tap = Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
@@ -64,7 +65,7 @@ class Skeleton:
         self._known, self._reader, self._device, self._dtype = known, reader, device, dtype
         # A headless encoder may come without its pooler, which nothing here looks at.
         bare = known.pooler and reader.stored_name("pooler.dense.weight") is None
-        with torch.device("meta"):
+        with without_storage():
             self.model: nn.Module = model_class(config, **({"add_pooling_layer": False} if bare else {}))
         self.model.eval()
         self.lists: list[range] = []

@@ -15,7 +15,6 @@ forward with the hidden states of one list let in brings them to the next one, w
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from compression.loading.experts import ExpertLayer, load_experts, stored_expert
 from compression.loading.hidden import HiddenStates
 from compression.loading.settings import read_config, storage_dtype, trimmed_config
 from compression.loading.skeleton import Skeleton
+from compression.loading.transformers_import import class_of
 from compression.loading.weights import TensorMissing, WeightReader
 
 __all__ = [
@@ -81,7 +81,7 @@ class StreamedModel:
         self.reader = WeightReader(folder, overlay)
         known = self._known = ARCHITECTURES[stock]
         module = known.module if stock == self.architecture else PACKAGE
-        model_class = getattr(importlib.import_module(module), self.architecture)
+        model_class = class_of(module, self.architecture)
         self.config = model_class.config_class.from_dict(trimmed_config(settings, keep_layers))
         self._skeleton = Skeleton(
             model_class, self.config, known, self.reader, self.device, self.dtype, keep_layers

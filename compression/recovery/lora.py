@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, Field, field_validator
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from compression.anatomy.patterns import check_pattern, ignored
 from compression.errors import RecoveryImpossible
 from compression.evaluation import stock
+from compression.loading.transformers_import import Conv1D
 from compression.recovery.masked import MaskedLowRank
 from compression.recovery.names import file_names, tensor_names
 from compression.recovery.registry import TrainingOptions, recoveries

@@ -20,6 +20,7 @@ from compression.errors import TensorsMismatch, WeightsNotFinite
 from compression.export.gguf import file as gguf_file
 from compression.loading.admission import Admission, FileSource, PathSource, admit_model
 from compression.loading.weights import WeightReader
+from compression.prunable import check_prunable
 from compression.recipes import recipes
 from compression.stages.job import Loaded, Observer, Request
 from compression.stages.vocabulary import check_vocabulary
@@ -30,12 +31,13 @@ OURS = "secateur"
 def load(request: Request, observer: Observer, hook: Hook) -> Loaded:
     """Admit the model, make the folder that everything else reads, and open the store of finished steps.
 
-    Raises ModelRejected, UnknownEntry for the recipe, DeviceUnavailable.
+    Raises ModelRejected, FormatNotPrunable, UnknownEntry for the recipe, DeviceUnavailable.
     """
     device = prepare_device(request.device, request.threads)
     recipe = recipes[request.specification.recipe]
     sources = model_files(request.model)
     admission = admit_model(sources)
+    check_prunable(admission.format)
     folder = request.work / "model"
     make_view(folder, request.model, sources, admission)
     files = {}

@@ -15,7 +15,10 @@ from compression.updates import updates
 from compression.updates.base import Cut, Task
 from compression.updates.quadratic import WeightTooWide, damping_parameter, hessian_of
 
-CHUNK_BYTES = 512 << 20
+# About what a cache holds: each step goes over all inverses of a chunk.
+CHUNK_BYTES = 32 << 20
+# Steps after which what is gone is left out: at least so many, and a share of the columns.
+STEPS, SHARE = 16, 8
 
 
 @updates.register
@@ -77,7 +80,7 @@ class ExactObs:
 def _in_chunks(
     dense: Tensor, inverse: Tensor, dead: Tensor, counts: Tensor, group: int, most: int
 ) -> tuple[Tensor, Tensor]:
-    """`_remove` for a few rows at a time, so that their inverses fit into memory."""
+    """`_remove` for a few rows at a time, so that their inverses stay near the processor."""
     step = max(1, CHUNK_BYTES // (inverse.numel() * 8))
     parts = [
         _remove(dense[at : at + step], inverse, dead, counts[at : at + step].to(dense.device), group, most)
@@ -94,31 +97,77 @@ def _remove(
     Gives the weights and, at removed places, the loss at which they went (made to rise along the row, 0 for
     weights that were zero), infinity elsewhere: both float64 [rows, in].
     """
-    rows = dense.shape[0]
-    weight, own = dense.clone(), inverse.expand(rows, -1, -1).clone()
-    losses = torch.full_like(dense, torch.inf)
-    reached = torch.zeros(rows, dtype=torch.float64, device=dense.device)
-    places = torch.arange(rows, device=dense.device)
-    zero = dense == 0
-    for done in range(int(counts.max()) if rows else 0):
-        diagonal = own.diagonal(dim1=1, dim2=2)
-        cost = weight.square() / diagonal.clamp_min(torch.finfo(torch.float64).tiny)
-        cost = cost.masked_fill(dead, 0.0).masked_fill(zero, ZERO_SCORE)
-        gone = ~torch.isinf(losses)
-        cost = cost.masked_fill(gone, torch.inf)
-        if group:
-            full = gone.reshape(rows, -1, group).sum(-1) >= most
-            cost = cost.masked_fill(full.repeat_interleave(group, 1), torch.inf)
-        value, chosen = cost.min(1)
-        active = counts > done
-        reached = torch.where(active, torch.maximum(reached, value.clamp_min(0.0)), reached)
-        losses[places, chosen] = torch.where(active, reached, losses[places, chosen])
-        column = own[places, :, chosen]
-        pivot = column[places, chosen].clamp_min(torch.finfo(torch.float64).tiny)
-        moves = active & ~dead[chosen]
-        scale = torch.where(moves, weight[places, chosen] / pivot, 0.0)
-        weight = weight - scale.unsqueeze(1) * column
-        share = torch.where(moves, 1 / pivot, 0.0)
-        own -= (share.unsqueeze(1) * column).unsqueeze(2) * column.unsqueeze(1)
-        weight[places, chosen] = torch.where(active, 0.0, weight[places, chosen])
+    rows, inputs = dense.shape
+    weight, losses = dense.clone(), torch.full_like(dense, torch.inf)
+    columns = torch.arange(inputs, device=dense.device).expand(rows, -1)
+    everyone = torch.arange(rows, device=dense.device)
+    groups = torch.zeros(rows, inputs // group, dtype=torch.int64, device=dense.device) if group else None
+    work = _Rows(everyone, columns, dense.clone(), inverse.expand(rows, -1, -1).clone(), groups)
+    done = 0
+    work.keep(counts > 0, losses)
+    while work.rows.numel():
+        steps = min(max(STEPS, work.columns.shape[1] // SHARE), int(counts[work.rows].min()) - done)
+        for _ in range(steps):
+            work.step(losses, dead, group, most)
+        done += steps
+        weight[work.rows.unsqueeze(1), work.columns] = work.weight
+        work.keep(counts[work.rows] > done, losses)
     return weight, losses
+
+
+@dataclass
+class _Rows:
+    """Rows at work: the number of each, the columns that it has [rows, m], their weights [rows, m] and the
+    inverse of their Hessian [rows, m, m]; how many of each group have gone [all rows, groups]; the highest
+    loss so far is in `reached`. A column that has gone since the last `keep` has weight 0 and loss below
+    infinity."""
+
+    rows: Tensor
+    columns: Tensor
+    weight: Tensor
+    inverse: Tensor
+    groups: Tensor | None
+
+    def __post_init__(self) -> None:
+        self.reached = torch.zeros(self.rows.numel(), dtype=torch.float64, device=self.rows.device)
+        self.zero = self.weight == 0
+        self.gone = torch.zeros_like(self.zero)
+
+    def step(self, losses: Tensor, dead: Tensor, group: int, most: int) -> None:
+        """Every row loses the weight that costs it least, and the others adapt."""
+        tiny = torch.finfo(torch.float64).tiny
+        unused = dead[self.columns]
+        cost = self.weight.square() / self.inverse.diagonal(dim1=1, dim2=2).clamp_min(tiny)
+        cost = cost.masked_fill(unused, 0.0).masked_fill(self.zero, ZERO_SCORE)
+        cost = cost.masked_fill(self.gone, torch.inf)
+        if self.groups is not None:
+            full = self.groups[self.rows] >= most
+            cost = cost.masked_fill(full.gather(1, self.columns // group), torch.inf)
+        value, at = cost.min(1, keepdim=True)
+        place = self.columns.gather(1, at)
+        self.reached = torch.maximum(self.reached, value[:, 0].clamp_min(0.0))
+        losses[self.rows, place[:, 0]] = self.reached
+        if self.groups is not None:
+            self.groups[self.rows, place[:, 0] // group] += 1
+        column = self.inverse.gather(2, at.unsqueeze(1).expand(-1, self.inverse.shape[1], 1))
+        share = (1 / column[:, :, 0].gather(1, at).clamp_min(tiny)).masked_fill(unused.gather(1, at), 0.0)
+        scaled = column * share.unsqueeze(2)
+        self.weight -= self.weight.gather(1, at) * scaled[:, :, 0]
+        self.inverse.baddbmm_(scaled, column.transpose(1, 2), alpha=-1.0)
+        self.weight.scatter_(1, at, 0.0)
+        self.gone.scatter_(1, at, True)
+
+    def keep(self, which: Tensor, losses: Tensor) -> None:
+        """Go on with these rows alone, and with the columns that they still have."""
+        has = torch.isinf(losses[self.rows[which].unsqueeze(1), self.columns[which]])
+        # Every row has lost as many.
+        width = int(has[0].sum()) if has.shape[0] else 0
+        left = has.nonzero()[:, 1].reshape(has.shape[0], width)
+        wide = left.unsqueeze(2).expand(-1, -1, self.inverse.shape[2])
+        inner = self.inverse[which].gather(1, wide)
+        self.inverse = inner.gather(2, left.unsqueeze(1).expand(-1, left.shape[1], -1))
+        self.columns = self.columns[which].gather(1, left)
+        self.weight = self.weight[which].gather(1, left)
+        self.zero = self.zero[which].gather(1, left)
+        self.gone = torch.zeros_like(self.zero)
+        self.rows, self.reached = self.rows[which], self.reached[which]

@@ -12,6 +12,7 @@ from compression import catalogue
 from compression.anatomy.inspection import Inspection
 from compression.anatomy.latency import Timing, pair_tables, shape_key
 from compression.loading.dataset_files import DatasetFacts
+from compression.prunable import check_prunable
 from compression.resolve import resolve
 from compression.specification import JobSpecification, parse
 from service import ids
@@ -63,14 +64,15 @@ def _datasets(session: Session, tenant: str, specification: JobSpecification) ->
 def check(session: Session, tenant: str, data: Any) -> Checked:
     """Read a specification, fill in its defaults and refuse what cannot work.
 
-    Raises compression.errors.SpecificationInvalid with every fault, ModelNotFound, ModelNotReady,
-    DatasetNotFound.
+    Raises compression.errors.SpecificationInvalid with every fault, FormatNotPrunable, ModelNotFound,
+    ModelNotReady, DatasetNotFound.
     """
     specification = parse(data)
     try:
         model = Models(session, tenant).ready(valid_id(specification.model, ids.MODEL, ModelNotFound))
     except ModelNotFound as error:
         raise _at(error, "/model") from None
+    check_prunable(model.format)
     inspection = Inspection.from_json(model.inspection or {})
     datasets = _datasets(session, tenant, specification)
     tables = Timings(session, tenant).of(shape_key(inspection))

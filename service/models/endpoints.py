@@ -26,7 +26,10 @@ from service.uploads.service import completed_files
 router = APIRouter(prefix="/models", tags=["models"])
 
 _EXAMPLE = {"name": "llama-5m", "upload": "upl_06a1hqk3v2x5w8y9z0abcdefgh"}
-_FORM = file_form("The files of a transformers folder; the file name is the path inside the folder.")
+_FORM = file_form(
+    "The files of a transformers folder, the file name being the path inside the folder; or one ONNX file "
+    "with the files its tensors lie in."
+)
 
 
 @router.post(
@@ -41,7 +44,8 @@ async def create_model(request: Request, call: Creator) -> Response:
     """Either a form with the files, streamed into storage, or JSON that names a completed upload.
 
     The files are checked by content: a pickle, code in the configuration or weights that do not fit are
-    refused here.
+    refused here. An ONNX file (`format` `onnx`) is read by its structure; its `inspection` lists inputs,
+    outputs and operators. Jobs do not take this format yet.
     """
     with in_flight(request).hold(call):
         if boundary_of(request) is not None:

@@ -17,7 +17,9 @@ class ModelCreate(RequestBody):
     """A model from a completed upload."""
 
     name: str = Field(description="1 to 200 printable characters.")
-    upload: str = Field(description="Id of a completed upload that holds the files of a transformers folder.")
+    upload: str = Field(
+        description="Id of a completed upload: a transformers folder's files, or an ONNX file and its data."
+    )
     metadata: Metadata = Field(default={}, max_length=64, description="Kept with the model, never looked at.")
 
 
@@ -43,7 +45,9 @@ class ModelRead(ModelSummary):
     """A model with its files and with what can be pruned in it."""
 
     files: list[FileRead]
-    inspection: Json | None = Field(description="Weight sites, layers, granularities: what can be cut.")
+    inspection: Json | None = Field(
+        description="Weight sites, layers, granularities: what can be cut. Of ONNX: its ends and operators."
+    )
 
 
 class ModelList(List):

@@ -13,7 +13,7 @@ from service.jobs.service import check
 def make(call: Call, data: Any) -> dict[str, Any]:
     """The plan for a specification: valid, with what would be cut; or not valid, and why.
 
-    Raises ModelNotFound, ModelNotReady, DatasetNotFound.
+    Raises FormatNotPrunable, ModelNotFound, ModelNotReady, DatasetNotFound.
     """
     try:
         with call.read() as session:

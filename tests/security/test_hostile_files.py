@@ -124,8 +124,8 @@ def test_formats_that_hide_code(name: str, llama: Files) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("x.onnx", b"\x08\x09", "ONNX"),
-        ("x.pt2", b"x", "torch.export"),
+        ("x.onnx", b"\x08\x09", "either an ONNX file or a transformers folder"),
+        ("x.pt2", b"x", "secateur convert"),
         ("x.gguf", b"x", "GGUF"),
         ("x.zip", b"x", "archives"),
         ("x.tar", b"x", "archives"),

@@ -1,0 +1,98 @@
+"""ONNX models over HTTP: taken in and described; jobs and plans on them are refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from secateur import Client, errors
+from tests.api.gateway import Gateway, send_upload
+from tests.onnx_wire import graph, model, small_network, tensor
+
+
+def create(client: httpx2.Client, *files: tuple[str, bytes]) -> httpx2.Response:
+    parts = [("files", (name, data)) for name, data in files]
+    return client.post("/v1/models", data={"name": "network"}, files=parts)
+
+
+@pytest.fixture
+def network(client: httpx2.Client) -> dict[str, Any]:
+    answer = create(client, ("model.onnx", small_network().SerializeToString()))
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_a_graph_is_taken_in_and_described(client: httpx2.Client, network: dict[str, Any]) -> None:
+    assert (network["status"], network["format"]) == ("ready", "onnx")
+    assert (network["architecture"], network["task"]) == ("OnnxGraph", "image-classification")
+    assert (network["parameters"], network["dtype"]) == (532, "float32")
+    assert network["inspection"]["operators"]["Conv"] == 2
+    assert [file["path"] for file in network["files"]] == ["model.onnx"]
+    assert client.get(f"/v1/models/{network['id']}").json() == network
+    assert client.get("/v1/models").json()["data"][0]["format"] == "onnx"
+
+
+def test_an_upload_with_data_and_names(client: httpx2.Client, tmp_path: Path) -> None:
+    small_network(
+        tmp_path / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=0
+    )
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "a", "1": "b", "2": "c", "3": "d"}, "x": 1}')
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    upload = send_upload(client, contents)
+    answer = client.post("/v1/models", json={"name": "apart", "upload": upload})
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["inspection"]["tensors"] == 9
+    assert len(answer.json()["files"]) == 3
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans"])
+def test_jobs_and_plans_are_refused_by_name(
+    client: httpx2.Client, network: dict[str, Any], path: str
+) -> None:
+    for recipe in ("magnitude", "layer-drop", "flap"):
+        wanted = {"model": network["id"], "recipe": recipe, "target": {"sparsity": 0.5}}
+        answer = client.post(path, json=wanted)
+        assert answer.status_code == 422
+        problem = answer.json()
+        assert problem["code"] == "format_not_prunable"
+        assert "cannot be pruned yet" in problem["detail"]
+        assert problem["errors"][0]["pointer"] == "/model"
+    assert client.get("/v1/jobs").json()["data"] == []
+
+
+def test_a_bad_graph_is_a_problem(client: httpx2.Client) -> None:
+    for data, code, words in (
+        (model(graph(tensors=[tensor(dims=(3, 3))])), "onnx_invalid", "initializer number 0 'w'"),
+        (model(opset=9), "onnx_unsupported", "13 to 22"),
+        (b"<html>", "onnx_invalid", "HTML"),
+    ):
+        answer = create(client, ("model.onnx", data))
+        assert answer.status_code == 422
+        assert answer.json()["code"] == code
+        assert words in answer.json()["detail"]
+    answer = create(client, ("model.pt2", b"PK\x03\x04" + bytes(60)))
+    assert answer.status_code == 422
+    assert "secateur convert" in answer.json()["detail"]
+
+
+def test_the_client_sends_a_file_or_a_folder(gateway: Gateway, client: httpx2.Client, tmp_path: Path) -> None:
+    small_network(
+        tmp_path / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=0
+    )
+    (tmp_path / "notes.txt").write_text("stays here")
+    key = client.headers.get("authorization", "").removeprefix("Bearer ")
+    with Client(gateway.url, api_key=key or None, state_folder=tmp_path / "state") as connected:
+        for place in (tmp_path / "model.onnx", tmp_path):
+            sent = connected.upload_model(place, "network")
+            assert {file.path for file in sent.files} == {"model.onnx", "model.onnx.data"}
+            assert sent.inspection["kind"] == "graph"
+        with pytest.raises(errors.ApiError, match="cannot be pruned yet"):
+            connected.submit({"model": sent.id, "recipe": "magnitude", "target": {"sparsity": 0.5}})
+        program = tmp_path / "model.pt2"
+        program.write_bytes(b"PK")
+        with pytest.raises(errors.InputInvalid, match="secateur convert"):
+            connected.upload_model(program)
