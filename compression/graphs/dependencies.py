@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from compression.graphs.errors import CutImpossible
 from compression.graphs.graph import Graph, Node
-from compression.graphs.labels import CONSUMED, PRODUCED, Axis, Ids
+from compression.graphs.labels import CONSUMED, PRODUCED, ZEROED, Axis, Ids
 from compression.graphs.probe import Probe, probe
 from compression.graphs.rules import RULES, Analysis
 from compression.graphs.sizes import SizeTracker
@@ -183,7 +183,9 @@ def _anatomy(analysis: Analysis, tracker: SizeTracker) -> Anatomy:
         return same[id(ids)]
 
     axes = {name: tuple(root(ids) for ids in known) for name, known in analysis.axes.items()}
-    zeroed = frozenset((name, axis) for name, axis, ids in sites if labels.marks(ids).any())
+    zeroed = frozenset(
+        (name, axis) for name, axis, ids in sites if (labels.marks(ids) & (CONSUMED | ZEROED)).any()
+    )
     return Anatomy(
         analysis.graph, analysis.probe, _groups(analysis, sites, live), _uncut(analysis, sites), axes,
         tuple(analysis.contractions), zeroed, dict(tracker.known), labels.count,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compression.graphs.graph import Node
-from compression.graphs.labels import CONSUMED, PRODUCED, ZEROED, Axis
+from compression.graphs.labels import CONSUMED, ZEROED, Axis
 from compression.graphs.rules.table import Analysis, rule
 
 
@@ -45,11 +45,9 @@ def _grouped(analysis: Analysis, node: Node, groups: int) -> Axis:
         return None
     if read is not None and inside is None:  # depthwise: a channel is a group
         labels.join(read[:, None], made.reshape(groups, -1))
-        if weight in analysis.constants:
-            labels.mark(made, ZEROED | PRODUCED)
+        analysis.produce(weight, 0)
         return made
-    if weight in analysis.constants:
-        labels.mark(made, PRODUCED)
+    analysis.produce(weight, 0)
     way = analysis.choose(node, 2) if read is not None else 1
     if way == 0:
         assert read is not None
@@ -84,7 +82,7 @@ def _grouped_transposed(analysis: Analysis, node: Node, groups: int) -> Axis:
         return None
     whole = joined.reshape(groups, -1)
     analysis.labels.join(whole[:, :1], whole)
-    analysis.labels.mark(rows, ZEROED | PRODUCED)
+    analysis.produce(weight, 0)
     return whole[:, 0]
 
 

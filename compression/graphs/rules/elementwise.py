@@ -29,7 +29,7 @@ def elementwise(analysis: Analysis, node: Node) -> None:
             if place >= 0 and analysis.shape(name)[place] == size and size > 1:
                 met.append(analysis.of(name)[place])
         made.append(analysis.together(node, met))
-    if node.operator in {"Add", "Mul", "Sub"}:
+    if node.operator in {"Add", "Mul", "Sub"} and not all(name in analysis.derived for name in names):
         _mark_constants(analysis, node)
     for place in range(len(node.outputs)):
         analysis.put(node, made, place)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from compression.graphs.graph import Graph, Node
-from compression.graphs.labels import CONSUMED, PRODUCED, Axis, Ids, Labels
+from compression.graphs.labels import CONSUMED, PRODUCED, ZEROED, Axis, Ids, Labels
 from compression.graphs.probe import Probe
 
 Axes = tuple[Axis, ...]
@@ -126,7 +126,9 @@ class Analysis:
     def produce(self, value: str, axis: int) -> None:
         """Say that a constant makes the elements of this axis."""
         if value in self.derived:
-            self.labels.mark(self.of(value)[axis], PRODUCED)
+            # what is computed from weights may not take zeros well (a norm that divides them): see `masking`
+            zeroed = ZEROED if value in self.constants else 0
+            self.labels.mark(self.of(value)[axis], PRODUCED | zeroed)
 
     def follow_constants(self, node: Node) -> None:
         """Note which outputs of a node depend on initializers alone."""

@@ -192,3 +192,32 @@ def test_a_graph_of_one_fixed_batch_is_cut_too() -> None:
     small = cut(found, {found.groups[0].name: [0, 5]})
     assert small.inputs == found.graph.inputs
     assert costs(small).macs == 4 * 4 * (3 * 4 + 4 * 2)
+
+
+def test_weights_that_are_divided_by_their_norm() -> None:
+    """Weight normalisation left in the graph: zeros in the weight would be divided by zero."""
+    nodes = [
+        helper.make_node("ReduceL2", ["v", "axes"], ["n"]),
+        helper.make_node("Div", ["v", "n"], ["u"]),
+        helper.make_node("Mul", ["u", "g"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["k"]),
+        helper.make_node("Conv", ["k", "b"], ["y"]),
+    ]
+    weights = {
+        "v": floats(6, 3, 2, 2),
+        "g": floats(6, 1, 1, 1),
+        "b": floats(2, 6, 1, 1),
+        "axes": whole(1, 2, 3),
+    }
+    found = analyse(read_graph(model_of(nodes, {"x": floats(2, 3, 4, 4)}, ["y"], weights)))
+    assert [group.units for group in found.groups] == [6]
+    assert {(site.initializer, site.role) for site in found.groups[0].sites} == {
+        ("v", "producer"), ("g", "follower"), ("b", "consumer"),
+    }  # fmt: skip
+    removed = {found.groups[0].name: [0, 2, 5]}
+    x = torch.from_numpy(floats(2, 3, 4, 4))
+    with torch.no_grad():
+        wanted = mask(found, removed).module()(x)["y"]
+    assert wanted.isfinite().all()
+    torch.testing.assert_close(run(cut(found, removed), x), wanted, rtol=1e-5, atol=1e-5)
