@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compression.errors import TargetUnreachable
-from compression.graphs.costs import CostModel
+from compression.graphs.costs import CostModel, Costs
 from compression.graphs.criteria import CRITERIA, Scores
 from compression.graphs.dependencies import Anatomy
 from compression.graphs.removal import Kept, removed_labels
@@ -38,28 +38,54 @@ def choose_units(
     """
     if not 0 < macs_ratio <= 1:
         raise ValueError("macs_ratio lies above 0 and at most at 1")
-    found = CRITERIA[criterion]
-    scores = {group.name: found.scores(anatomy, group, seed) for group in anatomy.groups}
-    known = {name: one for name, one in scores.items() if one is not None}
-    plan = _Ranking(anatomy, known, share_kept)
-    choose: Callable[[int], Chosen] = plan.lowest if across_groups else plan.share
     model = CostModel(anatomy)
     dense = model.without({}).macs
-    most = plan.steps(across_groups)
-    reached = model.without(choose(most)).macs
-    if reached > macs_ratio * dense:
+    found = CRITERIA[criterion]
+    scores = {group.name: found.scores(anatomy, group, seed) for group in anatomy.groups}
+    chosen, reached = choose_within(
+        anatomy,
+        {name: one for name, one in scores.items() if one is not None},
+        lambda costs: costs.macs <= macs_ratio * dense,
+        across_groups=across_groups,
+        share_kept=share_kept,
+        model=model,
+    )
+    if chosen is None:
         raise TargetUnreachable(
-            f"with {criterion} at least {reached / max(dense, 1):.3f} of the multiply-accumulates stay,"
+            f"with {criterion} at least {reached.macs / max(dense, 1):.3f} of the multiply-accumulates stay,"
             f" more than {macs_ratio:.3f}: ask for that much or more"
         )
-    low, high = -1, most  # `high` meets the target, `low` does not
+    return chosen
+
+
+def choose_within(
+    anatomy: Anatomy,
+    scores: Mapping[str, Scores],
+    fits: Callable[[Costs], bool],
+    *,
+    across_groups: bool = True,
+    share_kept: float = SHARE_KEPT,
+    model: CostModel | None = None,
+) -> tuple[Chosen | None, Costs]:
+    """The fewest units of the lowest scores (by the name of a group) without which the costs fit, and these
+    costs; None and the least costs that can be reached where they never do. A group without scores stays
+    whole."""
+    plan = _Ranking(anatomy, scores, share_kept)
+    choose: Callable[[int], Chosen] = plan.lowest if across_groups else plan.share
+    model = model or CostModel(anatomy)
+    high = plan.steps(across_groups)
+    reached = model.without(choose(high))
+    if not fits(reached):
+        return None, reached
+    low = -1  # `high` meets the target, `low` does not
     while high - low > 1:
         middle = (low + high) // 2
-        if model.without(choose(middle)).macs <= macs_ratio * dense:
-            high = middle
+        costs = model.without(choose(middle))
+        if fits(costs):
+            high, reached = middle, costs
         else:
             low = middle
-    return choose(high)
+    return choose(high), reached
 
 
 class _Ranking:
