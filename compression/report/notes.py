@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compression.anatomy.graph import CHANNEL
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.anatomy.structures import unit_word
 from compression.anatomy.varied import RANK
@@ -18,7 +19,7 @@ Json = Mapping[str, Any]
 def notes(report: Json, granularity: str) -> list[str]:
     """Sentences for the top of the page, the most important first."""
     found = [_size(report, granularity), _speed(report, granularity), _aimed(report)]
-    found += [_quality(report), *_recovery(report)]
+    found += [_graph(report), _quality(report), *_recovery(report)]
     found += [_tokens(report), _domain(report), *_evaluation(report), *_overlap(report), *_gguf(report)]
     return [note for note in found if note]
 
@@ -31,6 +32,13 @@ def _size(report: Json, granularity: str) -> str:
         return (
             f"The weight files shrank to {percent(ratio)} of their size: "
             f"{dense['layers'] - pruned['layers']} of {dense['layers']} layers are gone."
+        )
+    if report["graph"] is not None:
+        graph = report["graph"]
+        gone = graph["units"] - graph["units_kept"]
+        return (
+            f"The files of the model shrank to {percent(ratio)} of their size: {gone:,} of "
+            f"{graph['units']:,} removable channels are gone."
         )
     if report["widths"] is not None and report["widths"]["layout"] is not None:
         return _varied(report["widths"], ratio)
@@ -71,6 +79,20 @@ def _size(report: Json, granularity: str) -> str:
     return f"The weight files are {percent(ratio)} of their size."
 
 
+def _graph(report: Json) -> str:
+    """Of a graph, what kept most channels."""
+    graph = report["graph"]
+    if graph is None or not graph["uncut"]:
+        return ""
+    kept: dict[str, int] = {}
+    for one in graph["uncut"]:
+        kept[one["reason"]] = kept.get(one["reason"], 0) + one["channels"]
+    reason = max(kept, key=lambda name: (kept[name], name))
+    return (
+        f"{sum(kept.values()):,} channels could not be removed; of these {kept[reason]:,} because {reason}."
+    )
+
+
 def _varied(widths: Json, ratio: float) -> str:
     gone = (
         f"{percent(widths['sparsity'])} of the units' parameters are gone, as many of a layer as it can spare"
@@ -100,7 +122,7 @@ def _speed(report: Json, granularity: str) -> str:
             f"{_compared(latency['cases'][0])} the dense one: a forward pass takes "
             f"{percent(latency['ratio'])} of the time ({_range(latency['cases'][0])})."
         )
-    if granularity in ("layer", VOCABULARY, RANK, *STRUCTURES):
+    if granularity in ("layer", VOCABULARY, RANK, CHANNEL, *STRUCTURES):
         return measured
     expected = "Ordinary runtimes multiply by the zeros, so no speed-up is to be expected from them. "
     if n_m(granularity) == (2, 4):

@@ -16,6 +16,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "text-classification": ("accuracy",),
     "feature-extraction": ("embedding_cosine",),
     "image-classification": ("accuracy",),
+    "other": (),
 }
 """The quality metrics of each task. The first is evaluated where a job names none; where models are compared
 that read a text as different tokens, all are."""
