@@ -19,7 +19,8 @@ def graph(report: Json) -> str:
     told = (
         f"<p>{found['nodes']:,} nodes of operator set {found['opset']}. Of {found['units']:,} removable "
         f"channels in {found['group_count']:,} groups {found['units_kept']:,} stay; "
-        f"{percent(found['sparsity'])} of all parameters are gone. With zeros in place of the channels the outputs are the same up to "
+        f"{percent(found['sparsity'])} of all parameters are gone. With zeros in place of the channels the "
+        "outputs are the same up to "
         f"{number_text(found['exactness'])} of the largest.</p>"
     )
     groups = table(

@@ -64,7 +64,7 @@ def _parts(pixels: Tensor, size: int | None) -> Iterator[tuple[Tensor, int]]:
     if size is None:
         yield pixels, len(pixels)
         return
-    for part in pixels.split(size):
+    for part in torch.split(pixels, size):
         missing = size - len(part)
         yield torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing else part, len(part)
 

@@ -18,7 +18,7 @@ from compression.stages.graphs import artifact as artifacts
 from compression.stages.graphs import choice
 from compression.stages.graphs.account import cost, graph_account
 from compression.stages.graphs.check import ROWS, Checks, check_exact
-from compression.stages.graphs.files import check_finite, read_network
+from compression.stages.graphs.files import check_finite, read_network, store
 from compression.stages.graphs.network import Network, fixed_inputs
 from compression.stages.job import Data, Loaded
 
@@ -69,10 +69,10 @@ class GraphJob:
 
     def prune(self) -> None:
         """Choose units (a step that is kept) and cut them out."""
-        store = self.loaded.store
-        if not store.has(CHOICE):
-            store.save(CHOICE, None, {"units": self._choose(str(self.options["criterion"]))})
-        self.units: Chosen = store.data(CHOICE)["units"]
+        steps = self.loaded.store
+        if not steps.has(CHOICE):
+            steps.save(CHOICE, None, {"units": self._choose(str(self.options["criterion"]))})
+        self.units: Chosen = steps.data(CHOICE)["units"]
         self.loaded.hook("mid_block")
         self.smaller = cut(self.anatomy, self.units)
         self.pruned = costs(self.smaller, self.options["sizes"])
@@ -135,7 +135,7 @@ class GraphJob:
         file, *data = self.loaded.admission.weights
         folder = self.loaded.work / "scratch" / "counted"
         folder.mkdir(parents=True, exist_ok=True)
-        paths = artifacts.store(self.smaller, folder, file, data[0] if data else None)
+        paths = store(self.smaller, folder, file, data[0] if data else None)
         total = sum(path.stat().st_size for path in paths)
         for path in paths:
             path.unlink()
@@ -162,10 +162,10 @@ class GraphJob:
         return evaluate(network, judged, metrics, reference=reference)
 
     def _kept(self, step: str, make: Callable[[], Quality]) -> Quality:
-        store = self.loaded.store
-        if not store.has(step):
-            store.save(step, None, {"quality": make()})
-        found: Quality = store.data(step)["quality"]
+        steps = self.loaded.store
+        if not steps.has(step):
+            steps.save(step, None, {"quality": make()})
+        found: Quality = steps.data(step)["quality"]
         return found
 
 
