@@ -80,10 +80,11 @@ def _check_family(draft: Draft) -> None:
         others = [
             name for name, offer in draft.catalogue.recipes.items() if inspection.family in offer.families
         ]
+        why = "" if is_graph(inspection) else why_not(draft, recipe.granularities[0])
         draft.refuse(
             "/recipe",
             f"{recipe.name} does not work on the family {inspection.family!r} (it does on "
-            f"{', '.join(recipe.families)}){why_not(draft, recipe.granularities[0])}; recipes for this "
+            f"{', '.join(recipe.families)}){why}; recipes for this "
             f"model: {', '.join(others) or 'none'}.",
             "family_unsupported",
         )

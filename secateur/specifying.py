@@ -137,7 +137,7 @@ def target(sparsity: float | None, given: str | None, macs: str | None = None) -
     Raises: InputInvalid.
     """
     if sum(one is not None for one in (sparsity, given, macs)) > 1:
-        raise InputInvalid("Give either --sparsity, --macs or --target, not several of them.")
+        raise InputInvalid("Give one of --sparsity, --macs and --target, not both.")
     if sparsity is not None:
         return {"sparsity": sparsity}
     if macs is not None:

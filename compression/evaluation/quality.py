@@ -38,6 +38,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     CLASSIFICATION: ("accuracy",),
     FEATURES: ("embedding_cosine",),
     IMAGES: ("accuracy", "top5_accuracy"),
+    "other": (),
 }
 """The metrics that each task knows, the first being the one that headlines a report (of models that read a
 text as other tokens than the dense one: bits per byte)."""
