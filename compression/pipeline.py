@@ -82,6 +82,11 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     resumed = bool(loaded.store.names())
     if is_graph(loaded.inspection):
         return _run_graph(request, loaded, clock, resumed=resumed)
+    return _run_layers(request, loaded, clock, resumed=resumed)
+
+
+def _run_layers(request: Request, loaded: Loaded, clock: _Clock, *, resumed: bool) -> Outcome:
+    """The stages of a model of layers, as transformers knows it."""
     clock.enter("inspect")
     _inspect(loaded)
     clock.enter("baseline")

@@ -34,12 +34,7 @@ def _size(report: Json, granularity: str) -> str:
             f"{dense['layers'] - pruned['layers']} of {dense['layers']} layers are gone."
         )
     if report["graph"] is not None:
-        graph = report["graph"]
-        gone = graph["units"] - graph["units_kept"]
-        return (
-            f"The files of the model shrank to {percent(ratio)} of their size: {gone:,} of "
-            f"{graph['units']:,} removable channels are gone."
-        )
+        return _fewer_channels(report["graph"], ratio)
     if report["widths"] is not None and report["widths"]["layout"] is not None:
         return _varied(report["widths"], ratio)
     if report["low_rank"] is not None:
@@ -51,11 +46,7 @@ def _size(report: Json, granularity: str) -> str:
             "are gone."
         )
     if report["vocabulary"] is not None:
-        rows = report["vocabulary"]
-        return (
-            f"The weight files shrank to {percent(ratio)} of their size: {rows['dense'] - rows['kept']:,} of "
-            f"{rows['dense']:,} rows of the vocabulary are gone."
-        )
+        return _fewer_rows(report["vocabulary"], ratio)
     if report["widths"] is not None:
         gone = " and ".join(
             f"{one['dense'] - one['kept']} of {one['dense']} {unit_word(one['kind'])}s"
@@ -77,6 +68,21 @@ def _size(report: Json, granularity: str) -> str:
             "this artifact does not use one, so that every runtime can load it."
         )
     return f"The weight files are {percent(ratio)} of their size."
+
+
+def _fewer_rows(rows: Json, ratio: float) -> str:
+    return (
+        f"The weight files shrank to {percent(ratio)} of their size: {rows['dense'] - rows['kept']:,} of "
+        f"{rows['dense']:,} rows of the vocabulary are gone."
+    )
+
+
+def _fewer_channels(graph: Json, ratio: float) -> str:
+    gone = graph["units"] - graph["units_kept"]
+    return (
+        f"The files of the model shrank to {percent(ratio)} of their size: {gone:,} of {graph['units']:,} "
+        "removable channels are gone."
+    )
 
 
 def _graph(report: Json) -> str:
