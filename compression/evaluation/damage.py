@@ -133,7 +133,9 @@ class ClassTally:
                     "predicted": sum(b == number for _, b in pairs),
                 }
             )
-        metrics = {"accuracy": right / total, "loss": self.nll / total} if total else {"accuracy": None}
+        metrics: dict[str, float | None] = {"accuracy": None}
+        if total:
+            metrics = {"accuracy": right / total, "loss": self.nll / total}
         if total and self.near is not None:
             metrics["top5_accuracy"] = self.near / total
         return {
