@@ -65,12 +65,13 @@ def choose_within(
     *,
     across_groups: bool = True,
     share_kept: float = SHARE_KEPT,
+    multiple: int = 1,
     model: CostModel | None = None,
 ) -> tuple[Chosen | None, Costs]:
     """The fewest units of the lowest scores (by the name of a group) without which the costs fit, and these
     costs; None and the least costs that can be reached where they never do. A group without scores stays
-    whole."""
-    plan = _Ranking(anatomy, scores, share_kept)
+    whole; of the others a multiple of `multiple` units stays, or all."""
+    plan = _Ranking(anatomy, scores, share_kept, multiple)
     choose: Callable[[int], Chosen] = plan.lowest if across_groups else plan.share
     model = model or CostModel(anatomy)
     high = plan.steps(across_groups)
@@ -91,8 +92,11 @@ def choose_within(
 class _Ranking:
     """Units in the order in which they go, within what must stay."""
 
-    def __init__(self, anatomy: Anatomy, scores: Mapping[str, Scores], share_kept: float) -> None:
+    def __init__(
+        self, anatomy: Anatomy, scores: Mapping[str, Scores], share_kept: float, multiple: int
+    ) -> None:
         self._anatomy = anatomy
+        self._multiple = multiple
         self._orders = {name: np.argsort(one, kind="stable") for name, one in scores.items()}
         self._limits = {
             name: max(len(one) - max(math.ceil(share_kept * len(one)), 1), 0) for name, one in scores.items()
@@ -128,7 +132,9 @@ class _Ranking:
         return self._with_something_left({name: units for name, units in chosen.items() if units})
 
     def _with_something_left(self, chosen: Chosen) -> Chosen:
-        """Bring back the best unit of an axis that would lose all its elements (a part of a split, say)."""
+        """Round what stays of a group up, then bring back the best unit of an axis that would lose all its
+        elements (a part of a split, say)."""
+        chosen = {name: units[: self._fewer(name, len(units))] for name, units in chosen.items()}
         gone = removed_labels(self._anatomy, chosen)
         by_label = {
             int(self._anatomy.group(name).labels[unit]): (name, unit)
@@ -141,6 +147,13 @@ class _Ranking:
                 chosen[best[0]].remove(best[1])
                 gone[self._anatomy.group(best[0]).labels[best[1]]] = False
         return {name: sorted(units) for name, units in chosen.items() if units}
+
+    def _fewer(self, name: str, gone: int) -> int:
+        """How many of the `gone` units of a group go, in the order of their scores, so that a multiple
+        stays."""
+        units = len(self._orders[name])
+        kept = -(-(units - gone) // self._multiple) * self._multiple
+        return max(units - kept, 0)
 
 
 def _whole_axes(anatomy: Anatomy) -> list[NDArray[np.int64]]:

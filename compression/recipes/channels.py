@@ -40,6 +40,16 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             float,
             Field(SHARE_KEPT, ge=0, le=1, description="Share of every group's units that stays at least."),
         ),
+        "channel_multiple": (
+            int,
+            Field(
+                1,
+                ge=1,
+                le=1024,
+                description="Units that stay of a group are a multiple of it, or all. Runtimes compute "
+                "convolutions in blocks of 8 or 16 channels, so that other numbers save less time.",
+            ),
+        ),
         "sizes": (
             dict[str, Annotated[int, Field(ge=1, le=1 << 20)]],
             Field(

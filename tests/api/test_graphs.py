@@ -69,7 +69,8 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
     assert answer.status_code == 202, answer.text
     resolved = answer.json()["specification"]
     assert resolved["options"] == {
-        "criterion": "random", "allocation": "global", "minimum_share": 0.1, "sizes": {}
+        "criterion": "random", "allocation": "global", "minimum_share": 0.1, "channel_multiple": 1,
+        "sizes": {},
     }  # fmt: skip
     again = client.post("/v1/plans", json=resolved).json()
     assert again["specification"] == resolved

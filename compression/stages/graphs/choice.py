@@ -25,6 +25,7 @@ class Ways:
     criterion: str
     across_groups: bool
     share_kept: float
+    multiple: int
     seed: int
 
 
@@ -95,6 +96,7 @@ def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Cho
         lambda costs: bound.of(costs) <= bound.most,
         across_groups=ways.across_groups,
         share_kept=ways.share_kept,
+        multiple=ways.multiple,
         model=model,
     )
     if chosen is None:

@@ -109,7 +109,11 @@ class GraphJob:
     def _choose(self, criterion: str) -> Chosen:
         spec, options = self.loaded.specification, self.options
         ways = choice.Ways(
-            criterion, options["allocation"] == "global", float(options["minimum_share"]), spec.seed
+            criterion,
+            options["allocation"] == "global",
+            float(options["minimum_share"]),
+            int(options["channel_multiple"]),
+            spec.seed,
         )
         stored = artifacts.stored_bytes(self.loaded, self.loaded.folder)
         dtype = str(self.loaded.admission.dtype)

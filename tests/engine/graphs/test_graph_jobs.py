@@ -178,6 +178,14 @@ def test_targets_are_met(tmp_path: Path, target: dict[str, Any], recipe: str) ->
         assert 0.8 * amount < report["target"]["achieved"] <= amount
 
 
+def test_numbers_of_channels_are_multiples(tmp_path: Path) -> None:
+    wanted = {"target": {"macs": 0.7}, "options": {"channel_multiple": 4}}
+    report, _, _ = ran(job(tmp_path, **wanted))
+    groups = report["graph"]["groups"]
+    assert any(one["kept"] < one["dense"] for one in groups)
+    assert all(one["kept"] % 4 == 0 or one["kept"] == one["dense"] for one in groups)
+
+
 def test_killed_jobs_go_on_and_give_the_same_bytes(tmp_path: Path) -> None:
     folder = job(tmp_path, evaluation={"dataset": "images", "measure": []}, preprocessing=HOW)
     _, artifact, _ = ran(folder, "whole")
