@@ -86,7 +86,25 @@ def choose_within(
             high, reached = middle, costs
         else:
             low = middle
-    return choose(high), reached
+    chosen = choose(high)
+    if multiple > 1:  # a step may take many units at once, more than are needed
+        chosen, reached = _given_back(plan, chosen, reached, model, fits)
+    return chosen, reached
+
+
+def _given_back(
+    plan: _Ranking, chosen: Chosen, reached: Costs, model: CostModel, fits: Callable[[Costs], bool]
+) -> tuple[Chosen, Costs]:
+    """The same choice with so many multiples of units brought back, the best ones first, as the costs
+    allow."""
+    for name in plan.by_worth(chosen):
+        while name in chosen:
+            fewer = plan.without_best(chosen, name)
+            costs = model.without(fewer)
+            if not fits(costs):
+                break
+            chosen, reached = fewer, costs
+    return chosen, reached
 
 
 class _Ranking:
@@ -147,6 +165,17 @@ class _Ranking:
                 chosen[best[0]].remove(best[1])
                 gone[self._anatomy.group(best[0]).labels[best[1]]] = False
         return {name: sorted(units) for name, units in chosen.items() if units}
+
+    def by_worth(self, chosen: Chosen) -> list[str]:
+        """The groups that units were chosen of, those that lose the best unit first."""
+        best = {name: max(self._worth[name, unit] for unit in units) for name, units in chosen.items()}
+        return sorted(best, key=lambda name: (-best[name], name))
+
+    def without_best(self, chosen: Chosen, name: str) -> Chosen:
+        """The same choice with the best `multiple` units of a group back."""
+        units = sorted(chosen[name], key=lambda unit: self._worth[name, unit])[: -self._multiple]
+        rest = {other: kept for other, kept in chosen.items() if other != name}
+        return {**rest, name: sorted(units)} if units else rest
 
     def _fewer(self, name: str, gone: int) -> int:
         """How many of the `gone` units of a group go, in the order of their scores, so that a multiple

@@ -102,9 +102,10 @@ def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Cho
     if chosen is None:
         least = bound.of(costs)
         raise TargetUnreachable(
-            f"{bound.kind} of at most {bound.most:,.0f} are asked for; with {ways.criterion} and "
-            f"options.minimum_share {ways.share_kept} at least {least:,.0f} of {bound.dense:,} stay (a ratio "
-            f"of {least / bound.dense:.3f}): ask for that much or more. What stays: {reasons(anatomy)}"
+            f"{bound.kind} of at most {bound.most:,.0f} are asked for; with {ways.criterion}, "
+            f"options.minimum_share {ways.share_kept} and channel_multiple {ways.multiple} at least "
+            f"{least:,.0f} of {bound.dense:,} stay (a ratio of {least / bound.dense:.3f}): ask for that much "
+            f"or more. What stays: {reasons(anatomy)}"
         )
     return chosen
 
