@@ -8,6 +8,7 @@ import torch
 from onnx import helper
 
 from compression.errors import TargetUnreachable
+from compression.graphs.choosing import choose_within
 from compression.graphs.costs import CostModel, costs
 from compression.graphs.criteria import CRITERIA, Scores
 from compression.graphs.cutting import cut
@@ -15,7 +16,7 @@ from compression.graphs.dependencies import Anatomy, analyse
 from compression.graphs.executor import GraphModule
 from compression.graphs.graph import read_graph
 from compression.graphs.masking import disagreement, mask
-from compression.graphs.pruning import choose_units, choose_within
+from compression.graphs.pruning import choose_units
 from compression.registry import UnknownEntry
 from tests.conftest import SHARED
 from tests.engine.graphs.exports import stored
