@@ -17,6 +17,7 @@ from compression.criteria.ranks import rank_criteria
 from compression.criteria.structures import structure_criteria
 from compression.criteria.vocabulary import vocabulary_criteria
 from compression.granularity import granularities
+from compression.graphs.criteria import CRITERIA
 from compression.recipes import recipes
 from compression.recipes.base import options_schema
 from compression.recipes.ranks import rank_options
@@ -55,6 +56,7 @@ def catalogue() -> dict[str, Any]:
         "rank_criteria": _weighed(rank_criteria),
         "rank_updates": _weighed(rank_updates),
         "rank_allocations": _weighed(rank_allocations),
+        "graph_criteria": _entries(CRITERIA),
         "schedules": _entries(schedules),
         "recoveries": [
             {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compression.anatomy.graph import is_graph
 from compression.checkpoint import Hook
 from compression.device import describe_device
 from compression.evaluation import nursery, probe
 from compression.export.artifact import Artifact
+from compression.loading.onnx.admission import ENDING
 from compression.report.build import build
 from compression.report.html import render
 from compression.report.types import ReportInputs
@@ -58,7 +60,10 @@ class _Clock:
 
 def fork_nursery(request: Request) -> None:
     """Fork off the process in which the result will be verified: for processes that run one job, before it.
-    Not where memory is limited, since what the fork shares would be counted twice."""
+    Not where memory is limited, since what the fork shares would be counted twice, and not for graphs, which
+    a process without torch verifies."""
+    if any(request.model.glob(f"*{ENDING}")):
+        return
     if request.specification.limits.memory_bytes is None:
         nursery.fork_off(request.threads, probe.child_environment(request.threads))
 
@@ -75,6 +80,13 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
     clock.enter("load")
     loaded = load.load(request, observer, hook or (lambda name: None))
     resumed = bool(loaded.store.names())
+    if is_graph(loaded.inspection):
+        return _run_graph(request, loaded, clock, resumed=resumed)
+    return _run_layers(request, loaded, clock, resumed=resumed)
+
+
+def _run_layers(request: Request, loaded: Loaded, clock: _Clock, *, resumed: bool) -> Outcome:
+    """The stages of a model of layers, as transformers knows it."""
     clock.enter("inspect")
     _inspect(loaded)
     clock.enter("baseline")
@@ -111,6 +123,25 @@ def run(request: Request, observer: Observer, *, hook: Hook | None = None) -> Ou
             recovery=final.recovery,
             measured=measured,
             verification=verified,
+            resumed=resumed,
+        )
+    )
+    return _write(request.work, artifact, report)
+
+
+def _run_graph(request: Request, loaded: Loaded, clock: _Clock, *, resumed: bool) -> Outcome:
+    """The stages of a network given as a graph."""
+    # Imported here: other jobs need no onnx.
+    from compression.stages.graphs import run as graphs
+
+    artifact, found = graphs.run(loaded, clock.enter)
+    clock.enter(None)
+    report = build(
+        ReportInputs(
+            **_provenance(loaded),
+            **found,
+            artifact={"bytes": artifact.bytes, "files": artifact.files, "gguf": None},
+            seconds=clock.seconds,
             resumed=resumed,
         )
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from compression import options
 from compression.anatomy.budget import default_length
+from compression.anatomy.graph import is_graph
 from compression.anatomy.inspection import Inspection
 from compression.anatomy.latency import Timing
 from compression.catalogue import Catalogue, Offer
@@ -14,6 +15,7 @@ from compression.loading.dataset_files import DatasetFacts
 from compression.resolving.data import check_gates, resolve_evaluation, resolve_recovery
 from compression.resolving.domain import resolve_domain_calibration, resolve_domain_evaluation
 from compression.resolving.draft import Draft
+from compression.resolving.graphs import resolve_graph
 from compression.resolving.hidden import why_not
 from compression.resolving.images import resolve_preprocessing
 from compression.resolving.layout import check_layout
@@ -39,6 +41,12 @@ def resolve(
     recipe = _recipe(spec, catalogue)
     draft = Draft(spec, recipe, catalogue, inspection, datasets, timings)
     _check_family(draft)
+    if is_graph(inspection):
+        if not draft.faults:
+            resolve_graph(draft)
+        if draft.faults:
+            raise SpecificationInvalid(draft.faults)
+        return draft.specification
     granularity = _granularity(draft)
     draft.update("structure", granularity=granularity)
     _check_ignore(draft)
@@ -72,10 +80,11 @@ def _check_family(draft: Draft) -> None:
         others = [
             name for name, offer in draft.catalogue.recipes.items() if inspection.family in offer.families
         ]
+        why = "" if is_graph(inspection) else why_not(draft, recipe.granularities[0])
         draft.refuse(
             "/recipe",
             f"{recipe.name} does not work on the family {inspection.family!r} (it does on "
-            f"{', '.join(recipe.families)}){why_not(draft, recipe.granularities[0])}; recipes for this "
+            f"{', '.join(recipe.families)}){why}; recipes for this "
             f"model: {', '.join(others) or 'none'}.",
             "family_unsupported",
         )

@@ -161,7 +161,8 @@ class Structure(Part):
     granularity: str | None = Field(
         default=None,
         description='"unstructured", n:m such as "2:4", blocks such as "16x16", "layer", "neuron", "head", '
-        '"neuron+head", "hidden", "neuron+hidden", "neuron+head+hidden", "expert", "vocabulary" or "rank".',
+        '"neuron+head", "hidden", "neuron+hidden", "neuron+head+hidden", "expert", "vocabulary" or "rank"; '
+        'of a graph (ONNX) "channel".',
     )
     ignore: list[Text] = Field(
         default=[],
@@ -206,11 +207,12 @@ class Structure(Part):
 class Output(Part):
     """What is written."""
 
-    formats: list[Literal["safetensors", "gguf"]] = Field(
+    formats: list[Literal["safetensors", "gguf", "onnx"]] = Field(
         default=["safetensors"],
         min_length=1,
         max_length=4,
-        description='What the artifact holds: "safetensors" always, with "gguf" also a file for llama.cpp.',
+        description='What the artifact holds: "safetensors" always, with "gguf" also a file for llama.cpp; '
+        'of a model that came as ONNX "onnx" alone, which is its default.',
     )
     dtype: Dtype | None = Field(
         default=None, description="Type of the written weights; default: as they came."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compression import catalogue
-from compression.anatomy.inspection import Inspection
+from compression.anatomy.graph import read_inspection
 from compression.loading.admission import PathSource, admit_model
 from compression.loading.dataset_files import admit_dataset
 from compression.prunable import check_prunable
@@ -22,4 +22,4 @@ def resolve_alone(data: Any, model: Path, datasets: Mapping[str, Path]) -> JobSp
     admission = admit_model(model_files(model))
     check_prunable(admission.format)
     facts = {name: admit_dataset(path.name, PathSource(path)) for name, path in datasets.items()}
-    return resolve(specification, catalogue.load(), Inspection.from_json(admission.inspection), facts)
+    return resolve(specification, catalogue.load(), read_inspection(admission.inspection), facts)

@@ -73,6 +73,7 @@ def compress(
     context: typer.Context,
     path: options.ModelPath,
     sparsity: options.Sparsity = None,
+    macs: options.Macs = None,
     target: options.Target = None,
     recipe: options.Recipe = None,
     granularity: options.Granularity = None,
@@ -112,7 +113,7 @@ def compress(
     wish = specifying.Wish(
         base=specifying.read_base(spec),
         recipe=recipe,
-        target=specifying.target(sparsity, target),
+        target=specifying.target(sparsity, target, macs),
         granularity=granularity,
         ignore=ignore or (),
         options=specifying.assignments("--option", option or ()),
@@ -135,7 +136,7 @@ def compress(
         metadata=specifying.assignments("--metadata", metadata or (), plain=True),
     )
     if not wish.target and not wish.base.get("target"):
-        raise errors.InputInvalid("Say how small: --sparsity 0.5, or --target KIND=VALUE.")
+        raise errors.InputInvalid("Say how small: --sparsity 0.5, --macs 0.5, or --target KIND=VALUE.")
     texts = specifying.Texts(calibration, evaluation, recovery_data, domain, domain_evaluation)
     order = compressing.Order(path, name, texts, wish, out)
     with Client(context.obj) as client, _terminable():

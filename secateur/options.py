@@ -19,6 +19,13 @@ ModelPath = Annotated[
 Sparsity = Annotated[
     float | None, Option(help="Fraction of the prunable weights to set to zero, such as 0.5.")
 ]
+Macs = Annotated[
+    str | None,
+    Option(
+        metavar="VALUE",
+        help="Multiply-accumulates that stay: a ratio such as 0.5, or an amount such as 1.5G.",
+    ),
+]
 Target = Annotated[
     str | None,
     Option(

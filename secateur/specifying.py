@@ -130,15 +130,18 @@ def read_base(path: Path | None) -> dict[str, Any]:
     return data
 
 
-def target(sparsity: float | None, given: str | None) -> dict[str, Any] | None:
-    """The target from `--sparsity 0.5`, or from `--target parameters=0.7`, `bytes=1.2GB`, `layers=2`.
+def target(sparsity: float | None, given: str | None, macs: str | None = None) -> dict[str, Any] | None:
+    """The target from `--sparsity 0.5`, `--macs 0.5`, or `--target parameters=0.7`, `bytes=1.2GB`,
+    `layers=2`.
 
     Raises: InputInvalid.
     """
-    if sparsity is not None and given is not None:
-        raise InputInvalid("Give either --sparsity or --target, not both.")
+    if sum(one is not None for one in (sparsity, given, macs)) > 1:
+        raise InputInvalid("Give one of --sparsity, --macs and --target, not both.")
     if sparsity is not None:
         return {"sparsity": sparsity}
+    if macs is not None:
+        return {"macs": loose_value(macs.strip())}
     if given is None:
         return None
     kind, mark, value = given.partition("=")

@@ -16,6 +16,7 @@ Task = Literal[
     "text-classification",
     "feature-extraction",
     "image-classification",
+    "other",
 ]
 
 ITEM_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -191,6 +191,8 @@ def pair_tables(
 ) -> list[Timing]:
     """What the tables (each with the time it was measured at, newest first) say of a job: one for each
     device, threads and software that has what the job needs, in the order of the tables."""
+    if not tables:
+        return []
     dtypes = timed_dtypes(specification, inspection)
     shape, tokens = shape_key(inspection), timed_tokens(inspection)
     kind = "cuda" if specification.queue == "gpu" else "cpu"

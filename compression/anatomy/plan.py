@@ -17,6 +17,8 @@ from compression.anatomy.budget import (
     without_layers,
 )
 from compression.anatomy.factors import factor_names, packed_names
+from compression.anatomy.graph import is_graph
+from compression.anatomy.graph_plan import plan_graph
 from compression.anatomy.hidden_width import subject, with_skips
 from compression.anatomy.inspection import ITEM_SIZES, Inspection, Site
 from compression.anatomy.latency import Timing
@@ -62,8 +64,11 @@ def plan(
     the weight files, `macs` those of all matrix products of one sequence, zeros included, `macs_nonzero`
     without the zeros, `memory_bytes` weights plus activations of one sequence. Ratios are pruned / dense.
     `latency` are seconds of one forward pass on each device that has a table of measured times. Where the
-    target is a latency and there is no table, what will be cut is not known: `pruned` is null.
+    target is a latency and there is no table, what will be cut is not known: `pruned` is null. For graphs see
+    `graph_plan`.
     """
+    if is_graph(inspection):
+        return plan_graph(specification, inspection)
     timing = timings[0] if timings else None
     if specification.target.kind == LATENCY and timing is None:
         return _unmeasured(specification, inspection)

@@ -90,6 +90,9 @@ def mean_pool(hidden: Tensor, real: Tensor) -> Tensor:
     return (hidden.float() * weight).sum(1) / weight.sum(1).clamp_min(1.0)
 
 
+NEAR = 5
+
+
 class ClassTally:
     """Predictions of a classifier, right and wrong, class by class."""
 
@@ -98,16 +101,22 @@ class ClassTally:
         self.truth: list[int] = []
         self.predicted: list[int] = []
         self.nll = 0.0
+        self.near: int | None = None
+        """How many are among the five most likely; None where there are no more than five classes."""
 
     def add(self, logits: Tensor, batch: Batch) -> None:
         """Add logits [b, c]; ``batch["labels"]`` int64 [b]."""
         labels = batch["labels"].to(logits.device)
         self.nll += float(functional.cross_entropy(logits.float(), labels, reduction="none").double().sum())
+        if logits.shape[-1] > NEAR:
+            nearest = logits.float().topk(NEAR).indices == labels[:, None]
+            self.near = (self.near or 0) + int(nearest.sum())
         self.truth += batch["labels"].tolist()
         self.predicted += logits.float().argmax(-1).tolist()
 
     def result(self) -> dict[str, Any]:
-        """``metrics`` (accuracy, loss), ``classes``, ``predictions`` and ``truth`` (class numbers).
+        """``metrics`` (accuracy, loss, of more than five classes top5_accuracy), ``classes``,
+        ``predictions`` and ``truth`` (class numbers).
 
         ``classes`` is a list of {label, examples, correct, predicted}.
         """
@@ -124,7 +133,11 @@ class ClassTally:
                     "predicted": sum(b == number for _, b in pairs),
                 }
             )
-        metrics = {"accuracy": right / total, "loss": self.nll / total} if total else {"accuracy": None}
+        metrics: dict[str, float | None] = {"accuracy": None}
+        if total:
+            metrics = {"accuracy": right / total, "loss": self.nll / total}
+        if total and self.near is not None:
+            metrics["top5_accuracy"] = self.near / total
         return {
             "metrics": metrics,
             "classes": classes,

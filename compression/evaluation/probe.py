@@ -17,8 +17,23 @@ from torch import Tensor
 
 from compression.device import cpu_name
 from compression.evaluation import nursery
+from compression.evaluation.memory import memory_now, memory_peak
 from compression.evaluation.types import Batch, model_inputs
 from compression.export.writer import Entry, write_file
+
+__all__ = [
+    "ChildFailed",
+    "Fixed",
+    "child",
+    "child_environment",
+    "device_name",
+    "device_peak",
+    "memory_now",
+    "memory_peak",
+    "memory_report",
+    "read_inputs",
+    "write_inputs",
+]
 
 
 @dataclass(frozen=True)
@@ -56,30 +71,6 @@ def read_inputs(path: Path) -> Fixed:
             if f"{number}/out" in names:
                 outputs.append(file.get_tensor(f"{number}/out"))
     return Fixed(metadata["task"], tuple(batches), tuple(outputs))
-
-
-def memory_now() -> int:
-    """Resident bytes of this process."""
-    return _status("VmRSS")
-
-
-def memory_peak() -> int:
-    """The most resident bytes this process ever had, of this program, not of the one that started it."""
-    return _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            for line in file:
-                if line.startswith(field + ":"):
-                    return int(line.split()[1]) * 1024
-    except FileNotFoundError:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    return 0
 
 
 def device_peak(device: str) -> int | None:

@@ -37,7 +37,8 @@ METRICS: dict[str, tuple[str, ...]] = {
     TEXT_TO_TEXT: ("perplexity", "bits_per_byte"),
     CLASSIFICATION: ("accuracy",),
     FEATURES: ("embedding_cosine",),
-    IMAGES: ("accuracy",),
+    IMAGES: ("accuracy", "top5_accuracy"),
+    "other": (),
 }
 """The metrics that each task knows, the first being the one that headlines a report (of models that read a
 text as other tokens than the dense one: bits per byte)."""

@@ -6,7 +6,6 @@ inputs on the same kind of machine give the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +20,11 @@ from compression.anatomy.formats import GGUF, SAFETENSORS
 from compression.evaluation import stock
 from compression.evaluation.types import TensorSource
 from compression.export.card import model_card
+from compression.export.files import MANIFEST_SCHEMA, file_entry, result_of, write_json
 from compression.export.gguf import file as gguf_file
 from compression.export.masks import FORMAT, write_masks
 from compression.export.model import WrittenModel, write_model
 from compression.export.writer import SHARD_BYTES
-
-MANIFEST_SCHEMA = "secateur.manifest/1"
-_NOT_OF_THE_RESULT = ("metadata", "priority", "queue", "limits")
 
 
 @dataclass(frozen=True)
@@ -94,13 +91,6 @@ def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def file_entry(root: Path, path: Path) -> dict[str, Any]:
-    """{path (relative to ``root``), bytes, sha256}."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": digest}
-
-
 def write_artifact(inputs: ArtifactInputs) -> Artifact:
     """Write the folder. Raises FileExistsError when there is something in it already."""
     folder = inputs.folder
@@ -124,17 +114,17 @@ def write_artifact(inputs: ArtifactInputs) -> Artifact:
     if inputs.masks:
         write_masks(extra / "masks.safetensors", inputs.masks)
     if layers is not None:
-        _write_json(extra / "kept.json", {"schema": "secateur.kept/1", "layers": list(layers)})
+        write_json(extra / "kept.json", {"schema": "secateur.kept/1", "layers": list(layers)})
     if inputs.units:
-        _write_json(extra / "units.json", {"schema": "secateur.units/1", "units": dict(inputs.units)})
+        write_json(extra / "units.json", {"schema": "secateur.units/1", "units": dict(inputs.units)})
     if inputs.rows is not None:
-        _write_json(extra / "vocabulary.json", {"schema": "secateur.vocabulary/1", "rows": list(inputs.rows)})
+        write_json(extra / "vocabulary.json", {"schema": "secateur.vocabulary/1", "rows": list(inputs.rows)})
     gguf = _write_gguf(inputs) if GGUF in _formats(inputs) else None
     (folder / "README.md").write_text(model_card(inputs), encoding="utf-8")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = [file_entry(folder, path) for path in paths]
     manifest = _manifest(inputs, layers, files, gguf)
-    _write_json(extra / "manifest.json", manifest)
+    write_json(extra / "manifest.json", manifest)
     return Artifact(folder, manifest, [*files, file_entry(folder, extra / "manifest.json")], gguf)
 
 
@@ -164,7 +154,7 @@ def _manifest(
     files: list[dict[str, Any]],
     gguf: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    specification = {k: v for k, v in inputs.specification.items() if k not in _NOT_OF_THE_RESULT}
+    specification = result_of(inputs.specification)
     return {
         "schema": MANIFEST_SCHEMA,
         "format": "transformers",
@@ -185,8 +175,3 @@ def _manifest(
         "gguf": None if gguf is None else dict(gguf),
         "files": files,
     }
-
-
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")

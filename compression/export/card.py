@@ -22,7 +22,6 @@ _COST_ROWS = (
     ("parameters", "parameters"),
     ("nonzeros", "non-zeros"),
     ("bytes", "bytes of weights"),
-    ("macs", "MACs for one sequence"),
 )
 
 
@@ -51,9 +50,9 @@ def model_card(inputs: ArtifactInputs) -> str:
         f"- recovery: {recovery}",
         f"- seed: {specification.get('seed', 0)}",
         "",
-        *_cost_table(inputs.figures.get("cost") or {}),
-        *_quality_table(inputs.figures.get("quality") or {}, "the evaluation data"),
-        *_quality_table(inputs.figures.get("domain_quality") or {}, "the domain's evaluation data"),
+        *cost_table(inputs.figures.get("cost") or {}),
+        *quality_table(inputs.figures.get("quality") or {}, "the evaluation data"),
+        *quality_table(inputs.figures.get("domain_quality") or {}, "the domain's evaluation data"),
         *_loading(inputs),
         *_gguf(specification),
         "## What it is not",
@@ -123,19 +122,21 @@ def _gguf(specification: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cost_table(cost: Mapping[str, Any]) -> list[str]:
+def cost_table(cost: Mapping[str, Any], macs: str = "MACs for one sequence") -> list[str]:
+    """The counts of `cost` before and after, as Markdown."""
     dense, pruned = cost.get("dense"), cost.get("recovered") or cost.get("pruned")
     if not dense or not pruned:
         return []
     rows = ["| | dense | pruned | ratio |", "| --- | ---: | ---: | ---: |"]
-    for key, title in _COST_ROWS:
+    for key, title in (*_COST_ROWS, ("macs", macs)):
         if dense.get(key) and pruned.get(key) is not None:
             ratio = pruned[key] / dense[key]
             rows.append(f"| {title} | {dense[key]:,} | {pruned[key]:,} | {ratio:.3f} |")
     return ["## Cost", "", *rows, ""]
 
 
-def _quality_table(quality: Mapping[str, Any], where: str) -> list[str]:
+def quality_table(quality: Mapping[str, Any], where: str) -> list[str]:
+    """The metrics of each state that was judged, as Markdown."""
     names = [name for name in ("dense", "pruned", "recovered") if quality.get(name)]
     metrics = sorted({metric for name in names for metric in quality[name]})
     if not metrics:

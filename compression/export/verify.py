@@ -8,7 +8,6 @@ also when a check fails; ``ok`` says so.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -22,6 +21,7 @@ from compression.anatomy import inspect
 from compression.errors import ArtifactVerificationFailed
 from compression.evaluation import probe, stock
 from compression.evaluation.types import CLASSIFICATION, FEATURES, IMAGES
+from compression.export.files import MANIFEST, file_faults
 from compression.export.gguf import file as gguf_file
 from compression.export.gguf import readback
 from compression.export.masks import read_masks
@@ -29,7 +29,6 @@ from compression.loading.weights import WeightReader
 from compression.specification import n_m
 
 MASKS = "secateur/masks.safetensors"
-MANIFEST = "secateur/manifest.json"
 _POOLERS = ((FEATURES, "missing_keys"), (CLASSIFICATION, "unexpected_keys"), (IMAGES, "unexpected_keys"))
 
 
@@ -119,23 +118,6 @@ def key_faults(info: dict[str, Any], task: str) -> list[str]:
         if keys:
             shown = ", ".join(keys[:5])
             faults.append(f"the stock loader reports {kind.replace('_', ' ')}: {shown}")
-    return faults
-
-
-def file_faults(folder: Path) -> list[str]:
-    """Files that are not what the manifest says."""
-    manifest = folder / MANIFEST
-    if not manifest.exists():
-        return []
-    faults = []
-    for entry in json.loads(manifest.read_text(encoding="utf-8"))["files"]:
-        path = folder / entry["path"]
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            faults.append(f"{entry['path']} is missing or has another size than the manifest says")
-        else:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                    faults.append(f"{entry['path']} does not have the sha256 that the manifest says")
     return faults
 
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-
-import numpy as np
-from numpy.typing import NDArray
-
-from compression.errors import TargetUnreachable
-from compression.graphs.costs import CostModel
+from compression.graphs.allocation import SHARE_KEPT, Budget, Chosen, allocate
+from compression.graphs.batches import Batches
 from compression.graphs.criteria import CRITERIA, Scores
 from compression.graphs.dependencies import Anatomy
-from compression.graphs.removal import Kept, removed_labels
+from compression.graphs.evidence import Collecting, Evidence, collect
 
-Chosen = dict[str, list[int]]
-"""By the name of a group, the units that go, ascending."""
-SHARE_KEPT = 0.1
-"""The least share of a group that stays, and at least one unit."""
+__all__ = ["SHARE_KEPT", "Chosen", "choose_units", "evidence_for", "score_units"]
 
 
 def choose_units(
@@ -28,104 +19,34 @@ def choose_units(
     across_groups: bool = True,
     share_kept: float = SHARE_KEPT,
     seed: int = 0,
+    evidence: Evidence | None = None,
 ) -> Chosen:
     """The units that go so that at most `macs_ratio` of the multiply-accumulates stay, and no more than
     needed.
 
     `across_groups`: scores, each divided by the mean of its group, are ranked over all groups; otherwise
-    every group loses the same share. TargetUnreachable names what can be reached; UnknownEntry for a
-    criterion.
+    every group loses the same share. `evidence` is for criteria that need data (`evidence_for`); see
+    `allocate` for other budgets. TargetUnreachable names what can be reached; UnknownEntry for a criterion.
     """
     if not 0 < macs_ratio <= 1:
         raise ValueError("macs_ratio lies above 0 and at most at 1")
+    scores = score_units(anatomy, criterion, evidence, seed)
+    budget = Budget(macs_ratio, share_kept=share_kept)
+    return allocate(anatomy, scores, budget, "global" if across_groups else "local")
+
+
+def evidence_for(
+    anatomy: Anatomy, criterion: str, batches: Batches, how: Collecting | None = None
+) -> Evidence | None:
+    """What a criterion needs, collected over batches; None if it needs nothing."""
+    needs = CRITERIA[criterion].needs
+    return collect(anatomy, batches, needs, how) if needs else None
+
+
+def score_units(
+    anatomy: Anatomy, criterion: str, evidence: Evidence | None = None, seed: int = 0
+) -> dict[str, Scores]:
+    """By group, the scores of its units; groups that the criterion says nothing of are left out."""
     found = CRITERIA[criterion]
-    scores = {group.name: found.scores(anatomy, group, seed) for group in anatomy.groups}
-    known = {name: one for name, one in scores.items() if one is not None}
-    plan = _Ranking(anatomy, known, share_kept)
-    choose: Callable[[int], Chosen] = plan.lowest if across_groups else plan.share
-    model = CostModel(anatomy)
-    dense = model.without({}).macs
-    most = plan.steps(across_groups)
-    reached = model.without(choose(most)).macs
-    if reached > macs_ratio * dense:
-        raise TargetUnreachable(
-            f"with {criterion} at least {reached / max(dense, 1):.3f} of the multiply-accumulates stay,"
-            f" more than {macs_ratio:.3f}: ask for that much or more"
-        )
-    low, high = -1, most  # `high` meets the target, `low` does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        if model.without(choose(middle)).macs <= macs_ratio * dense:
-            high = middle
-        else:
-            low = middle
-    return choose(high)
-
-
-class _Ranking:
-    """Units in the order in which they go, within what must stay."""
-
-    def __init__(self, anatomy: Anatomy, scores: Mapping[str, Scores], share_kept: float) -> None:
-        self._anatomy = anatomy
-        self._orders = {name: np.argsort(one, kind="stable") for name, one in scores.items()}
-        self._limits = {
-            name: max(len(one) - max(math.ceil(share_kept * len(one)), 1), 0) for name, one in scores.items()
-        }
-        entries = []
-        for place, (name, one) in enumerate(scores.items()):
-            relative = one / max(float(one.mean()), np.finfo(np.float64).tiny)
-            for rank, unit in enumerate(self._orders[name][: self._limits[name]].tolist()):
-                entries.append((float(relative[unit]), place, rank, name, unit))
-        self._entries = sorted(entries)
-        self._worth = {(name, unit): one for one, _, _, name, unit in entries}
-        self._axes = _whole_axes(anatomy)
-
-    def steps(self, across_groups: bool) -> int:
-        """How many steps there are from nothing to all that may go."""
-        return len(self._entries) if across_groups else max(self._limits.values(), default=0) * 4
-
-    def lowest(self, count: int) -> Chosen:
-        """The `count` units of the lowest scores."""
-        chosen: Chosen = {}
-        for _, _, _, name, unit in self._entries[:count]:
-            chosen.setdefault(name, []).append(unit)
-        return self._with_something_left(chosen)
-
-    def share(self, step: int) -> Chosen:
-        """The same share of every group."""
-        most = self.steps(across_groups=False)
-        chosen = {
-            name: self._orders[name][: (limit * step) // most].tolist()
-            for name, limit in self._limits.items()
-            if most
-        }
-        return self._with_something_left({name: units for name, units in chosen.items() if units})
-
-    def _with_something_left(self, chosen: Chosen) -> Chosen:
-        """Bring back the best unit of an axis that would lose all its elements (a part of a split, say)."""
-        gone = removed_labels(self._anatomy, chosen)
-        by_label = {
-            int(self._anatomy.group(name).labels[unit]): (name, unit)
-            for name, units in chosen.items()
-            for unit in units
-        }
-        for labels in self._axes:
-            if gone[labels].all():
-                best = max((by_label[label] for label in labels.tolist()), key=lambda unit: self._worth[unit])
-                chosen[best[0]].remove(best[1])
-                gone[self._anatomy.group(best[0]).labels[best[1]]] = False
-        return {name: sorted(units) for name, units in chosen.items() if units}
-
-
-def _whole_axes(anatomy: Anatomy) -> list[NDArray[np.int64]]:
-    """The sets of labels that some axis consists of, of axes that units alone make up; each set once."""
-    units: Kept = np.zeros(anatomy.label_count, dtype=np.bool_)
-    for group in anatomy.groups:
-        units[group.labels] = True
-    found: dict[bytes, NDArray[np.int64]] = {}
-    for axes in anatomy.axes.values():
-        for ids in axes:
-            if ids is not None and ids.size and units[ids].all():
-                labels = np.unique(ids)
-                found[labels.tobytes()] = labels
-    return list(found.values())
+    scores = {group.name: found.scores(anatomy, group, seed, evidence) for group in anatomy.groups}
+    return {name: one for name, one in scores.items() if one is not None}

@@ -26,6 +26,10 @@ MACS_COUNTER = (
     "an encoder: and one target as long; linear layers, attention scores and values, head); look-ups, "
     "norms and activations count nothing; zeros count"
 )
+GRAPH_MACS_COUNTER = (
+    "multiply-accumulates of one sample in convolutions, matrix products and recurrent layers; biases, norms "
+    "and whatever works element by element count nothing; zeros count"
+)
 COST_KEYS = (
     "parameters",
     "nonzeros",
@@ -67,6 +71,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "widths": None if inputs.widths is None else dict(inputs.widths),
         "low_rank": None if inputs.low_rank is None else dict(inputs.low_rank),
         "vocabulary": None if inputs.vocabulary is None else dict(inputs.vocabulary),
+        "graph": None if inputs.graph is None else dict(inputs.graph),
         "recovery": None if inputs.recovery is None else dict(inputs.recovery),
         "latency": latency,
         "memory": inputs.measured.get("memory"),
@@ -115,7 +120,8 @@ def _cost(inputs: ReportInputs) -> dict[str, Any]:
     if inputs.recovery is not None and parts["recovered"] is None:
         parts["recovered"] = parts["pruned"]
     last = parts["recovered"] if inputs.recovery is not None else parts["pruned"]
-    return parts | {"ratios": ratios(parts["dense"], last), "macs_counter": MACS_COUNTER}
+    counter = MACS_COUNTER if inputs.graph is None else GRAPH_MACS_COUNTER
+    return parts | {"ratios": ratios(parts["dense"], last), "macs_counter": counter}
 
 
 def _sites(inputs: ReportInputs, final: str) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compression.anatomy.families import family_of
+from compression.anatomy.graph import CHANNEL
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.anatomy.structures import unit_word
 from compression.anatomy.varied import RANK
@@ -19,7 +20,7 @@ Json = Mapping[str, Any]
 def notes(report: Json, granularity: str) -> list[str]:
     """Sentences for the top of the page, the most important first."""
     found = [_size(report, granularity), _speed(report, granularity), _aimed(report)]
-    found += [_quality(report), *_recovery(report)]
+    found += [_graph(report), _quality(report), *_recovery(report)]
     found += [_tokens(report), _domain(report), *_evaluation(report), *_overlap(report), *_gguf(report)]
     return [note for note in found if note]
 
@@ -33,16 +34,14 @@ def _size(report: Json, granularity: str) -> str:
             f"The weight files shrank to {percent(ratio)} of their size: "
             f"{dense['layers'] - pruned['layers']} of {dense['layers']} layers are gone."
         )
+    if report["graph"] is not None:
+        return _fewer_channels(report["graph"], ratio)
     if report["widths"] is not None and report["widths"]["structures"][0]["layers"] is not None:
         return _varied(report["widths"], ratio)
     if report["low_rank"] is not None:
         return _low_rank(report["low_rank"], ratio)
     if report["vocabulary"] is not None:
-        rows = report["vocabulary"]
-        return (
-            f"The weight files shrank to {percent(ratio)} of their size: {rows['dense'] - rows['kept']:,} of "
-            f"{rows['dense']:,} rows of the vocabulary are gone."
-        )
+        return _fewer_rows(report["vocabulary"], ratio)
     if report["widths"] is not None:
         gone = _gone(report["widths"]["structures"], report["model"]["architecture"])
         return f"The weight files shrank to {percent(ratio)} of their size: {gone} are gone."
@@ -74,6 +73,35 @@ def _low_rank(found: Json, ratio: float) -> str:
     return (
         f"The weight files shrank to {percent(ratio)} of their size: {count} are products of two thin ones, "
         f"and {gone}."
+    )
+
+
+def _fewer_rows(rows: Json, ratio: float) -> str:
+    return (
+        f"The weight files shrank to {percent(ratio)} of their size: {rows['dense'] - rows['kept']:,} of "
+        f"{rows['dense']:,} rows of the vocabulary are gone."
+    )
+
+
+def _fewer_channels(graph: Json, ratio: float) -> str:
+    gone = graph["units"] - graph["units_kept"]
+    return (
+        f"The files of the model shrank to {percent(ratio)} of their size: {gone:,} of {graph['units']:,} "
+        "removable channels are gone."
+    )
+
+
+def _graph(report: Json) -> str:
+    """Of a graph, what kept most channels."""
+    graph = report["graph"]
+    if graph is None or not graph["uncut"]:
+        return ""
+    kept: dict[str, int] = {}
+    for one in graph["uncut"]:
+        kept[one["reason"]] = kept.get(one["reason"], 0) + one["channels"]
+    reason = max(kept, key=lambda name: (kept[name], name))
+    return (
+        f"{sum(kept.values()):,} channels could not be removed; of these {kept[reason]:,} because {reason}."
     )
 
 
@@ -118,7 +146,7 @@ def _speed(report: Json, granularity: str) -> str:
             f"{_compared(latency['cases'][0])} the dense one: a forward pass takes "
             f"{percent(latency['ratio'])} of the time ({_range(latency['cases'][0])})."
         )
-    if granularity in ("layer", VOCABULARY, RANK, *STRUCTURES):
+    if granularity in ("layer", VOCABULARY, RANK, CHANNEL, *STRUCTURES):
         return measured
     expected = "Ordinary runtimes multiply by the zeros, so no speed-up is to be expected from them. "
     if n_m(granularity) == (2, 4):

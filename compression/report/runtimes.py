@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compression.anatomy.graph import CHANNEL
 from compression.anatomy.hidden_width import HIDDEN
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
 from compression.anatomy.varied import RANK
@@ -31,6 +32,8 @@ def runtimes(
     artifact has a GGUF file; ``layout`` how layers with widths of their own, low-rank weights and weights on
     skip connections are written (None: there are none).
     """
+    if granularity == CHANNEL:
+        return _graph_runtimes(versions, verified, latency_ratio)
     layers = granularity == "layer" or granularity in STRUCTURES
     rows = granularity == VOCABULARY
     measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
@@ -70,6 +73,28 @@ def runtimes(
     if pattern is not None:
         found.append(_semi_structured(pattern))
     return found
+
+
+def _graph_runtimes(
+    versions: Mapping[str, str], verified: bool, latency_ratio: float | None
+) -> list[dict[str, Any]]:
+    """Those of a network that is a file of ONNX."""
+    measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
+    less = "Fewer channels are computed; what that saves depends on shapes and device."
+    return [
+        _entry(
+            "ONNX Runtime",
+            versions.get("onnxruntime", ""),
+            "yes",
+            "depends",
+            less + measured,
+            checked=verified,
+        ),
+        _entry("OpenVINO", "current", "yes", "depends", "Reads ONNX files as they are. " + less),
+        _entry(
+            "TensorRT", "current", "after conversion", "depends", "Builds engines from ONNX files. " + less
+        ),
+    ]
 
 
 def _entry(

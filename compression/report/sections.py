@@ -52,11 +52,17 @@ def before_and_after(report: Json) -> str:
     plot = figure(
         "What it costs",
         plots.grouped_bars("Dense and result: parameters, non-zeros, bytes, MACs", groups),
-        f"MACs of one sequence of {cost['dense']['sequence_length']} tokens: {cost['macs_counter']}.",
+        f"MACs{_counted(report)}: {cost['macs_counter']}.",
         ("dense", final),
     )
     counts = table(["", number("dense"), number(final), number("ratio")], rows, caption)
     return f'<div class="plots">{plot}<div>{counts}</div></div>'
+
+
+def _counted(report: Json) -> str:
+    if report["graph"] is not None:
+        return ""
+    return f" of one sequence of {report['cost']['dense']['sequence_length']} tokens"
 
 
 def layers(report: Json) -> str:
@@ -298,14 +304,14 @@ def speed(report: Json) -> str:
             f"dense in {latency['dtype']['dense']}, result in {latency['dtype']['pruned']}."
         )
         parts.append(figure("Latency", plots.ranges("Latency", rows, seconds_text), told, ("dense", final)))
-        parts.append(f"<div>{_throughput(latency, final)}{_memory(memory, final)}</div>")
+        parts.append(f"<div>{_throughput(latency, final, report)}{_memory(memory, final)}</div>")
     else:
         parts.append(f"<div>{_memory(memory, final)}</div>" if memory else "")
     content = "".join(parts)
     return f'<div class="plots">{content}</div>' if content else "<p>Not measured in this job.</p>"
 
 
-def _throughput(latency: Json, final: str) -> str:
+def _throughput(latency: Json, final: str, report: Json) -> str:
     rows = [
         [
             case["name"],
@@ -317,7 +323,8 @@ def _throughput(latency: Json, final: str) -> str:
         for case in latency["cases"]
     ]
     names = ("dense", final, "time, of dense", "95% range")
-    return table(["tokens a second", *map(number, names)], rows)
+    what = "tokens" if report["graph"] is None else "samples"
+    return table([f"{what} a second", *map(number, names)], rows)
 
 
 def _memory(memory: Json | None, final: str) -> str:
@@ -352,7 +359,7 @@ def runtimes(report: Json) -> str:
     told = ""
     if verified is not None:
         told = (
-            "<p>A clean process loaded the artifact with the stock loader; its outputs differ from the "
+            "<p>A clean process loaded the artifact as users do; its outputs differ from the "
             f"evaluated ones by at most {number_text(verified['max_abs_difference'])}.</p>"
         )
     return told + table(["runtime", "loads it", "faster", "checked", "note"], rows, stack=True)

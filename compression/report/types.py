@@ -29,6 +29,7 @@ class ReportInputs:
                    ``stages.retold.account`` says; None otherwise
     low_rank       of low-rank weights: ``sparsity`` of them, and ``weights``: ``name``, ``layer``, ``shape``,
                    ``rank`` (None: dense); or None
+    graph          of a network given as a graph: ``stages.graphs.account.graph_account``; None otherwise
     recovery       ``RecoveryResult.history`` with ``method``; None without recovery
     measured       ``evaluation.measure.with_pruned_memory``: ``latency``, ``memory`` (each may be None)
     verification   what ``export.verify.run`` gave
@@ -60,6 +61,7 @@ class ReportInputs:
     experts: Sequence[Sequence[int]] | None = None
     vocabulary: Json | None = None
     low_rank: Json | None = None
+    graph: Json | None = None
     recovery: Json | None = None
     measured: Json = field(default_factory=dict)
     verification: Json | None = None
@@ -67,7 +69,7 @@ class ReportInputs:
 
     @property
     def units(self) -> Json | None:
-        """The account of what went whole (neurons and heads, rows of the vocabulary, ranks): with
+        """The account of what went whole (neurons and heads, rows of the vocabulary, ranks, channels): with
         ``sparsity``."""
-        found = (self.widths, self.vocabulary, self.low_rank)
+        found = (self.widths, self.vocabulary, self.low_rank, self.graph)
         return next((account for account in found if account is not None), None)

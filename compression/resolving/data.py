@@ -15,7 +15,8 @@ METRICS: dict[str, tuple[str, ...]] = {
     "text2text-generation": ("perplexity", "bits_per_byte"),
     "text-classification": ("accuracy",),
     "feature-extraction": ("embedding_cosine",),
-    "image-classification": ("accuracy",),
+    "image-classification": ("accuracy", "top5_accuracy"),
+    "other": (),
 }
 """The quality metrics of each task. The first is evaluated where a job names none; where models are compared
 that read a text as different tokens, all are."""

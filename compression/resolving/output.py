@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compression.anatomy.formats import FORMATS, SAFETENSORS
+from compression.anatomy.graph import FORMAT as GRAPH
 from compression.resolving.draft import Draft
 
 
@@ -33,6 +34,8 @@ def resolve_output(draft: Draft) -> None:
 def _reason(draft: Draft, name: str) -> str:
     """Why the result cannot be written so; empty if it can."""
     granularity = draft.specification.structure.granularity
+    if name == GRAPH:
+        return "only a model that came as ONNX is"
     for limit in draft.inspection.format_limits:
         cuts = limit["granularities"]
         if limit["format"] == name and not cuts:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from compression.anatomy.budget import default_length, stated_length
+from compression.anatomy.graph import is_graph
 from compression.loading.data import DataPlan, Sequences, TrainingRows, overlap
 from compression.loading.images.plan import ImagePlan, Images, TrainingImages
 from compression.preprocessing import of_model
@@ -60,6 +61,8 @@ def open_plan(loaded: Loaded) -> DataPlan | ImagePlan:
     held_out = held_out_datasets(loaded)
     if image is not None:
         how = spec.preprocessing or of_model(*image[1:])
+        if is_graph(loaded.inspection):
+            config = {"id2label": dict(enumerate(loaded.inspection.labels or ()))}
         return ImagePlan(config, image[0], how, datasets, held_out=held_out)
     return DataPlan(loaded.folder, config, loaded.admission.task, datasets, held_out=held_out)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from compression.anatomy.formats import GGUF
-from compression.anatomy.inspection import Inspection
+from compression.anatomy.graph import FORMAT, read_inspection
 from compression.anatomy.vocabulary import VOCABULARY
 from compression.checkpoint import Hook, Store, file_digest, job_key
 from compression.device import prepare_device
@@ -47,7 +47,7 @@ def load(request: Request, observer: Observer, hook: Hook) -> Loaded:
         observer.progress(number + 1, len(names))
         hook("mid_load")
     datasets = {name: file_digest(path) for name, path in sorted(request.datasets.items())}
-    versions = software()
+    versions = software() | (graph_software() if admission.format == FORMAT else {})
     key = job_key(result_specification(request), {**files, **datasets}, {**versions, "device": device.type})
     return Loaded(
         request=request,
@@ -56,7 +56,7 @@ def load(request: Request, observer: Observer, hook: Hook) -> Loaded:
         device=device,
         folder=folder,
         admission=admission,
-        inspection=Inspection.from_json(admission.inspection),
+        inspection=read_inspection(admission.inspection),
         recipe=recipe,
         files=files,
         datasets=datasets,
@@ -71,6 +71,11 @@ def result_specification(request: Request) -> dict[str, object]:
     return {
         name: part for name, part in data.items() if name not in ("limits", "priority", "metadata", "queue")
     }
+
+
+def graph_software() -> dict[str, str]:
+    """The same that results of graphs alone depend on."""
+    return {name: version(name) for name in ("numpy", "onnx", "onnxruntime")}
 
 
 def software() -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from compression import catalogue
+from compression.anatomy.graph import is_graph, read_inspection
 from compression.anatomy.inspection import Inspection
 from compression.anatomy.latency import Timing, pair_tables, shape_key
 from compression.loading.dataset_files import DatasetFacts
@@ -73,9 +74,9 @@ def check(session: Session, tenant: str, data: Any) -> Checked:
     except ModelNotFound as error:
         raise _at(error, "/model") from None
     check_prunable(model.format)
-    inspection = Inspection.from_json(model.inspection or {})
+    inspection = read_inspection(model.inspection or {})
     datasets = _datasets(session, tenant, specification)
-    tables = Timings(session, tenant).of(shape_key(inspection))
+    tables = [] if is_graph(inspection) else Timings(session, tenant).of(shape_key(inspection))
     known = pair_tables(specification, inspection, tables)
     resolved = resolve(specification, catalogue.load(), inspection, datasets, known)
     return Checked(data, resolved, inspection, model, pair_tables(resolved, inspection, tables))

@@ -49,6 +49,9 @@ def kinds() -> Iterator[tuple[str, int, str, str]]:
         if error.code not in {"lease_lost", "illegal_transition"}:
             yield error.code, error.status, error.title, _first_line(error)
     for refusal in (*_family(ModelRejected), *_family(DatasetInvalid)):
+        # What only jobs find out about graphs is the error of a job, not an answer.
+        if refusal.__module__.startswith("compression.graphs"):
+            continue
         yield refusal.code, 422, problems.title_of(refusal), _first_line(refusal)
 
 

@@ -1,4 +1,4 @@
-"""ONNX models over HTTP: taken in and described; jobs and plans on them are refused by name."""
+"""ONNX models over HTTP: taken in and described, planned, asked for."""
 
 from __future__ import annotations
 
@@ -49,19 +49,71 @@ def test_an_upload_with_data_and_names(client: httpx2.Client, tmp_path: Path) ->
     assert len(answer.json()["files"]) == 3
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans"])
-def test_jobs_and_plans_are_refused_by_name(
-    client: httpx2.Client, network: dict[str, Any], path: str
+def test_a_plan_says_what_is_known(client: httpx2.Client, network: dict[str, Any]) -> None:
+    wanted = {"model": network["id"], "recipe": "group-l1", "target": {"parameters": 0.5}}
+    found = client.post("/v1/plans", json=wanted).json()
+    assert found["valid"] is True
+    assert found["dense"] == {"parameters": 532, "bytes": network["bytes"]}
+    assert found["pruned"] is None
+    assert found["asked"] == {"kind": "parameters", "value": 0.5, "at_most": 266}
+    assert "found when the job runs it" in found["notes"][0]
+    assert found["specification"]["structure"]["granularity"] == "channel"
+    assert found["specification"]["output"]["formats"] == ["onnx"]
+    macs = client.post("/v1/plans", json={**wanted, "target": {"macs": 0.5}}).json()
+    assert macs["asked"]["at_most"] is None
+
+
+def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, Any]) -> None:
+    wanted = {"model": network["id"], "recipe": "random-channels", "target": {"macs": 0.5}}
+    answer = client.post("/v1/jobs", json=wanted)
+    assert answer.status_code == 202, answer.text
+    resolved = answer.json()["specification"]
+    assert resolved["options"] == {
+        "criterion": "random", "allocation": "global", "minimum_share": 0.1, "channel_multiple": 1,
+        "sizes": {},
+    }  # fmt: skip
+    again = client.post("/v1/plans", json=resolved).json()
+    assert again["specification"] == resolved
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "words"),
+    [
+        ({"recipe": "wanda"}, "/recipe", "recipes for this model: group-l1"),
+        ({"recovery": {"method": "lora"}}, "/recovery/method", "not trained yet"),
+        ({"output": {"formats": ["safetensors"]}}, "/output/formats", "comes back as one"),
+        ({"output": {"dtype": "bfloat16"}}, "/output/dtype", "keep their types"),
+        ({"structure": {"granularity": "head"}}, "/structure/granularity", "by 'channel' alone"),
+        ({"structure": {"ignore": ["*"]}}, "/structure/ignore", "none can be left alone"),
+        ({"target": {"latency": 0.5}}, "/target/latency", "it offers: macs"),
+        ({"target": {"layers": 2}}, "/target/layers", "it offers: macs"),
+        ({"target": {"parameters": 1000}}, "/target/parameters", "532 parameters as it is"),
+        ({"options": {"minimum_share": 2.0}}, "/options/minimum_share", "Share of every group"),
+        ({"options": {"sizes": {"length": 0}}}, "/options/sizes/length", "minimum"),
+        ({"queue": "gpu"}, "/queue", "on processors"),
+        ({"evaluation": {"gates": [{"metric": "perplexity", "max": 3}]}}, "/evaluation/gates/0/metric", ""),
+    ],
+)
+def test_what_graphs_do_not_take_is_refused(
+    client: httpx2.Client, network: dict[str, Any], changes: dict[str, Any], pointer: str, words: str
 ) -> None:
-    for recipe in ("magnitude", "layer-drop", "flap"):
-        wanted = {"model": network["id"], "recipe": recipe, "target": {"sparsity": 0.5}}
-        answer = client.post(path, json=wanted)
-        assert answer.status_code == 422
-        problem = answer.json()
-        assert problem["code"] == "format_not_prunable"
-        assert "cannot be pruned yet" in problem["detail"]
-        assert problem["errors"][0]["pointer"] == "/model"
-    assert client.get("/v1/jobs").json()["data"] == []
+    wanted = {"model": network["id"], "recipe": "group-l1", "target": {"macs": 0.5}, **changes}
+    answer = client.post("/v1/jobs", json=wanted)
+    assert answer.status_code == 422
+    assert [each["pointer"] for each in answer.json()["errors"]] == [pointer]
+    assert words in answer.json()["errors"][0]["message"]
+
+
+def test_operators_that_cannot_be_computed_refuse_jobs_alone(client: httpx2.Client) -> None:
+    made = small_network()
+    made.graph.node[5].op_type = "GlobalLpPool"
+    sent = create(client, ("model.onnx", made.SerializeToString()))
+    assert sent.status_code == 201, sent.text
+    wanted = {"model": sent.json()["id"], "recipe": "group-l1", "target": {"macs": 0.5}}
+    answer = client.post("/v1/jobs", json=wanted)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/model"
+    assert "GlobalLpPool (pool)" in answer.json()["errors"][0]["message"]
 
 
 def test_a_bad_graph_is_a_problem(client: httpx2.Client) -> None:
@@ -90,7 +142,7 @@ def test_the_client_sends_a_file_or_a_folder(gateway: Gateway, client: httpx2.Cl
             sent = connected.upload_model(place, "network")
             assert {file.path for file in sent.files} == {"model.onnx", "model.onnx.data"}
             assert sent.inspection["kind"] == "graph"
-        with pytest.raises(errors.ApiError, match="cannot be pruned yet"):
+        with pytest.raises(errors.ApiError, match="does not work on the family 'graph'"):
             connected.submit({"model": sent.id, "recipe": "magnitude", "target": {"sparsity": 0.5}})
         program = tmp_path / "model.pt2"
         program.write_bytes(b"PK")

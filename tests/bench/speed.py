@@ -20,7 +20,7 @@ from torch import nn
 
 from compression import pipeline
 from compression.evaluation import stock
-from compression.evaluation.measure import interleave, paired, summarise
+from compression.evaluation.turns import interleave, paired, summarise
 from compression.standalone import resolve_alone
 from tests.bench.common import reference, table, write
 from tests.engine.jobs import Recorder

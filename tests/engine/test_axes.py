@@ -28,6 +28,7 @@ from compression.cutting import PruneSettings
 from compression.gradients import KINDS
 from compression.granularity import granularities
 from compression.granularity.base import Pattern
+from compression.graphs.criteria import CRITERIA as GROUP_CRITERIA
 from compression.parameters import Parameter, all_parameters, configured, parameter, parameters_of
 from compression.recipes import recipes
 from compression.recipes.base import Recipe
@@ -119,6 +120,13 @@ def test_recipes_compose_what_exists(name: str):
         return
     if set(GRANULARITIES) & set(recipe.granularities):
         _composes_structures(recipe)
+        return
+    if recipe.granularities == ("channel",):
+        assert recipe.needs == frozenset()
+        assert recipe.families == ("graph",)
+        assert recipe.axes["criterion"] == recipe.options().criterion
+        schema = recipe.to_json()["options"]["properties"]["criterion"]
+        assert schema["enum"] == GROUP_CRITERIA.names()
         return
     if recipe.granularities == ("vocabulary",):
         assert recipe.needs == vocabulary_criteria[recipe.axes["criterion"]].needs

@@ -17,15 +17,9 @@ from compression.anatomy import count_macs, inspect
 from compression.evaluation import probe, stock
 from compression.evaluation.cost import cost
 from compression.evaluation.macs import counted_macs
-from compression.evaluation.measure import (
-    LEAST_ROUNDS,
-    MeasurementFailed,
-    interleave,
-    measure,
-    summarise,
-    with_pruned_memory,
-)
+from compression.evaluation.measure import MeasurementFailed, measure, with_pruned_memory
 from compression.evaluation.quality import UnknownMetric, evaluate
+from compression.evaluation.turns import LEAST_ROUNDS, interleave, summarise
 from compression.evaluation.types import CLASSIFICATION, FEATURES, GENERATION, Batch
 from compression.export.artifact import weight_bytes
 from compression.loading.streamed import StreamedModel

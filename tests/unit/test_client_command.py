@@ -271,6 +271,8 @@ def test_values_in_words() -> None:
         "e": "x=y",
     }
     assert specifying.target(None, "bytes=1.2GB") == {"bytes": "1.2GB"}
+    assert specifying.target(None, None, "0.5") == {"macs": 0.5}
+    assert specifying.target(None, None, "1.5G") == {"macs": "1.5G"}
     assert (size(999), size(1500), size(2.5e9), size(None)) == ("999 B", "1.5 kB", "2.5 GB", "-")
     assert (number(1234567), number(3.14159), number(None)) == ("1,234,567", "3.142", "-")
     assert (seconds(0.0012), seconds(3.21), seconds(245), seconds(3723)) == (

@@ -12,7 +12,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compression.errors import ConfigInvalid, FormatNotPrunable, OnnxUnsupported, PreprocessorInvalid
+from compression.errors import (
+    ConfigInvalid,
+    FormatNotPrunable,
+    OnnxUnsupported,
+    PreprocessorInvalid,
+    SpecificationInvalid,
+)
 from compression.loading.admission import Admission, BytesSource, FileSource, admit_model, folder_sources
 from compression.prunable import check_prunable
 from compression.standalone import resolve_alone
@@ -53,10 +59,14 @@ def test_a_small_network() -> None:
         "parameters_by_operator": {"Conv": 492, "Gemm": 28, "BatchNormalization": 12},
         "tensors": 9,
         "tensor_bytes": 4 * (PARAMETERS + 12),
-        "granularities": [],
+        "granularities": ["channel"],
         "image": (3, 8, 8),
         "classes": 4,
         "preprocessing": None,
+        "task": "image-classification",
+        "dtype": "float32",
+        "bytes": made.ByteSize(),
+        "labels": None,
     }  # fmt: skip
     json.dumps(found.to_json())
 
@@ -162,14 +172,16 @@ def test_quantised_networks_have_nothing_to_prune() -> None:
         admitted(model(graph(nodes=[node("MatMulInteger")], tensors=[stored])))
 
 
-def test_jobs_without_the_service_are_refused(tmp_path: Path) -> None:
+def test_recipes_of_other_models_are_refused(tmp_path: Path) -> None:
     small_network(tmp_path / "model.onnx")
     wanted = {"model": "mdl_x", "recipe": "magnitude", "target": {"sparsity": 0.5}}
-    with pytest.raises(FormatNotPrunable, match="graphs cannot be pruned yet") as caught:
+    with pytest.raises(SpecificationInvalid, match="magnitude does not work on the family 'graph'") as caught:
         resolve_alone(wanted, tmp_path, {})
-    assert caught.value.to_json()["pointer"] == "/model"
-    check_prunable("transformers")
-    check_prunable(None)
+    assert [fault.pointer for fault in caught.value.errors] == ["/recipe"]
+    with pytest.raises(FormatNotPrunable, match="'transformers', 'onnx'"):
+        check_prunable("torchscript")
+    for format in ("transformers", "onnx", None):
+        check_prunable(format)
 
 
 def test_the_check_needs_python_alone(tmp_path: Path) -> None:

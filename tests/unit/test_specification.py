@@ -228,7 +228,7 @@ def test_bad_patterns(pattern: str) -> None:
         ),
         ({"evaluation": {"baselines": ["magnitud"]}}, "/evaluation/baselines/0", "did you mean 'magnitude'"),
         ({"evaluation": {"metrics": "perplexity"}}, "/evaluation/metrics", "list"),
-        ({"output": {"formats": ["onnx"]}}, "/output/formats/0", "'safetensors'"),
+        ({"output": {"formats": ["onyx"]}}, "/output/formats/0", "'safetensors'"),
         ({"output": {"formats": []}}, "/output/formats", "at least 1"),
         ({"output": {"dtype": "float16"}}, "/output/dtype", "'bfloat16'"),
         ({"queue": "tpu"}, "/queue", "'gpu'"),

@@ -8,6 +8,7 @@ import numpy as np
 
 from compression.graphs.criteria.base import CRITERIA, Scores
 from compression.graphs.dependencies import Anatomy, Group
+from compression.graphs.evidence import Evidence
 
 
 @CRITERIA.register
@@ -16,6 +17,9 @@ class Random:
 
     name = "random"
     summary = "Random scores."
+    needs: frozenset[str] = frozenset()
 
-    def scores(self, anatomy: Anatomy, group: Group, seed: int) -> Scores | None:
+    def scores(
+        self, anatomy: Anatomy, group: Group, seed: int, evidence: Evidence | None = None
+    ) -> Scores | None:
         return np.random.default_rng([seed, zlib.crc32(group.name.encode())]).random(group.units)

@@ -6,6 +6,7 @@ import numpy as np
 
 from compression.graphs.criteria.base import CRITERIA, Scores, over_slices
 from compression.graphs.dependencies import Anatomy, Group
+from compression.graphs.evidence import Evidence
 
 
 @CRITERIA.register
@@ -15,8 +16,11 @@ class BatchNormScale:
 
     name = "bn-scale"
     summary = "Scale of the batch normalisation behind a channel; groups without one stay whole."
+    needs: frozenset[str] = frozenset()
 
-    def scores(self, anatomy: Anatomy, group: Group, seed: int) -> Scores | None:
+    def scores(
+        self, anatomy: Anatomy, group: Group, seed: int, evidence: Evidence | None = None
+    ) -> Scores | None:
         scales = {node.inputs[1] for node in anatomy.graph.nodes if node.operator == "BatchNormalization"}
         sites = [site for site in group.sites if site.initializer in scales]
         if not sites:

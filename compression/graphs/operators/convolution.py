@@ -18,7 +18,7 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
-def _window(
+def window(
     node: Node, sizes: Sequence[int], kernel: Sequence[int]
 ) -> tuple[list[int], list[int], list[int], list[int]]:
     """(strides, dilations, padding before, padding after) over the spatial axes of these sizes."""
@@ -53,7 +53,7 @@ def padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: float)
 @operator("Conv")
 def conv(node: Node, x: Inputs, _: Circumstances) -> Tensor:
     weight = x[1]
-    strides, dilations, before, after = _window(node, x[0].shape[2:], weight.shape[2:])
+    strides, dilations, before, after = window(node, x[0].shape[2:], weight.shape[2:])
     data, padding = (
         (x[0], before) if before == after else (padded(x[0], before, after, 0.0), [0] * len(before))
     )
@@ -66,7 +66,7 @@ def conv_transpose(node: Node, x: Inputs, _: Circumstances) -> Tensor:
     if node.text("auto_pad", "NOTSET") not in {"NOTSET", "VALID"} or node.integers("output_shape"):
         raise refuse(node, "padding by a mode or by the shape of the output")
     weight = x[1]
-    strides, dilations, before, after = _window(node, x[0].shape[2:], weight.shape[2:])
+    strides, dilations, before, after = window(node, x[0].shape[2:], weight.shape[2:])
     rank = len(strides)
     extra = list(node.integers("output_padding") or (0,) * rank)
     group = node.integer("group", 1)
@@ -85,7 +85,7 @@ def _ceil_padding(
     node: Node, x: Tensor, kernel: Sequence[int]
 ) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
     """The window of a pooling, and by how much more the end is padded where sizes are rounded up."""
-    strides, dilations, before, after = _window(node, x.shape[2:], kernel)
+    strides, dilations, before, after = window(node, x.shape[2:], kernel)
     more = [0] * len(strides)
     if node.integer("ceil_mode", 0):
         for place, size in enumerate(x.shape[2:]):

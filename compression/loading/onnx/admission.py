@@ -64,13 +64,17 @@ def admit_graph(files: Files) -> AdmittedGraph:
     image, classes = image_of(graph), classes_of(graph)
     names, dropped, rewritten = _config(files, classes)
     preprocessing, settings = _preprocessing(files, image)
+    task = "image-classification" if image is not None and classes is not None else "other"
+    stored = sum(files[path].size for path in weights)
     inspection |= {"image": image, "classes": classes, "preprocessing": preprocessing}
+    inspection |= {"task": task, "dtype": counted.dtype, "bytes": stored}
+    inspection["labels"] = None if names is None else list(names)
     return AdmittedGraph(
         header=header,
         graph=graph,
         counted=counted,
-        task="image-classification" if image is not None and classes is not None else "other",
-        stored=sum(files[path].size for path in weights),
+        task=task,
+        stored=stored,
         config={} if names is None else _labels(names),
         inspection=inspection,
         weights=weights,

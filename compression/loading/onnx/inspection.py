@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compression.loading.onnx.checks import constants
-from compression.loading.onnx.operators import KNOWN
+from compression.loading.onnx.operators import is_known
 from compression.loading.onnx.parts import FLOATING, Graph, Header, Place, Tensor, Unsupported, Value
 
 EXAMPLES = 3
@@ -58,6 +58,7 @@ def describe(header: Header, graph: Graph, weights: Weights) -> dict[str, Any]:
     operators: Counter[tuple[str, str]] = Counter((node.domain, node.operator) for node in graph.nodes)
     counts = {_full(*key): count for key, count in operators.most_common()}
     stored = constants(graph).values()
+    unknown = _unknown(graph, operators)
     return {
         "kind": "graph",
         "opset": header.opsets[""],
@@ -69,12 +70,12 @@ def describe(header: Header, graph: Graph, weights: Weights) -> dict[str, Any]:
         "dynamic_batch": all(_free_first(value) for value in (*graph.inputs, *graph.outputs)),
         "nodes": len(graph.nodes),
         "operators": counts,
-        "unknown_operators": _unknown(graph, operators),
+        "unknown_operators": unknown,
         "parameters": weights.parameters,
         "parameters_by_operator": weights.by_operator,
         "tensors": len(stored),
         "tensor_bytes": sum(tensor.bytes for tensor in stored),
-        "granularities": [],
+        "granularities": [] if unknown else ["channel"],
     }
 
 
@@ -117,7 +118,7 @@ def _free_first(value: Value) -> bool:
 
 def _unknown(graph: Graph, operators: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
     """The operators that the engine does not know, with the first nodes that use them."""
-    found: dict[tuple[str, str], list[str]] = {key: [] for key in operators if key[0] or key[1] not in KNOWN}
+    found: dict[tuple[str, str], list[str]] = {key: [] for key in operators if not is_known(*key)}
     for index, node in enumerate(graph.nodes):
         names = found.get((node.domain, node.operator))
         if names is not None and len(names) < EXAMPLES:
@@ -128,7 +129,9 @@ def _unknown(graph: Graph, operators: Counter[tuple[str, str]]) -> list[dict[str
             "domain": domain or "ai.onnx",
             "count": operators[domain, operator],
             "nodes": names,
-            "reason": "of a domain that the engine does not know" if domain else "not known to the engine",
+            "reason": "not known to the engine"
+            if domain in ("", "ai.onnx.ml")
+            else "of a domain that the engine does not know",
         }
         for (domain, operator), names in found.items()
     ]

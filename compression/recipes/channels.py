@@ -1,0 +1,85 @@
+"""Options and recipes of the channels of graphs."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from compression.anatomy.graph import CHANNEL, FAMILY
+from compression.graphs.criteria import CRITERIA
+from compression.graphs.pruning import SHARE_KEPT
+from compression.recipes.base import Paper, Recipe, RecipeOptions, options_model
+
+TARGETS = ("macs", "parameters", "sparsity", "bytes")
+
+
+def channel_options(name: str, **defaults: Any) -> type[RecipeOptions]:
+    """The options of a recipe of channels with its own defaults. ValueError for a default that is no
+    option."""
+    return options_model(name, _fields(), "channels", defaults)
+
+
+@lru_cache(maxsize=1)
+def _fields() -> dict[str, tuple[Any, Any]]:
+    return {
+        "criterion": (
+            Literal[tuple(CRITERIA.names())],
+            Field("group-l2", description="What a unit (channels that go as one) is worth."),
+        ),
+        "allocation": (
+            Literal["global", "uniform"],
+            Field(
+                "global",
+                description="Over all groups, by scores divided by the mean of their group, or the same "
+                "share of every group.",
+            ),
+        ),
+        "minimum_share": (
+            float,
+            Field(SHARE_KEPT, ge=0, le=1, description="Share of every group's units that stays at least."),
+        ),
+        "channel_multiple": (
+            int,
+            Field(
+                1,
+                ge=1,
+                le=1024,
+                description="Units that stay of a group are a multiple of it, or all. Runtimes compute "
+                "convolutions in blocks of 8 or 16 channels, so that other numbers save less time.",
+            ),
+        ),
+        "sizes": (
+            dict[str, Annotated[int, Field(ge=1, le=1 << 20)]],
+            Field(
+                {},
+                max_length=32,
+                description="Lengths of named axes of the inputs other than the batch, for which costs are "
+                "counted: such as length: 128.",
+            ),
+        ),
+    }
+
+
+def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **defaults: Any) -> Recipe:
+    """A recipe that removes channels of graphs, without data."""
+    options = channel_options("".join(part.title() for part in name.split("-")), **defaults)
+    chosen: Any = options()
+    return Recipe(
+        name=name,
+        title=title,
+        summary=summary,
+        paper=paper,
+        needs=frozenset(),
+        families=(FAMILY,),
+        granularities=(CHANNEL,),
+        targets=TARGETS,
+        options=options,
+        axes={
+            "criterion": chosen.criterion,
+            "allocation": chosen.allocation,
+            "update": "none",
+            "schedule": "one-shot",
+        },
+    )

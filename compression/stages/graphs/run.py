@@ -1,0 +1,203 @@
+"""A job on a graph, from the admitted model to the inputs of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from compression.evaluation.quality import evaluate
+from compression.evaluation.types import EvaluationData
+from compression.export.artifact import Artifact
+from compression.graphs.costs import Costs, costs
+from compression.graphs.cutting import cut
+from compression.graphs.dependencies import Anatomy, analyse
+from compression.graphs.pruning import Chosen
+from compression.loading.images.plan import Images
+from compression.stages import data as datasets
+from compression.stages.graphs import artifact as artifacts
+from compression.stages.graphs import choice
+from compression.stages.graphs.account import cost, graph_account
+from compression.stages.graphs.check import ROWS, Checks, check_exact
+from compression.stages.graphs.files import check_finite, read_network, store
+from compression.stages.graphs.network import Network, fixed_inputs
+from compression.stages.job import Data, Loaded
+
+BASELINES = {"magnitude": "group-l2", "random": "random"}
+"""The criterion of each baseline."""
+CHOICE = "units"
+Enter = Callable[[str], None]
+Quality = dict[str, Any]
+
+
+class GraphJob:
+    """The state of one job; its methods are the stages, in order."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.options = loaded.specification.options
+        self.anatomy: Anatomy
+        self.dense: Costs
+        self.data = Data()
+        self.quality: dict[str, Quality | None] = {"dense": None, "pruned": None, "recovered": None}
+
+    def inspect(self) -> None:
+        """Read the graph and find what hangs together. Raises GraphInvalid, OperatorUnknown,
+        WeightsNotFinite."""
+        loaded = self.loaded
+        graph = read_network(loaded.folder, loaded.admission.weights[0])
+        check_finite(graph)
+        self.anatomy = analyse(graph, self.options["sizes"])
+        self.dense = costs(graph, seen=self.anatomy.probe)
+        units = sum(group.units for group in self.anatomy.groups)
+        loaded.observer.log(
+            f"{units:,} channels in {len(self.anatomy.groups):,} groups can be removed; the graph makes "
+            f"{self.dense.macs:,} multiply-accumulates a sample."
+        )
+        if self.anatomy.uncut:
+            loaded.observer.log(f"What stays whole: {choice.reasons(self.anatomy)}.")
+
+    def baseline(self) -> None:
+        """Open the data and judge the dense graph."""
+        self.data = datasets.open_data(self.loaded)
+        if self.data.evaluation is not None:
+            self._network = Network(self.anatomy.graph, self.loaded.observer.progress)
+            self.quality["dense"] = self._kept("baseline", lambda: self._judged(self._network))
+
+    def calibrate(self) -> None:
+        """Open the calibration images, where there are any."""
+        datasets.calibrate(self.loaded, self.data)
+
+    def prune(self) -> None:
+        """Choose units (a step that is kept) and cut them out."""
+        steps = self.loaded.store
+        if not steps.has(CHOICE):
+            steps.save(CHOICE, None, {"units": self._choose(str(self.options["criterion"]))})
+        self.units: Chosen = steps.data(CHOICE)["units"]
+        self.loaded.hook("mid_block")
+        self.smaller = cut(self.anatomy, self.units)
+        self.pruned = costs(self.smaller, self.options["sizes"])
+        batches = None if self.data.evaluation is None else self.data.evaluation.batches
+        seed = self.loaded.specification.seed
+        self.inputs = fixed_inputs(self.anatomy.graph, batches, ROWS, self.options["sizes"], seed)
+        dtype = str(self.loaded.admission.dtype)
+        self.exactness = check_exact(self.anatomy, self.units, self.smaller, self.inputs, dtype)
+
+    def evaluate(self) -> None:
+        """Judge the cut graph."""
+        if self.data.evaluation is not None:
+            network = Network(self.smaller, self.loaded.observer.progress)
+            self.quality["pruned"] = self._kept(
+                "pruned-quality", lambda: self._judged(network, reference=self._network)
+            )
+        for state, found in self.quality.items():
+            for metric, value in (found["metrics"] if found else {}).items():
+                if value is not None:
+                    self.loaded.observer.metric(f"{state}/{metric}", float(value))
+
+    def baselines(self) -> dict[str, Any]:
+        """Quality of simpler criteria at the same target."""
+        names = self.loaded.specification.evaluation.baselines
+        return {} if self.data.evaluation is None else {name: self._baseline(name) for name in names}
+
+    def _baseline(self, name: str) -> dict[str, Any]:
+        def judge() -> Quality:
+            network = Network(cut(self.anatomy, self._choose(BASELINES[name])))
+            return self._judged(network, reference=self._network)
+
+        return {"quality": self._kept(f"{name}-quality", judge), "domain": None}
+
+    def _choose(self, criterion: str) -> Chosen:
+        spec, options = self.loaded.specification, self.options
+        ways = choice.Ways(
+            criterion,
+            options["allocation"] == "global",
+            float(options["minimum_share"]),
+            int(options["channel_multiple"]),
+            spec.seed,
+        )
+        stored = artifacts.stored_bytes(self.loaded, self.loaded.folder)
+        dtype = str(self.loaded.admission.dtype)
+        return choice.choose(self.anatomy, spec.target, stored, dtype, ways)
+
+    def export(self) -> tuple[Artifact, dict[str, Any]]:
+        """The artifact, and what both graphs cost."""
+        loaded, dtype = self.loaded, str(self.loaded.admission.dtype)
+        stored = artifacts.stored_bytes(loaded, loaded.folder)
+        dense = cost(self.anatomy.graph, self.dense, stored, dtype)
+        pruned = cost(self.smaller, self.pruned, self._written_bytes(), dtype)
+        found = {"dense": dense, "pruned": pruned}
+        counts = ("parameters", "nonzeros", "bytes", "macs", "sparsity")
+        figures = {
+            "cost": {name: {key: part[key] for key in counts} for name, part in found.items()},
+            "quality": {name: part["metrics"] for name, part in self.quality.items() if part},
+        }
+        artifact = artifacts.write(loaded, self.anatomy, self.units, self.smaller, figures)
+        return artifact, found
+
+    def _written_bytes(self) -> int:
+        """Bytes of the result's files: written once to be counted, since the card names them."""
+        file, *data = self.loaded.admission.weights
+        folder = self.loaded.work / "scratch" / "counted"
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = store(self.smaller, folder, file, data[0] if data else None)
+        total = sum(path.stat().st_size for path in paths)
+        for path in paths:
+            path.unlink()
+        return total
+
+    def check(self, artifact: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Verify and measure in clean processes. Raises ArtifactVerificationFailed, MeasurementFailed."""
+        checks = Checks(self.loaded, self.anatomy, self.smaller, self.inputs)
+        verified = checks.verify(artifact)
+        self.loaded.observer.progress(1, 2)
+        measured = checks.measure(artifact, verified)
+        self.loaded.observer.progress(2, 2)
+        return verified, measured
+
+    def account(self, found: dict[str, Any]) -> dict[str, Any]:
+        """What the report says of the graph."""
+        return graph_account(self.anatomy, self.units, (found["dense"], found["pruned"]), self.exactness)
+
+    def _judged(self, network: Network, reference: Network | None = None) -> Quality:
+        data = self.data.evaluation
+        assert isinstance(data, Images)
+        judged: EvaluationData = data
+        metrics = self.loaded.specification.evaluation.metrics or []
+        return evaluate(network, judged, metrics, reference=reference)
+
+    def _kept(self, step: str, make: Callable[[], Quality]) -> Quality:
+        steps = self.loaded.store
+        if not steps.has(step):
+            steps.save(step, None, {"quality": make()})
+        found: Quality = steps.data(step)["quality"]
+        return found
+
+
+def run(loaded: Loaded, enter: Enter) -> tuple[Artifact, dict[str, Any]]:
+    """All stages after loading; the artifact, and the parts of `ReportInputs` that the job alone knows."""
+    job = GraphJob(loaded)
+    enter("inspect")
+    job.inspect()
+    enter("baseline")
+    job.baseline()
+    enter("calibrate")
+    job.calibrate()
+    enter("prune")
+    job.prune()
+    enter("recover")
+    enter("evaluate")
+    job.evaluate()
+    compared = job.baselines()
+    enter("export")
+    artifact, found = job.export()
+    enter("verify")
+    verified, measured = job.check(artifact)
+    return artifact, {
+        "cost": found,
+        "quality": job.quality,
+        "data": job.data.facts(),
+        "baselines": compared,
+        "measured": measured,
+        "verification": verified,
+        "graph": job.account(found),
+    }
