@@ -20,6 +20,8 @@ from compression.granularity import granularities
 from compression.graphs.criteria import CRITERIA
 from compression.recipes import recipes
 from compression.recipes.base import options_schema
+from compression.recipes.channels import UPDATES
+from compression.recipes.channels import data_needs as graph_needs
 from compression.recipes.ranks import rank_options
 from compression.recipes.structures import structure_options
 from compression.recipes.weights import data_needs, weight_options
@@ -56,7 +58,14 @@ def catalogue() -> dict[str, Any]:
         "rank_criteria": _weighed(rank_criteria),
         "rank_updates": _weighed(rank_updates),
         "rank_allocations": _weighed(rank_allocations),
-        "graph_criteria": _entries(CRITERIA),
+        "graph_criteria": [
+            {"name": one.name, "summary": one.summary, "needs": sorted(graph_needs(one.name, "none"))}
+            for one in CRITERIA
+        ],
+        "graph_updates": [
+            {"name": name, "summary": summary, "needs": sorted(graph_needs("random", name))}
+            for name, summary in UPDATES.items()
+        ],
         "schedules": _entries(schedules),
         "recoveries": [
             {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
@@ -120,7 +129,7 @@ def methods_text() -> str:
     axes = (
         "criteria", "layer_criteria", "layer_updates", "structure_criteria", "vocabulary_criteria",
         "granularities", "allocations", "updates", "structure_updates", "structure_allocations",
-        "rank_criteria", "rank_updates", "rank_allocations", "schedules",
+        "rank_criteria", "rank_updates", "rank_allocations", "graph_criteria", "graph_updates", "schedules",
     )  # fmt: skip
     for axis in axes:
         lines += [

@@ -240,6 +240,8 @@ def chosen_needs(draft: Draft) -> set[str]:
             "rank_updates": chosen.get("update", []),
             "rank_allocations": [chosen.get("allocation", "uniform")],
         }
+    if is_graph(draft.inspection):
+        axes = {"graph_criteria": [chosen["criterion"]], "graph_updates": [chosen["update"]]}
     if draft.vocabulary:
         axes = {"vocabulary_criteria": [chosen["criterion"]]}
     used = chosen.get("token_weight", "none") != "none" or chosen.get("calibration_sets", 1) > 1

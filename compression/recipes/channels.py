@@ -13,6 +13,12 @@ from compression.graphs.pruning import SHARE_KEPT
 from compression.recipes.base import Paper, Recipe, RecipeOptions, options_model
 
 TARGETS = ("macs", "parameters", "sparsity", "bytes")
+UPDATES = {
+    "none": "What stays keeps its weights.",
+    "bias": "Readers of what went get the mean of what it gave them, added to their biases.",
+    "moments": "Readers give every channel the mean and deviation that it had, as BatchNorms do.",
+    "least-squares": "Readers are fitted to what they gave in the dense graph, by least squares over images.",
+}
 
 
 def channel_options(name: str, **defaults: Any) -> type[RecipeOptions]:
@@ -27,6 +33,10 @@ def _fields() -> dict[str, tuple[Any, Any]]:
         "criterion": (
             Literal[tuple(CRITERIA.names())],
             Field("group-l2", description="What a unit (channels that go as one) is worth."),
+        ),
+        "update": (
+            Literal[tuple(UPDATES)],
+            Field("none", description="What happens to the weights that stay."),
         ),
         "allocation": (
             Literal["global", "uniform"],
@@ -62,8 +72,14 @@ def _fields() -> dict[str, tuple[Any, Any]]:
     }
 
 
+def data_needs(criterion: str, update: str) -> frozenset[str]:
+    """What a criterion and an update ask of a job: "calibration", or nothing."""
+    looks = bool(CRITERIA[criterion].needs) or update != "none"
+    return frozenset({"calibration"} if looks else ())
+
+
 def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **defaults: Any) -> Recipe:
-    """A recipe that removes channels of graphs, without data."""
+    """A recipe that removes channels of graphs."""
     options = channel_options("".join(part.title() for part in name.split("-")), **defaults)
     chosen: Any = options()
     return Recipe(
@@ -71,7 +87,7 @@ def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **d
         title=title,
         summary=summary,
         paper=paper,
-        needs=frozenset(),
+        needs=data_needs(chosen.criterion, chosen.update),
         families=(FAMILY,),
         granularities=(CHANNEL,),
         targets=TARGETS,
@@ -79,7 +95,7 @@ def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **d
         axes={
             "criterion": chosen.criterion,
             "allocation": chosen.allocation,
-            "update": "none",
+            "update": chosen.update,
             "schedule": "one-shot",
         },
     )

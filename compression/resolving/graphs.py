@@ -75,9 +75,24 @@ def _resolve_data(draft: Draft) -> None:
         part = "/calibration/domain" if calibration and calibration.domain else "/evaluation/domain"
         draft.refuse(part, "A domain is one of text: leave it out.", "option_conflict")
         return
+    needed = not draft.faults and _reads_data(draft)
     if inspection.task == "other":
         _refuse_data(draft)
+        if needed:
+            draft.refuse(
+                "/options",
+                f"{draft.recipe.name} with these options looks at images, and this model does not classify "
+                "any: take a criterion of weights alone, such as group-l2, and the update none.",
+                "option_conflict",
+            )
         return
+    if needed and calibration is None:
+        draft.refuse(
+            "/calibration",
+            f'{draft.recipe.name} with these options looks at images: add "calibration": {{"dataset": '
+            '"dst_..."}.',
+            "calibration_missing",
+        )
     if calibration is not None:
         draft.dataset("/calibration/dataset", calibration.dataset)
         draft.no_length("/calibration/sequence_length", calibration.sequence_length)
@@ -94,6 +109,17 @@ def _resolve_data(draft: Draft) -> None:
             return
         _check_complete(draft, specification.preprocessing)
     resolve_preprocessing(draft)
+
+
+def _reads_data(draft: Draft) -> bool:
+    """Whether the criterion or the update looks at data."""
+    chosen = draft.specification.options
+    return any(
+        entry["needs"]
+        for axis, name in (("graph_criteria", "criterion"), ("graph_updates", "update"))
+        for entry in draft.catalogue.data[axis]
+        if entry["name"] == chosen[name]
+    )
 
 
 def _check_complete(draft: Draft, given: Preprocessing) -> None:

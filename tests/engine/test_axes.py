@@ -122,7 +122,9 @@ def test_recipes_compose_what_exists(name: str):
         _composes_structures(recipe)
         return
     if recipe.granularities == ("channel",):
-        assert recipe.needs == frozenset()
+        looks = bool(GROUP_CRITERIA[recipe.axes["criterion"]].needs) or recipe.axes["update"] != "none"
+        assert recipe.needs == ({"calibration"} if looks else set())
+        assert recipe.axes["update"] == recipe.options().update
         assert recipe.families == ("graph",)
         assert recipe.axes["criterion"] == recipe.options().criterion
         schema = recipe.to_json()["options"]["properties"]["criterion"]

@@ -11,6 +11,7 @@ from compression.graphs.costs import CostModel, Costs
 from compression.graphs.criteria import CRITERIA
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy
+from compression.graphs.evidence import Evidence
 from compression.graphs.pruning import Chosen
 from compression.specification import Target, quantity
 from compression.stages.graphs.files import written
@@ -28,6 +29,7 @@ class Ways:
     share_kept: float
     multiple: int
     seed: int
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Cho
             f"{bound.most:,.0f}: ask for less"
         )
     criterion = CRITERIA[ways.criterion]
-    scores = {group.name: criterion.scores(anatomy, group, ways.seed) for group in anatomy.groups}
+    scores = {
+        group.name: criterion.scores(anatomy, group, ways.seed, ways.evidence) for group in anatomy.groups
+    }
     known = {name: one for name, one in scores.items() if one is not None}
     if not known:
         raise TargetUnreachable(

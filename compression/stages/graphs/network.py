@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from compression.errors import DatasetInvalid
 from compression.evaluation.types import Batch
+from compression.graphs import batches as graph_batches
 from compression.graphs.executor import GraphModule
 from compression.graphs.graph import Graph
 from compression.graphs.operators.table import TORCH_TYPES
@@ -26,6 +28,27 @@ def inputs_of(graph: Graph, pixels: Tensor) -> dict[str, Tensor]:
     """Images [b, c, h, w] as the one input of a graph, in its type."""
     value = graph.inputs[0]
     return {value.name: pixels.to(TORCH_TYPES[value.dtype])}
+
+
+def calibration_batches(graph: Graph, batches: Sequence[Batch], labelled: bool) -> graph_batches.Batches:
+    """Calibration images as a graph takes them. DatasetInvalid where labels are needed and missing, or a
+    graph takes several images at once and no other number."""
+    if (fixed_batch(graph) or 1) > 1:
+        raise DatasetInvalid(
+            f"the model takes {fixed_batch(graph)} images at once and no other number, so they are not told "
+            "apart: export it with a free batch, or use a criterion of weights alone and the update none"
+        )
+    found = []
+    for batch in batches:
+        labels = batch.get("labels")
+        if labels is None and labelled:
+            raise DatasetInvalid("this criterion follows a loss: give calibration images with labels")
+        size = fixed_batch(graph) or len(batch[PIXELS])
+        for at in range(0, len(batch[PIXELS]), size):
+            pixels = batch[PIXELS][at : at + size]
+            part = None if labels is None else labels[at : at + size]
+            found.append(graph_batches.Batch(inputs_of(graph, pixels), part))
+    return found
 
 
 class Network:

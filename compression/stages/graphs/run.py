@@ -8,10 +8,14 @@ from typing import Any
 from compression.evaluation.quality import evaluate
 from compression.evaluation.types import EvaluationData
 from compression.export.artifact import Artifact
+from compression.graphs.batches import Batches
 from compression.graphs.costs import Costs, costs
+from compression.graphs.criteria import CRITERIA
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy, analyse
-from compression.graphs.pruning import Chosen
+from compression.graphs.evidence import Collecting
+from compression.graphs.pruning import Chosen, evidence_for
+from compression.graphs.reconstruction import Fit, reconstruct
 from compression.loading.images.plan import Images
 from compression.stages import data as datasets
 from compression.stages.graphs import artifact as artifacts
@@ -19,12 +23,13 @@ from compression.stages.graphs import choice
 from compression.stages.graphs.account import cost, graph_account
 from compression.stages.graphs.check import ROWS, Checks, check_exact
 from compression.stages.graphs.files import check_finite, read_network, store
-from compression.stages.graphs.network import Network, fixed_inputs
+from compression.stages.graphs.network import Network, calibration_batches, fixed_inputs
 from compression.stages.job import Data, Loaded
 
 BASELINES = {"magnitude": "group-l2", "random": "random"}
 """The criterion of each baseline."""
 CHOICE = "units"
+FOLLOW_A_LOSS = frozenset({"gradient.sum", "removal"})
 Enter = Callable[[str], None]
 Quality = dict[str, Any]
 
@@ -81,6 +86,22 @@ class GraphJob:
         self.inputs = fixed_inputs(self.anatomy.graph, batches, ROWS, self.options["sizes"], seed)
         dtype = str(self.loaded.admission.dtype)
         self.exactness = check_exact(self.anatomy, self.units, self.smaller, self.inputs, dtype)
+        if self.options["update"] != "none":
+            self._fit(str(self.options["update"]))
+
+    def _fit(self, update: str) -> None:
+        """Fit what stays to what the dense graph gives on the calibration images."""
+        done = reconstruct(self.anatomy, self.units, self._batches(labelled=False), Fit(update))
+        self.smaller = done.graph
+        self.pruned = costs(self.smaller, self.options["sizes"])
+        self.loaded.observer.log(f"{len(done.fitted)} operators were fitted to what they gave before.")
+        for name, why in list(done.left.items())[:8]:
+            self.loaded.observer.log(f"The operator that makes {name!r} was not fitted: {why}.")
+
+    def _batches(self, *, labelled: bool) -> Batches:
+        calibration = self.data.calibration
+        assert isinstance(calibration, Images)
+        return calibration_batches(self.anatomy.graph, calibration.batches, labelled)
 
     def evaluate(self) -> None:
         """Judge the cut graph."""
@@ -108,12 +129,17 @@ class GraphJob:
 
     def _choose(self, criterion: str) -> Chosen:
         spec, options = self.loaded.specification, self.options
+        needs, evidence = CRITERIA[criterion].needs, None
+        if needs:
+            batches = self._batches(labelled=bool(needs & FOLLOW_A_LOSS))
+            evidence = evidence_for(self.anatomy, criterion, batches, Collecting(seed=spec.seed))
         ways = choice.Ways(
             criterion,
             options["allocation"] == "global",
             float(options["minimum_share"]),
             int(options["channel_multiple"]),
             spec.seed,
+            evidence,
         )
         stored = artifacts.stored_bytes(self.loaded, self.loaded.folder)
         dtype = str(self.loaded.admission.dtype)
