@@ -69,8 +69,8 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
     assert answer.status_code == 202, answer.text
     resolved = answer.json()["specification"]
     assert resolved["options"] == {
-        "criterion": "random", "allocation": "global", "minimum_share": 0.1, "channel_multiple": 1,
-        "sizes": {},
+        "criterion": "random", "update": "none", "allocation": "global", "minimum_share": 0.1,
+        "channel_multiple": 1, "sizes": {},
     }  # fmt: skip
     again = client.post("/v1/plans", json=resolved).json()
     assert again["specification"] == resolved
@@ -79,7 +79,9 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
 @pytest.mark.parametrize(
     ("changes", "pointer", "words"),
     [
-        ({"recipe": "wanda"}, "/recipe", "recipes for this model: group-l1"),
+        ({"recipe": "wanda"}, "/recipe", "recipes for this model: fpgm, group-l1"),
+        ({"recipe": "obspa"}, "/calibration", "looks at images"),
+        ({"options": {"update": "bias"}}, "/calibration", "looks at images"),
         ({"recovery": {"method": "lora"}}, "/recovery/method", "not trained yet"),
         ({"output": {"formats": ["safetensors"]}}, "/output/formats", "comes back as one"),
         ({"output": {"dtype": "bfloat16"}}, "/output/dtype", "keep their types"),
