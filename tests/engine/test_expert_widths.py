@@ -119,12 +119,10 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
      "least-squares is not for experts"),
     ({"target": {"sparsity": 0.5}, "options": {"update": ["expert-merge"]}}, "/options/update/0",
      "choose the criterion router-similarity"),
-    ({"target": {"sparsity": 0.5}, "structure": {"granularity": "neuron"}}, "/structure/granularity",
-     "expert"),
     ({"target": {"sparsity": 0.5}, "structure": {"ignore": ["*.gate.weight"]}}, "/structure/ignore",
      "leave it out"),
     ({"target": {"sparsity": 0.5}, "recipe": "expert-drop"}, "/calibration", "activations"),
-    ({"target": {"sparsity": 0.5}, "recipe": "flap"}, "/recipe", "expert-drop"),
+    ({"target": {"sparsity": 0.5}, "recipe": "k-prune"}, "/recipe", "expert-drop"),
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ assert torch.distributed.is_available is available and torch.compiler.disable is
 
 COMPILED = """
 import torch._dynamo
+torch.manual_seed(0)
 from torch.distributed.tensor import DTensor
 compiled = torch.compile(lambda x: x.sin() + 1, backend="eager", fullgraph=True)
 assert torch.equal(compiled(torch.zeros(3)), torch.ones(3))
@@ -31,7 +32,7 @@ model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_s
 tokens = torch.tensor([[1, 2, 3]])
 compiled = torch.compile(model, backend="eager")
 assert torch.allclose(compiled(tokens).logits, model(tokens).logits, atol=1e-6)
-assert model.generate(tokens, max_new_tokens=2, do_sample=False).shape == (1, 5)
+assert model.generate(tokens, max_new_tokens=2, min_new_tokens=2, do_sample=False).shape == (1, 5)
 """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compression.criteria.base import SiteStatistics, needed
+from compression.criteria.base import ScoresNotFinite, SiteStatistics, needed
 from compression.criteria.ranks import rank_criteria
 from compression.low_rank import Spectrum, spectrum
 
@@ -30,6 +30,9 @@ class FisherInputs:
     def spectrum(
         self, weight: Tensor, statistics: SiteStatistics | None, site: str, generator: torch.Generator
     ) -> Spectrum:
-        """See `RankCriterion`."""
+        """See `RankCriterion`. Raises ScoresNotFinite."""
         squares = needed(statistics, "gradient.square", weight.device).to(torch.float64)
-        return spectrum(weight, squares.sum(0).sqrt())
+        scale = squares.sum(0).sqrt()
+        if not bool(torch.isfinite(scale).all()):
+            raise ScoresNotFinite(f"the Fisher information of {site} is not finite: its gradients overflow")
+        return spectrum(weight, scale)
