@@ -109,7 +109,7 @@ class Plan:
             name: max(len(one) - max(math.ceil(budget.share_kept * len(one)), 1), 0)
             for name, one in scores.items()
         }
-        self._axes = _whole_axes(anatomy)
+        self._axes = whole_axes(anatomy)
 
     def cost(self, chosen: Chosen) -> int:
         """What the budget measures, of the graph without these units."""
@@ -230,7 +230,7 @@ class Plan:
         return {name: sorted(units) for name, units in chosen.items() if units}
 
 
-def _whole_axes(anatomy: Anatomy) -> list[NDArray[np.int64]]:
+def whole_axes(anatomy: Anatomy) -> list[NDArray[np.int64]]:
     """The sets of labels that some axis consists of, of axes that units alone make up; each set once."""
     units: Kept = np.zeros(anatomy.label_count, dtype=np.bool_)
     for group in anatomy.groups:

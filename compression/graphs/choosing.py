@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from compression.graphs.allocation import SHARE_KEPT, Chosen
+from compression.graphs.allocation import SHARE_KEPT, Chosen, whole_axes
 from compression.graphs.costs import CostModel, Costs
 from compression.graphs.criteria import Scores
 from compression.graphs.dependencies import Anatomy
-from compression.graphs.removal import Kept, removed_labels
+from compression.graphs.removal import removed_labels
 
 
 def choose_within(
@@ -83,7 +82,7 @@ class _Ranking:
                 entries.append((float(relative[unit]), place, rank, name, unit))
         self._entries = sorted(entries)
         self._worth = {(name, unit): one for one, _, _, name, unit in entries}
-        self._axes = _whole_axes(anatomy)
+        self._axes = whole_axes(anatomy)
 
     def steps(self, across_groups: bool) -> int:
         """How many steps there are from nothing to all that may go."""
@@ -140,17 +139,3 @@ class _Ranking:
         units = len(self._orders[name])
         kept = -(-(units - gone) // self._multiple) * self._multiple
         return max(units - kept, 0)
-
-
-def _whole_axes(anatomy: Anatomy) -> list[NDArray[np.int64]]:
-    """The sets of labels that some axis consists of, of axes that units alone make up; each set once."""
-    units: Kept = np.zeros(anatomy.label_count, dtype=np.bool_)
-    for group in anatomy.groups:
-        units[group.labels] = True
-    found: dict[bytes, NDArray[np.int64]] = {}
-    for axes in anatomy.axes.values():
-        for ids in axes:
-            if ids is not None and ids.size and units[ids].all():
-                labels = np.unique(ids)
-                found[labels.tobytes()] = labels
-    return list(found.values())
