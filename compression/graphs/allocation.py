@@ -81,10 +81,7 @@ def allocate(
         raise ValueError(
             f"allocations are {', '.join(ALLOCATIONS)}; scores are divided by {', '.join(NORMALISE)}"
         )
-    for name, one in scores.items():
-        if not np.isfinite(one).all():
-            unit = int(np.flatnonzero(~np.isfinite(one))[0])
-            raise ScoresInvalid(f"the score of unit {unit} of the group {name!r} is {one[unit]}")
+    check_scores(scores)
     divisor = NORMALISE[normalise]
     tiny = np.finfo(np.float64).tiny
     plan = Plan(anatomy, {name: one / max(divisor(one), tiny) for name, one in scores.items()}, budget)
@@ -95,6 +92,14 @@ def allocate(
         order = plan.ranked({name: 1.0 for name in scores})
         return plan.filled(plan.least(lambda count: plan.taken(order[:count]), len(order)))
     return plan.knapsack()
+
+
+def check_scores(scores: Mapping[str, Scores]) -> None:
+    """ScoresInvalid names a unit whose score is not finite."""
+    for name, one in scores.items():
+        if not np.isfinite(one).all():
+            unit = int(np.flatnonzero(~np.isfinite(one))[0])
+            raise ScoresInvalid(f"the score of unit {unit} of the group {name!r} is {one[unit]}")
 
 
 class Plan:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from compression.graphs.allocation import SHARE_KEPT, Chosen, whole_axes
+from compression.graphs.allocation import SHARE_KEPT, Chosen, check_scores, whole_axes
 from compression.graphs.costs import CostModel, Costs
 from compression.graphs.criteria import Scores
 from compression.graphs.dependencies import Anatomy
@@ -26,7 +26,9 @@ def choose_within(
 ) -> tuple[Chosen | None, Costs]:
     """The fewest units of the lowest scores (by the name of a group) without which the costs fit, and these
     costs; None and the least costs that can be reached where they never do. A group without scores stays
-    whole; of the others a multiple of `multiple` units stays, or all."""
+    whole; of the others a multiple of `multiple` units stays, or all. ScoresInvalid for scores that are not
+    finite."""
+    check_scores(scores)
     plan = _Ranking(anatomy, scores, share_kept, multiple)
     choose: Callable[[int], Chosen] = plan.lowest if across_groups else plan.share
     model = model or CostModel(anatomy)

@@ -8,6 +8,7 @@ import torch
 from onnx import helper
 
 from compression.errors import TargetUnreachable
+from compression.graphs.allocation import ScoresInvalid
 from compression.graphs.choosing import choose_within
 from compression.graphs.costs import CostModel, costs
 from compression.graphs.criteria import CRITERIA, Scores
@@ -141,3 +142,11 @@ def test_multiples_take_no_more_than_needed() -> None:
         if gone:
             fewer = {**chosen, group.name: sorted(gone[:-4])}
             assert costs(cut(anatomy, fewer)).macs > 0.7 * dense
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    anatomy = analyse(read_graph(stored("residual")))
+    scores = {group.name: np.ones(group.units) for group in anatomy.groups}
+    scores[anatomy.groups[0].name][1] = np.nan
+    with pytest.raises(ScoresInvalid, match="unit 1 of the group"):
+        choose_within(anatomy, scores, lambda found: found.macs < 1)
