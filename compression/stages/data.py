@@ -9,11 +9,12 @@ from compression.anatomy.budget import default_length, stated_length
 from compression.anatomy.graph import is_graph
 from compression.loading.data import DataPlan, Sequences, TrainingRows, overlap
 from compression.loading.images.plan import ImagePlan, Images, TrainingImages
+from compression.loading.images.streaming import StreamedImages
 from compression.preprocessing import of_model
 from compression.recovery.registry import load_all
 from compression.stages.job import Data, Loaded
 
-Used = Sequences | TrainingRows | Images | TrainingImages
+Used = Sequences | TrainingRows | Images | TrainingImages | StreamedImages
 
 
 def open_data(loaded: Loaded) -> Data:

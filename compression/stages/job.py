@@ -16,6 +16,7 @@ from compression.device import DTYPES, compute_dtype
 from compression.loading.admission import Admission
 from compression.loading.data import DataPlan, Sequences, TrainingRows
 from compression.loading.images.plan import ImagePlan, Images, TrainingImages
+from compression.loading.images.streaming import StreamedImages
 from compression.loading.streamed import StreamedModel
 from compression.loading.weights import WeightReader
 from compression.recipes.base import Recipe
@@ -111,7 +112,7 @@ class Data:
     plan: DataPlan | ImagePlan | None = None
     evaluation: Sequences | Images | None = None
     calibration: Sequences | Images | None = None
-    recovery: TrainingRows | TrainingImages | None = None
+    recovery: TrainingRows | TrainingImages | StreamedImages | None = None
     domain: Sequences | Images | None = None
     domain_evaluation: Sequences | Images | None = None
     overlap: dict[str, int] = field(default_factory=dict)

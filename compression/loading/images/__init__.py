@@ -2,5 +2,5 @@
 
 Free of torch and of image libraries, so that the gateway may look: `containers` (what a file holds),
 `zip_index`, `tar_index`, `folders`, `npy`, `npz`, `thrift`, `parquet`, `headers`, `classes`. For the runner
-alone: `reading`, `pixels`, `plan`.
+alone: `reading`, `pixels`, `augmentation`, `streaming`, `plan`.
 """

@@ -28,6 +28,7 @@ from compression.loading.hidden import HiddenStates, Room
 from compression.loading.images.classes import Label, class_numbers
 from compression.loading.images.pixels import decode, normalise, prepare
 from compression.loading.images.reading import ImageFile, Row, open_images
+from compression.loading.images.streaming import StreamedImages, stream
 from compression.preprocessing import Preprocessing
 
 Batch = dict[str, Tensor]
@@ -234,6 +235,21 @@ class ImagePlan:
         pixels, digest = self._pixels(corpus, numbers, 1, "recovery", labels)
         keys = frozenset(corpus.key(number) for number in numbers)
         return TrainingImages(pixels, None if labels is None else tuple(labels), self._how, digest, keys)
+
+    def streamed(self, dataset: str, rows: int, seed: int) -> StreamedImages:
+        """The images that `training` gives, in the same order, decoded while a model learns from them.
+
+        Raises DatasetInvalid, DatasetInsufficient.
+        """
+        corpus = self._corpus(dataset)
+        numbers = corpus.sample("rest" if dataset in self._held_out else "all", seed, rows)
+        if not numbers:
+            raise DatasetInsufficient(
+                f"the dataset {corpus.name} has no image that could be used for recovery"
+            )
+        random.Random(seed).shuffle(numbers)
+        labels = self._classes(corpus, numbers) if corpus.labelled else None
+        return stream(corpus.name, corpus.file, numbers, labels, self._channels, self._how)
 
     def _corpus(self, dataset: str) -> ImageCorpus:
         if dataset not in self._paths:
