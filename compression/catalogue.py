@@ -47,6 +47,11 @@ class Catalogue:
         """The options schema of every recovery by name."""
         return {item["name"]: item.get("options") or {} for item in self.data["recoveries"]}
 
+    @property
+    def graph_recoveries(self) -> dict[str, Mapping[str, Any]]:
+        """The same of the recoveries of graphs."""
+        return {item["name"]: item.get("options") or {} for item in self.data["graph_recoveries"]}
+
     def names(self, axis: str) -> list[str]:
         """Names of the entries of an axis, such as "criteria" or "allocations"."""
         entries: Sequence[Mapping[str, Any]] = self.data.get(axis, ())

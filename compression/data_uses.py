@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from compression.parts import Part, Real, Text, Whole, fault
 from compression.suggestions import closest
 
-RecoveryMethod = Literal["none", "lora", "distillation"]
+RecoveryMethod = Literal["none", "lora", "distillation", "batchnorm"]
 Baseline = Literal["magnitude", "random"]
 Measurement = Literal["latency", "memory"]
 
@@ -64,7 +64,10 @@ class Budget(Part):
 class Recovery(Part):
     """How quality is bought back after pruning. The string "none" is short for `{"method": "none"}`."""
 
-    method: RecoveryMethod = Field(default="none", description="none, lora or distillation.")
+    method: RecoveryMethod = Field(
+        default="none",
+        description="none, lora or distillation; of a graph (ONNX) none, distillation or batchnorm.",
+    )
     dataset: Text | None = Field(
         default=None, description="Id of the dataset; default: the calibration dataset."
     )

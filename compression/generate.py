@@ -25,6 +25,7 @@ from compression.recipes.channels import data_needs as graph_needs
 from compression.recipes.ranks import rank_options
 from compression.recipes.structures import structure_options
 from compression.recipes.weights import data_needs, weight_options
+from compression.recovery.graphs import graph_recoveries
 from compression.recovery.registry import load_all
 from compression.schedules import schedules
 from compression.updates import updates
@@ -70,6 +71,10 @@ def catalogue() -> dict[str, Any]:
         "recoveries": [
             {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
             for r in load_all()
+        ],
+        "graph_recoveries": [
+            {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
+            for r in graph_recoveries
         ],
     }
 
@@ -125,6 +130,15 @@ def methods_text() -> str:
     lines += ["", "## Recovery after pruning"]
     for recovery in data["recoveries"]:
         lines += ["", f"### `{recovery['name']}`", "", recovery["summary"], *_options(recovery["options"])]
+    lines += ["", "## Recovery of graphs"]
+    for recovery in data["graph_recoveries"]:
+        lines += [
+            "",
+            f"### `{recovery['name']}` of graphs",
+            "",
+            recovery["summary"],
+            *_options(recovery["options"]),
+        ]
     lines += ["", "## Axes"]
     axes = (
         "criteria", "layer_criteria", "layer_updates", "structure_criteria", "vocabulary_criteria",

@@ -62,6 +62,7 @@ def graph_inspection(data: Mapping[str, Any]) -> Inspection:
         bytes=data["bytes"],
         dtype=data["dtype"],
         formats=(FORMAT,),
+        batch_norms=int(data.get("operators", {}).get("BatchNormalization", 0)),
     )
 
 

@@ -20,8 +20,8 @@ UNKNOWN = (
     "operators that keep channels."
 )
 BASIS = (
-    "The time to start, read and measure, and 5 ms for each image that both models are judged on; a network "
-    "that takes longer for an image takes longer. Memory: the interpreter and four copies of the weights."
+    "The time to start, read and measure, and 5 ms for each image that a model is judged on, four times that "
+    "for each that a recovery learns from; a network that takes longer for an image takes longer. Memory: the interpreter and four copies of the weights."
 )
 NO_TIMES = "The layers of graphs are not timed; the job measures the dense and the pruned model."
 
@@ -30,7 +30,6 @@ def plan_graph(specification: JobSpecification, inspection: Inspection) -> dict[
     """The plan of a resolved specification for a graph, as JSON data: `dense` has the figures that are known
     (parameters, bytes), `asked` the bound that the target sets, as an amount where it is known."""
     target = specification.target
-    evaluated = specification.evaluation.samples or 0 if specification.evaluation.dataset else 0
     return {
         "valid": True,
         "dense": {"parameters": inspection.parameters, "bytes": inspection.bytes},
@@ -41,12 +40,23 @@ def plan_graph(specification: JobSpecification, inspection: Inspection) -> dict[
         "cut": {"sites": [], "weights_removed": None, "layers_removed": None},
         "sequence_length": None,
         "estimate": {
-            "seconds": round(_START + 2 * evaluated * _IMAGE, 1),
+            "seconds": round(_START + _images(specification) * _IMAGE, 1),
             "memory_bytes": _INTERPRETER + 4 * inspection.bytes,
             "basis": BASIS,
         },
         "notes": [UNKNOWN],
     }
+
+
+def _images(specification: JobSpecification) -> int:
+    """How many images networks see: every state is judged, and a step of a recovery costs as much as four
+    passes (forward and backward of the cut graph, forward of the dense one); statistics take one."""
+    evaluation, recovery = specification.evaluation, specification.recovery
+    judged = evaluation.samples or 0 if evaluation.dataset else 0
+    if recovery.method == "none":
+        return 2 * judged
+    passes = 1 if recovery.method == "batchnorm" else 4
+    return 3 * judged + passes * recovery.budget.steps * int(recovery.options.get("batch_size", 1))
 
 
 def _amount(specification: JobSpecification, inspection: Inspection) -> int | None:

@@ -79,6 +79,7 @@ class Inspection:
     `layer_heads` are the query heads of each layer where they differ (empty: `heads` in all).
     `formats` are those that the model can be written in; `format_limits` say why not in another one
     (`format`, `reason`), or not in one of them once it is cut by some `granularities` (empty: by any).
+    `batch_norms` counts those of a graph; its own inspection has all operators, so `to_json` leaves it out.
     `row_parameters` are the elements that one token of the vocabulary has (of a tied head none of its own,
     biases too), `row_macs` its part of `token_macs`.
     """
@@ -123,6 +124,7 @@ class Inspection:
     row_parameters: int = 0
     row_macs: int = 0
     structure_limits: tuple[Mapping[str, str], ...] = ()
+    batch_norms: int = 0
 
     @property
     def tied(self) -> tuple[str, ...]:
@@ -134,6 +136,7 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """As JSON data; `from_json` reads it back."""
         data = asdict(self)
+        del data["batch_norms"]
         for name in ("labels", "granularities", "image", "formats", "layer_heads"):
             data[name] = None if data[name] is None else list(data[name])
         data["sites"] = [{**asdict(site), "shape": list(site.shape)} for site in self.sites]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compression import options
 from compression.anatomy.budget import default_length
+from compression.anatomy.graph import is_graph
 from compression.loading.dataset_files import DatasetFacts
 from compression.loading.images.classes import check_labels as check_image_labels
 from compression.resolving.draft import Draft
@@ -224,12 +225,13 @@ def resolve_recovery(draft: Draft) -> None:
     """Fills in the recovery: its dataset and its options."""
     specification = draft.specification
     recovery = specification.recovery
-    schema = draft.catalogue.recoveries.get(recovery.method)
+    offered = draft.recoveries
+    schema = offered.get(recovery.method)
     if schema is None:
+        which = "graphs" if is_graph(draft.inspection) else "this kind of model"
         draft.refuse(
             "/recovery/method",
-            f"There is no recovery {recovery.method!r}: "
-            f"{closest(recovery.method, draft.catalogue.recoveries)}.",
+            f"There is no recovery {recovery.method!r} of {which}; there are: {', '.join(sorted(offered))}.",
             "recovery_unknown",
         )
         return

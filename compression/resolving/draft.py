@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from compression.anatomy.graph import is_graph
 from compression.anatomy.inspection import Inspection
 from compression.anatomy.latency import Timing
 from compression.anatomy.structures import GRANULARITIES as STRUCTURES
@@ -57,6 +58,12 @@ class Draft:
     def ranks(self) -> bool:
         """Whether weights become products of two."""
         return (self.specification.structure.granularity or self.recipe.granularities[0]) == RANK
+
+    @property
+    def recoveries(self) -> dict[str, Mapping[str, Any]]:
+        """The options schema of every recovery that this kind of model has, by name."""
+        graph = is_graph(self.inspection)
+        return self.catalogue.graph_recoveries if graph else self.catalogue.recoveries
 
     @property
     def data_kind(self) -> str:

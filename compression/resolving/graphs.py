@@ -156,14 +156,25 @@ def _refuse_data(draft: Draft) -> None:
 
 
 def _check_recovery(draft: Draft) -> None:
-    recovery = draft.specification.recovery
-    if recovery.method != "none":
-        draft.refuse(
-            "/recovery/method",
-            f"Graphs are not trained yet, so {recovery.method!r} is impossible: leave it out.",
-            "recovery_unsupported",
-        )
-        return
+    method, inspection = draft.specification.recovery.method, draft.inspection
+    if method in draft.recoveries and method != "none":
+        if inspection.task == "other":
+            draft.refuse(
+                "/recovery/method",
+                "Graphs that classify images are recovered: one input [batch, channels, height, width] of "
+                "known size, one output [batch, classes]. This model is another one: leave it out.",
+                "recovery_unsupported",
+            )
+            return
+        if method == "batchnorm" and not inspection.batch_norms:
+            draft.refuse(
+                "/recovery/method",
+                "The graph has no BatchNormalization (exporters fold most of them into convolutions), so there "
+                'are no statistics to measure anew: write "options": {"update": "moments"} instead, which '
+                "does the same for those that were folded.",
+                "recovery_unsupported",
+            )
+            return
     resolve_recovery(draft)
 
 

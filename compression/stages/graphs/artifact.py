@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from compression.anatomy.graph import FORMAT
+from compression.data_uses import Recovery
 from compression.export.artifact import Artifact
 from compression.export.card import cost_table, quality_table
 from compression.export.files import MANIFEST_SCHEMA, file_entry, result_of, write_json
@@ -125,7 +126,7 @@ def card(loaded: Loaded, smaller: Graph, file: str, figures: Mapping[str, Any]) 
         "",
         f"- target: {spec.target.kind} {spec.target.value}",
         f"- granularity: {spec.structure.granularity}",
-        "- recovery: none",
+        f"- recovery: {recovery_text(spec.recovery)}",
         f"- seed: {spec.seed}",
         f"- operator set: {smaller.opset}",
         f"- inputs: {inputs}",
@@ -151,6 +152,17 @@ def card(loaded: Loaded, smaller: Graph, file: str, figures: Mapping[str, Any]) 
         "",
     ]
     return "\n".join(parts)
+
+
+def recovery_text(recovery: Recovery) -> str:
+    """What a job asked of a recovery, in words."""
+    if recovery.method == "none":
+        return "none"
+    loss = recovery.options.get("loss")
+    told = f", loss {loss}" if loss else ""
+    return (
+        f"{recovery.method}, {recovery.budget.steps:,} steps of {recovery.options['batch_size']} images{told}"
+    )
 
 
 def _shape(shape: Sequence[int | str | None] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from compression.evaluation.quality import evaluate
@@ -14,6 +15,7 @@ from compression.graphs.criteria import CRITERIA
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy, analyse
 from compression.graphs.evidence import Collecting
+from compression.graphs.graph import Graph
 from compression.graphs.pruning import Chosen, evidence_for
 from compression.graphs.reconstruction import Fit, reconstruct
 from compression.loading.images.plan import Images
@@ -24,6 +26,7 @@ from compression.stages.graphs.account import cost, graph_account
 from compression.stages.graphs.check import ROWS, Checks, check_exact
 from compression.stages.graphs.files import check_finite, read_network, store
 from compression.stages.graphs.network import Network, calibration_batches, fixed_inputs
+from compression.stages.graphs.recover import Recovered, recover
 from compression.stages.job import Data, Loaded
 
 BASELINES = {"magnitude": "group-l2", "random": "random"}
@@ -43,6 +46,7 @@ class GraphJob:
         self.anatomy: Anatomy
         self.dense: Costs
         self.data = Data()
+        self.recovered: Recovered | None = None
         self.quality: dict[str, Quality | None] = {"dense": None, "pruned": None, "recovered": None}
 
     def inspect(self) -> None:
@@ -103,12 +107,22 @@ class GraphJob:
         assert isinstance(calibration, Images)
         return calibration_batches(self.anatomy.graph, calibration.batches, labelled)
 
+    def recover(self) -> None:
+        """Recover the cut graph, if that was asked for."""
+        self.recovered = recover(self.loaded, self.data, self.anatomy, self.units, self.smaller)
+
+    @property
+    def final(self) -> Graph:
+        """The graph that is written."""
+        return self.smaller if self.recovered is None else self.recovered.graph
+
     def evaluate(self) -> None:
-        """Judge the cut graph."""
-        if self.data.evaluation is not None:
-            network = Network(self.smaller, self.loaded.observer.progress)
-            self.quality["pruned"] = self._kept(
-                "pruned-quality", lambda: self._judged(network, reference=self._network)
+        """Judge the cut graph, and the recovered one."""
+        states = {"pruned": self.smaller} | ({} if self.recovered is None else {"recovered": self.final})
+        for state, graph in states.items() if self.data.evaluation is not None else ():
+            network = Network(graph, self.loaded.observer.progress)
+            self.quality[state] = self._kept(
+                f"{state}-quality", partial(self._judged, network, reference=self._network)
             )
         for state, found in self.quality.items():
             for metric, value in (found["metrics"] if found else {}).items():
@@ -150,14 +164,15 @@ class GraphJob:
         loaded, dtype = self.loaded, str(self.loaded.admission.dtype)
         stored = artifacts.stored_bytes(loaded, loaded.folder)
         dense = cost(self.anatomy.graph, self.dense, stored, dtype)
-        pruned = cost(self.smaller, self.pruned, self._written_bytes(), dtype)
-        found = {"dense": dense, "pruned": pruned}
+        found = {"dense": dense, "pruned": cost(self.smaller, self.pruned, self._written_bytes(), dtype)}
+        if self.recovered is not None:
+            found["recovered"] = cost(self.final, self.pruned, self._written_bytes(), dtype)
         counts = ("parameters", "nonzeros", "bytes", "macs", "sparsity")
         figures = {
             "cost": {name: {key: part[key] for key in counts} for name, part in found.items()},
             "quality": {name: part["metrics"] for name, part in self.quality.items() if part},
         }
-        artifact = artifacts.write(loaded, self.anatomy, self.units, self.smaller, figures)
+        artifact = artifacts.write(loaded, self.anatomy, self.units, self.final, figures)
         return artifact, found
 
     def _written_bytes(self) -> int:
@@ -165,7 +180,7 @@ class GraphJob:
         file, *data = self.loaded.admission.weights
         folder = self.loaded.work / "scratch" / "counted"
         folder.mkdir(parents=True, exist_ok=True)
-        paths = store(self.smaller, folder, file, data[0] if data else None)
+        paths = store(self.final, folder, file, data[0] if data else None)
         total = sum(path.stat().st_size for path in paths)
         for path in paths:
             path.unlink()
@@ -173,7 +188,7 @@ class GraphJob:
 
     def check(self, artifact: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
         """Verify and measure in clean processes. Raises ArtifactVerificationFailed, MeasurementFailed."""
-        checks = Checks(self.loaded, self.anatomy, self.smaller, self.inputs)
+        checks = Checks(self.loaded, self.anatomy, self.final, self.inputs)
         verified = checks.verify(artifact)
         self.loaded.observer.progress(1, 2)
         measured = checks.measure(artifact, verified)
@@ -211,6 +226,7 @@ def run(loaded: Loaded, enter: Enter) -> tuple[Artifact, dict[str, Any]]:
     enter("prune")
     job.prune()
     enter("recover")
+    job.recover()
     enter("evaluate")
     job.evaluate()
     compared = job.baselines()
@@ -226,4 +242,5 @@ def run(loaded: Loaded, enter: Enter) -> tuple[Artifact, dict[str, Any]]:
         "measured": measured,
         "verification": verified,
         "graph": job.account(found),
+        "recovery": None if job.recovered is None else job.recovered.history,
     }
