@@ -31,6 +31,7 @@ class FullWeights:
     def __init__(self, model: nn.Module, files: Mapping[str, list[str]], masks: Mapping[str, Tensor]) -> None:
         self.files = files
         self.masters: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
         self._parameters: dict[str, nn.Parameter] = {}
         self._masks: dict[str, Tensor] = {}
         model.requires_grad_(False)
@@ -43,6 +44,9 @@ class FullWeights:
             mask = next((masks[file] for file in files[name] if file in masks), None)
             if mask is not None:
                 self._masks[name] = mask.to(parameter.device)
+
+    def train(self, on: bool) -> None:
+        """Nothing of the model changes by being looked at: dropout stays off."""
 
     def gather(self) -> None:
         """Move gradients onto the masters in float32, zero where the mask removes."""

@@ -49,9 +49,13 @@ class _Adapters:
     def __init__(self, layers: Mapping[str, MaskedLowRank]) -> None:
         self.layers = layers
         self.masters: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
         for site, layer in layers.items():
             self.masters[f"{site}/a"] = layer.a
             self.masters[f"{site}/b"] = layer.b
+
+    def train(self, on: bool) -> None:
+        """Nothing of the model changes by being looked at: dropout stays off."""
 
     def gather(self) -> None:
         """Gradients are on the masters already."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from compression.errors import RecoveryDiverged
 from compression.evaluation.types import Batch
+from compression.recovery.optimisers import STATES, adamw, sgd
 from compression.recovery.types import Observer, Store, TrainingData
 
 Loss = Callable[[Batch], Tensor]
@@ -24,10 +25,17 @@ Loss = Callable[[Batch], Tensor]
 
 
 class Trained(Protocol):
-    """What is trained: float32 leaf tensors, and how they reach the model."""
+    """What is trained: float32 leaf tensors, and how they reach the model. `buffers` are what a forward pass
+    changes by itself (running statistics), by names that no master has; they are part of the state."""
 
     @property
     def masters(self) -> Mapping[str, Tensor]: ...
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]: ...
+
+    def train(self, on: bool) -> None:
+        """Whether the model learns (its forward passes may change the buffers) or is only looked at."""
 
     def gather(self) -> None:
         """Bring this step's gradients onto the masters (``.grad``, float32, masked)."""
@@ -39,9 +47,30 @@ class Trained(Protocol):
         """The tensors to write, by their name in the model's files."""
 
 
+class Hook:
+    """What a schedule adds to every step. A subclass overrides what it needs; what it remembers from step to
+    step is its `state`, which is saved and comes back with the rest."""
+
+    def after_gradients(self, masters: Mapping[str, Tensor], step: int) -> None:
+        """May add to ``.grad`` of the masters (None where the loss does not reach one), after the gradients
+        of the loss were clipped; ``step`` counts from 0."""
+
+    def after_step(self, masters: Mapping[str, Tensor], step: int) -> None:
+        """May change the masters after the optimiser's update, before the model computes with them;
+        ``.grad`` is still that of the step."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What the next step depends on besides masters and step number, by name."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Steps, samples a step, and AdamW with linear warm-up and cosine decay to a tenth of the peak."""
+    """Steps, samples a step, and an optimiser (AdamW, or gradient descent with momentum, whose weight decay
+    is part of the gradient) with linear warm-up and cosine decay to a tenth of the peak."""
 
     steps: int
     batch_size: int
@@ -53,6 +82,9 @@ class Plan:
     held_out: float = 0.1
     evaluate_every: int = 25
     save_every: int = 50
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    nesterov: bool = False
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step`` (from 0)."""
@@ -101,8 +133,7 @@ class _State:
     """Where a run is: all of it is saved, so all of it comes back."""
 
     step: int
-    mean: dict[str, Tensor]
-    square: dict[str, Tensor]
+    moments: dict[str, dict[str, Tensor]]
     best: dict[str, Tensor]
     best_step: int
     best_loss: float | None
@@ -110,20 +141,9 @@ class _State:
     stopped: str | None = None
 
 
-def adamw(master: Tensor, mean: Tensor, square: Tensor, step: int, rate: float, decay: float) -> None:
-    """One AdamW update in place, betas 0.9 and 0.999 (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
-    gradient = master.grad
-    if gradient is None:
-        return
-    master.mul_(1 - rate * decay)
-    mean.lerp_(gradient, 0.1)
-    square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-    denominator = square.sqrt().div_(math.sqrt(1 - 0.999**step)).add_(1e-8)
-    master.addcdiv_(mean, denominator, value=-rate / (1 - 0.9**step))
-
-
 class Trainer:
-    """Runs a plan on something trained; ``run`` returns the history for the report."""
+    """Runs a plan on something trained; ``run`` returns the history for the report. ``name`` begins the names
+    of its checkpoints."""
 
     def __init__(
         self,
@@ -133,9 +153,12 @@ class Trainer:
         plan: Plan,
         store: Store,
         observer: Observer,
+        hooks: Sequence[Hook] = (),
+        name: str = "recovery",
     ) -> None:
         self.trained, self.loss, self.data, self.plan = trained, loss, data, plan
         self.store, self.observer = store, observer
+        self.hooks, self.name = tuple(hooks), name
         self.training, self.held = split(len(data), plan)
 
     def run(self) -> dict[str, Any]:
@@ -143,6 +166,7 @@ class Trainer:
 
         Raises RecoveryDiverged when not even the first step has a finite loss.
         """
+        self.trained.train(True)
         state = self._restore() or self._fresh()
         while state.step < self.plan.steps and state.stopped is None:
             self._step(state)
@@ -153,8 +177,10 @@ class Trainer:
         masters = self.trained.masters
         state = _State(
             step=0,
-            mean={name: torch.zeros_like(value) for name, value in masters.items()},
-            square={name: torch.zeros_like(value) for name, value in masters.items()},
+            moments={
+                moment: {name: torch.zeros_like(value) for name, value in masters.items()}
+                for moment in STATES[self.plan.optimiser]
+            },
             best=self._snapshot(),
             best_step=0,
             best_loss=self._held_out_loss(),
@@ -177,16 +203,30 @@ class Trainer:
         self.trained.gather()
         with torch.no_grad():
             self._clip()
-            rate = plan.rate(step)
-            for name, master in self.trained.masters.items():
-                adamw(master, state.mean[name], state.square[name], step + 1, rate, plan.weight_decay)
-                master.grad = None
+            self._update(state)
         self.trained.publish()
         state.step = step + 1
         self._watch(state, loss)
         if state.step == plan.steps or state.step % plan.save_every == 0:
             self._save(state)
         self.observer.progress(state.step, plan.steps)
+
+    def _update(self, state: _State) -> None:
+        """The optimiser's step, between what the hooks add to the gradients and make of the masters."""
+        plan, step, masters = self.plan, state.step, self.trained.masters
+        for hook in self.hooks:
+            hook.after_gradients(masters, step)
+        rate, decay = plan.rate(step), plan.weight_decay
+        for name, master in masters.items():
+            kept = {moment: values[name] for moment, values in state.moments.items()}
+            if plan.optimiser == "adamw":
+                adamw(master, kept["mean"], kept["square"], step + 1, rate, decay)
+            else:
+                sgd(master, kept["velocity"], rate, plan.momentum, decay, nesterov=plan.nesterov)
+        for hook in self.hooks:
+            hook.after_step(masters, step)
+        for master in masters.values():
+            master.grad = None
 
     def _clip(self) -> None:
         """Scale all gradients down together when their norm is above the limit."""
@@ -219,69 +259,76 @@ class Trainer:
         if not self.held:
             return None
         total = 0.0
+        self.trained.train(False)
         with torch.no_grad():
             for start in range(0, len(self.held), self.plan.batch_size):
                 chosen = self.held[start : start + self.plan.batch_size]
                 total += float(self.loss(self.data.batch(chosen))) * len(chosen)
+        self.trained.train(True)
         mean = total / len(self.held)
         return mean if math.isfinite(mean) else None
 
+    def _values(self) -> dict[str, Tensor]:
+        return {**self.trained.masters, **self.trained.buffers}
+
     def _snapshot(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.trained.masters.items()}
+        return {name: value.detach().clone() for name, value in self._values().items()}
+
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in self._values().items():
+                value.copy_(values[name])
+        self.trained.publish()
 
     def _keep_best(self, state: _State) -> None:
-        with torch.no_grad():
-            for name, master in self.trained.masters.items():
-                master.copy_(state.best[name])
-        self.trained.publish()
+        self._put(state.best)
+        self.trained.train(False)
 
     def _save(self, state: _State) -> None:
         tensors = {f"best/{name}": value for name, value in state.best.items()}
         if state.step < self.plan.steps:
-            for part, values in (
-                ("master", self._snapshot()),
-                ("mean", state.mean),
-                ("square", state.square),
-            ):
+            for part, values in {"master": self._snapshot(), **state.moments}.items():
                 tensors |= {f"{part}/{name}": value for name, value in values.items()}
+        for place, hook in enumerate(self.hooks):
+            tensors |= {f"hook/{place}/{name}": value for name, value in hook.state().items()}
         data = {
             "step": state.step,
             "best_step": state.best_step,
             "best_loss": state.best_loss,
             "curve": state.curve,
         }
-        self.store.save(checkpoint_name(state.step), tensors, data)
+        self.store.save(checkpoint_name(state.step, self.name), tensors, data)
         self.store.discard(name for name in self._saved_before(state.step) if self.store.has(name))
 
     def _saved_before(self, step: int) -> list[str]:
         """Names of the checkpoints of earlier steps, the newest first."""
         every = self.plan.save_every
-        return [checkpoint_name(n) for n in range((step - 1) // every * every, 0, -every)]
+        return [checkpoint_name(n, self.name) for n in range((step - 1) // every * every, 0, -every)]
 
     def _restore(self) -> _State | None:
         plan = self.plan
-        names = [checkpoint_name(plan.steps), *self._saved_before(plan.steps)]
+        names = [checkpoint_name(plan.steps, self.name), *self._saved_before(plan.steps)]
         found = next((name for name in names if self.store.has(name)), None)
         if found is None:
             return None
         tensors, data = self.store.load(found)
-        masters = self.trained.masters
 
-        def part(kind: str) -> dict[str, Tensor]:
-            return {name: tensors[f"{kind}/{name}"].to(master.device) for name, master in masters.items()}
+        def part(kind: str, of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensors[f"{kind}/{name}"].to(value.device) for name, value in of.items()}
 
         finished = data["step"] >= plan.steps
         if not finished:
-            with torch.no_grad():
-                for name, value in part("master").items():
-                    masters[name].copy_(value)
-            self.trained.publish()
+            self._put(part("master", self._values()))
+        for place, hook in enumerate(self.hooks):
+            of = f"hook/{place}/"
+            hook.restore({key.removeprefix(of): one for key, one in tensors.items() if key.startswith(of)})
         self.observer.progress(int(data["step"]), plan.steps)
         return _State(
             step=int(data["step"]),
-            mean={} if finished else part("mean"),
-            square={} if finished else part("square"),
-            best=part("best"),
+            moments={}
+            if finished
+            else {moment: part(moment, self.trained.masters) for moment in STATES[plan.optimiser]},
+            best=part("best", self._values()),
             best_step=int(data["best_step"]),
             best_loss=data["best_loss"],
             curve=list(data["curve"]),
@@ -299,6 +346,6 @@ class Trainer:
         }
 
 
-def checkpoint_name(step: int) -> str:
+def checkpoint_name(step: int, name: str = "recovery") -> str:
     """The name under which the state after ``step`` steps is stored."""
-    return f"recovery-{step:06d}"
+    return f"{name}-{step:06d}"

@@ -16,8 +16,9 @@ from compression.errors import RecoveryDiverged, RecoveryImpossible
 from compression.evaluation import stock
 from compression.evaluation.types import CLASSIFICATION, FEATURES, GENERATION, Batch
 from compression.recovery.masked import MaskedLowRank, effective_weight
+from compression.recovery.optimisers import adamw
 from compression.recovery.registry import load_all, recover
-from compression.recovery.training import Plan, adamw, checkpoint_name, indices_at, split
+from compression.recovery.training import Plan, checkpoint_name, indices_at, split
 from compression.recovery.types import RecoveryContext, RecoveryResult
 from tests.tiny_models import tiny_bert, tiny_llama
 
