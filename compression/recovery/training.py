@@ -80,6 +80,7 @@ class Plan:
     clip: float = 1.0
     seed: int = 0
     held_out: float = 0.1
+    held_out_most: int = 64
     evaluate_every: int = 25
     save_every: int = 50
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -113,7 +114,7 @@ def split(samples: int, plan: Plan) -> tuple[list[int], list[int]]:
     if samples < 8 or plan.held_out <= 0:
         return list(range(samples)), []
     order = permutation(samples, plan.seed, "held-out")
-    held = min(64, max(1, round(samples * plan.held_out)))
+    held = min(plan.held_out_most, max(1, round(samples * plan.held_out)))
     return sorted(order[held:]), sorted(order[:held])
 
 
@@ -143,7 +144,7 @@ class _State:
 
 class Trainer:
     """Runs a plan on something trained; ``run`` returns the history for the report. ``name`` begins the names
-    of its checkpoints."""
+    of its checkpoints; ``feed`` gives the batch of a step (default: `indices_at` of the data)."""
 
     def __init__(
         self,
@@ -155,10 +156,11 @@ class Trainer:
         observer: Observer,
         hooks: Sequence[Hook] = (),
         name: str = "recovery",
+        feed: Callable[[int], Batch] | None = None,
     ) -> None:
         self.trained, self.loss, self.data, self.plan = trained, loss, data, plan
         self.store, self.observer = store, observer
-        self.hooks, self.name = tuple(hooks), name
+        self.hooks, self.name, self.feed = tuple(hooks), name, feed
         self.training, self.held = split(len(data), plan)
 
     def run(self) -> dict[str, Any]:
@@ -191,7 +193,8 @@ class Trainer:
 
     def _step(self, state: _State) -> None:
         plan, step = self.plan, state.step
-        value = self.loss(self.data.batch(indices_at(step, self.training, plan)))
+        batch = self.feed(step) if self.feed else self.data.batch(indices_at(step, self.training, plan))
+        value = self.loss(batch)
         loss = float(value.detach())
         if not math.isfinite(loss):
             if step == 0:
