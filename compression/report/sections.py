@@ -283,6 +283,9 @@ def recovery(report: Json) -> str:
         ["samples trained on", number(f"{found.get('training_samples', 0):,}")],
         ["samples held out", number(f"{found.get('held_out_samples', 0):,}")],
     ]
+    loading = found.get("loading")
+    if loading is not None:
+        rows.append(["time spent waiting for images", number(percent(loading["waited_share"]))])
     facts = table(["recovery", ""], rows)
     return f'<div class="plots">{figure("Loss", plot, told)}<div>{facts}</div></div>'
 

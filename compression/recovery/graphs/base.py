@@ -114,6 +114,11 @@ class GraphRecovery(Protocol):
     @property
     def options(self) -> type[BaseModel]: ...
 
+    def check(self, graph: Graph, batch: int | None) -> None:
+        """Raises RecoveryImpossible for a graph that cannot be recovered in this way; `batch` is the only
+        size of batches that it takes (None: any)."""
+        ...
+
     def recover(self, context: GraphRecoveryContext) -> GraphRecoveryResult:
         """Raises RecoveryImpossible, RecoveryDiverged, DatasetInvalid."""
         ...

@@ -65,15 +65,6 @@ class FedBatches(Sequence[Batch]):
         return self._context.fed(self._feed.at(index))
 
 
-def check_batch(context: GraphRecoveryContext) -> None:
-    """Raises RecoveryImpossible where the graph takes too few images at once to measure statistics."""
-    if context.batch is not None and context.batch < LEAST:
-        raise RecoveryImpossible(
-            f"the model takes batches of {context.batch} alone, too few to measure statistics on: export it "
-            "with a free batch"
-        )
-
-
 def measured(
     context: GraphRecoveryContext, images: Sequence[int], size: int, count: int
 ) -> tuple[Graph, dict[str, Any]]:
@@ -124,11 +115,20 @@ class BatchNormStatistics:
     )
     options: type[BaseModel] = StatisticsOptions
 
+    def check(self, graph: Graph, batch: int | None) -> None:
+        """Raises RecoveryImpossible for a graph without BatchNorms, or one that takes few images at once."""
+        if not has_norms(graph):
+            raise RecoveryImpossible(FOLDED)
+        if batch is not None and batch < LEAST:
+            raise RecoveryImpossible(
+                f"the model takes batches of {batch} alone, too few to measure statistics on: export it with "
+                "a free batch"
+            )
+
     def recover(self, context: GraphRecoveryContext) -> GraphRecoveryResult:
         """Raises RecoveryImpossible, BatchInvalid, pydantic.ValidationError (options)."""
         options = StatisticsOptions.model_validate(dict(context.options))
-        check_norms(context.graph)
-        check_batch(context)
+        self.check(context.graph, context.batch)
         graph, facts = kept(context, range(len(context.data)), options.batch_size, context.steps)
         history = {
             "training_samples": facts["images"],
@@ -137,12 +137,6 @@ class BatchNormStatistics:
             "options": options.model_dump(mode="json"),
         }
         return GraphRecoveryResult(self.name, graph, history)
-
-
-def check_norms(graph: Graph) -> None:
-    """Raises RecoveryImpossible for a graph without BatchNorms."""
-    if not has_norms(graph):
-        raise RecoveryImpossible(FOLDED)
 
 
 FOLDED = (

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compression.errors import RecoveryImpossible
 from compression.evaluation.types import Batch
+from compression.graphs.graph import Graph
 from compression.graphs.losses import Objective, objective_loss
 from compression.graphs.training import GraphTrained, watching
 from compression.recovery.graphs import graph_recoveries
@@ -92,17 +93,20 @@ class GraphDistillation:
     )
     options: type[BaseModel] = GraphTrainingOptions
 
+    def check(self, graph: Graph, batch: int | None) -> None:
+        """Raises RecoveryImpossible for a graph that takes several images at once and no other number."""
+        if batch not in (None, 1):
+            raise RecoveryImpossible(
+                f"the model takes {batch} images at once and no other number: export it with a free batch"
+            )
+
     def recover(self, context: GraphRecoveryContext) -> GraphRecoveryResult:
         """Raises RecoveryImpossible, RecoveryDiverged, DatasetInvalid, pydantic.ValidationError (options)."""
         options = GraphTrainingOptions.model_validate(dict(context.options))
+        self.check(context.graph, context.batch)
         if options.loss == "task" and context.data.labels is None:
             raise RecoveryImpossible(
                 "the loss 'task' needs a recovery dataset with labels; use the loss 'distillation'"
-            )
-        if context.batch not in (None, 1):
-            raise RecoveryImpossible(
-                f"the model takes {context.batch} images at once and no other number: export it with a free "
-                "batch"
             )
         plan = plan_of(context, options)
         training, _ = split(len(context.data), plan)

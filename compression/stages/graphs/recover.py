@@ -33,6 +33,12 @@ class Recovered:
     history: Mapping[str, Any]
 
 
+def check_recoverable(loaded: Loaded, graph: Graph) -> None:
+    """Raises RecoveryImpossible where the job asks for a recovery that this graph cannot have: before
+    anything else is done."""
+    graph_recoveries[loaded.specification.recovery.method].check(graph, fixed_batch(graph))
+
+
 def recover(loaded: Loaded, data: Data, anatomy: Anatomy, units: Chosen, smaller: Graph) -> Recovered | None:
     """Recover the cut graph, if the specification asks for it. Raises RecoveryImpossible, RecoveryDiverged,
     DatasetInvalid, DatasetInsufficient."""

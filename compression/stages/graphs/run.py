@@ -26,7 +26,7 @@ from compression.stages.graphs.account import cost, graph_account
 from compression.stages.graphs.check import ROWS, Checks, check_exact
 from compression.stages.graphs.files import check_finite, read_network, store
 from compression.stages.graphs.network import Network, calibration_batches, fixed_inputs
-from compression.stages.graphs.recover import Recovered, recover
+from compression.stages.graphs.recover import Recovered, check_recoverable, recover
 from compression.stages.job import Data, Loaded
 
 BASELINES = {"magnitude": "group-l2", "random": "random"}
@@ -55,6 +55,7 @@ class GraphJob:
         loaded = self.loaded
         graph = read_network(loaded.folder, loaded.admission.weights[0])
         check_finite(graph)
+        check_recoverable(loaded, graph)
         self.anatomy = analyse(graph, self.options["sizes"])
         self.dense = costs(graph, seen=self.anatomy.probe)
         units = sum(group.units for group in self.anatomy.groups)

@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from compression import pipeline
-from compression.errors import DatasetInvalid, SpecificationInvalid
+from compression.errors import DatasetInvalid, RecoveryImpossible, SpecificationInvalid
 from tests.engine.graphs.test_graph_jobs import EXPORTED, HOW, answers, ran
 from tests.engine.jobs import Recorder, hashes, request, run_and_kill, write_job
 from tests.pictures import encoded, folders, write_npz, write_zip
@@ -74,3 +74,103 @@ def test_statistics_are_measured_anew(tmp_path: Path) -> None:
 def test_folded_norms_are_refused_with_what_to_do_instead(tmp_path: Path) -> None:
     with pytest.raises(SpecificationInvalid, match="moments"):
         ran(job(tmp_path, recovery=recovery("batchnorm")))
+
+
+def accuracy(place: Path, how: dict[str, Any], pixels: Any, labels: Any) -> float:
+    """The share of images that ONNX Runtime puts into their class."""
+    values = (pixels.astype(np.float64) / 255 - how["image_mean"]) / how["image_std"]
+    found = answers(place, values.transpose(0, 3, 1, 2).astype(np.float32))
+    return float((found.argmax(-1) == labels).mean())
+
+
+def test_a_whole_job_that_distils(tmp_path: Path) -> None:
+    wanted = {
+        "recovery": recovery("distillation", 12, learning_rate=0.005, evaluate_every=4, feature_weight=0.5),
+        "evaluation": {"dataset": "judged", "measure": [], "baselines": ["random"]},
+    }
+    folder = job(tmp_path, **wanted)
+    write_npz(folder / "judged.npz", IMAGES[::-1], LABELS[::-1])
+    datasets = {"images": "images.npz", "judged": "judged.npz"}
+    write_job(folder, "model", datasets, json.loads((folder / "job.json").read_text())["specification"])
+    report, artifact, recorder = ran(folder)
+    assert recorder.stages == list(pipeline.STAGES)
+    assert {"recovery_loss", "recovery_held_out_loss", "recovered/accuracy"} <= recorder.metrics.keys()
+    quality, found = report["quality"], report["recovery"]
+    assert quality["final"] == "recovered"
+    for place, state in ((tmp_path / "model", "dense"), (artifact, "recovered")):
+        right = accuracy(place / "network.onnx", HOW, IMAGES[::-1], np.array(LABELS[::-1]))
+        assert quality[state]["accuracy"] == pytest.approx(right)
+    assert (found["method"], found["steps"], found["loss"]) == ("distillation", 12, "distillation")
+    assert found["training_samples"] + found["held_out_samples"] == 60
+    assert 0 <= found["loading"]["waited_share"] < 1
+    assert found["curve"][-1]["held_out"] < found["curve"][0]["held_out"]
+    for count in ("macs", "parameters", "bytes"):
+        assert report["cost"]["recovered"][count] == report["cost"]["pruned"][count]
+    assert report["verification"]["ok"]
+    # The same images judge and teach, and the report says so.
+    assert report["data"]["overlap"]["recovery"] == 60
+    assert any("recovery images" in line for line in recorder.messages)
+    assert any("Recovery (distillation) changed accuracy" in note for note in report["notes"])
+    page = (tmp_path / "work" / "report.html").read_text()
+    assert "waiting for images" in page
+    assert (
+        "recovery: distillation, 12 steps of 8 images, loss distillation"
+        in (artifact / "README.md").read_text()
+    )
+    manifest = json.loads((artifact / "secateur" / "manifest.json").read_text())
+    assert set(manifest["figures"]["quality"]) == {"dense", "pruned", "recovered"}
+    assert "seconds" not in json.dumps(manifest["figures"])
+
+
+def test_labels_of_an_image_folder_train(tmp_path: Path) -> None:
+    wanted = {"recovery": recovery("distillation", 4, loss="task", optimiser="adamw")}
+    report, artifact, _ = ran(job(tmp_path, kind="zip", **wanted))
+    assert report["recovery"]["loss"] == "task"
+    assert report["recovery"]["options"]["learning_rate"] == 0.001
+    # A fifth is held out for the evaluation, and nothing of it trained on.
+    assert report["data"]["evaluation"]["images"] == 12
+    assert report["data"]["recovery"]["images"] <= 48
+    assert report["data"]["overlap"]["recovery"] == 0
+    assert (artifact / "config.json").exists()
+
+
+def test_killed_jobs_go_on_and_give_the_same_bytes(tmp_path: Path) -> None:
+    options = {"save_every": 2, "evaluate_every": 3, "flip": True, "cutout": 0.2}
+    folder = job(tmp_path, "dense", recovery=recovery("distillation", 7, **options))
+    recorder = Recorder()
+    artifact = pipeline.run(request(folder, folder / "whole"), recorder).artifact
+    assert recorder.steps == [
+        "baseline", "units", "recovery-statistics", "recovery-000002", "recovery-000004", "recovery-000006",
+        "recovery-000007", "pruned-quality", "recovered-quality",
+    ]  # fmt: skip
+    # Renames: one each of the first two, then tensors and data of each step. The seventh leaves step 4 half.
+    for count, after in ((4, "recovery-000002"), (7, "recovery-000004")):
+        work = tmp_path / str(count)
+        assert run_and_kill(folder, work, "after_checkpoint_rename", count) == -signal.SIGKILL
+        recorder = Recorder()
+        outcome = pipeline.run(request(folder, work), recorder)
+        assert recorder.steps[0] == after
+        assert hashes(outcome.artifact) == hashes(artifact)
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    folder = job(tmp_path, kind="zip", evaluation={"measure": []}, recovery=recovery("distillation", 8))
+    files = folders(IMAGES, LABELS, CLASSES)
+    name = sorted(files)[5]
+    files[name] = encoded(IMAGES[0])[:200]
+    write_zip(folder / "images.zip", files)
+    with pytest.raises(DatasetInvalid, match="cannot be decoded"):
+        ran(folder)
+
+
+def test_batches_of_a_fixed_number_of_images_are_refused_before_anything_is_done(tmp_path: Path) -> None:
+    folder = job(tmp_path, recovery=recovery("distillation"))
+    place = folder / "model" / "network.onnx"
+    model = onnx.load(place)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(model, place)
+    recorder = Recorder()
+    with pytest.raises(RecoveryImpossible, match="3 images at once"):
+        pipeline.run(request(folder, folder / "work"), recorder)
+    assert recorder.stages[-1] == "inspect"
