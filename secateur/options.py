@@ -107,7 +107,11 @@ Baseline = Annotated[
     Option(help="Also prune this way for comparison: magnitude, random. Repeatable.", rich_help_panel=CHECK),
 ]
 Recovery = Annotated[
-    str | None, Option(help="Buy quality back: none, lora, distillation; of ONNX distillation, batchnorm.", rich_help_panel=REPAIR)
+    str | None,
+    Option(
+        help="Buy quality back: none, lora, distillation; of ONNX distillation, batchnorm.",
+        rich_help_panel=REPAIR,
+    ),
 ]
 RecoverySteps = Annotated[int | None, Option(help="Training steps of the recovery.", rich_help_panel=REPAIR)]
 RecoveryData = Annotated[

@@ -6,6 +6,7 @@ run; a plan runs nothing, so it says no figure that only the job finds.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from compression.anatomy.inspection import Inspection
@@ -14,6 +15,7 @@ from compression.specification import JobSpecification, quantity
 _START = 10.0
 _IMAGE = 0.005
 _INTERPRETER = 700 << 20
+_KEPT_IMAGES = 512 << 20
 UNKNOWN = (
     "Which channels of a graph can go, and its multiply-accumulates, are found when the job runs it: the "
     "plan says what is asked for. A target beyond reach fails the job with what can be reached and the "
@@ -21,7 +23,8 @@ UNKNOWN = (
 )
 BASIS = (
     "The time to start, read and measure, and 5 ms for each image that a model is judged on, four times that "
-    "for each that a recovery learns from; a network that takes longer for an image takes longer. Memory: the interpreter and four copies of the weights."
+    "for each that a recovery learns from; a network that takes longer for an image takes longer. Memory: "
+    "the interpreter and four copies of the weights, nine with a recovery and the images that it keeps decoded."
 )
 NO_TIMES = "The layers of graphs are not timed; the job measures the dense and the pruned model."
 
@@ -41,7 +44,7 @@ def plan_graph(specification: JobSpecification, inspection: Inspection) -> dict[
         "sequence_length": None,
         "estimate": {
             "seconds": round(_START + _images(specification) * _IMAGE, 1),
-            "memory_bytes": _INTERPRETER + 4 * inspection.bytes,
+            "memory_bytes": _INTERPRETER + _memory(specification, inspection),
             "basis": BASIS,
         },
         "notes": [UNKNOWN],
@@ -57,6 +60,16 @@ def _images(specification: JobSpecification) -> int:
         return 2 * judged
     passes = 1 if recovery.method == "batchnorm" else 4
     return 3 * judged + passes * recovery.budget.steps * int(recovery.options.get("batch_size", 1))
+
+
+def _memory(specification: JobSpecification, inspection: Inspection) -> int:
+    """Bytes of weights (a recovery has masters, gradients, momentum, its best state and the dense graph
+    besides) and of images, one byte a value, up to what is kept."""
+    recovery = specification.recovery
+    if recovery.method == "none":
+        return 4 * inspection.bytes
+    learnt = recovery.budget.steps * int(recovery.options.get("batch_size", 1))
+    return 9 * inspection.bytes + min(_KEPT_IMAGES, learnt * math.prod(inspection.image or (0,)))
 
 
 def _amount(specification: JobSpecification, inspection: Inspection) -> int | None:

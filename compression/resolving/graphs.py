@@ -169,9 +169,9 @@ def _check_recovery(draft: Draft) -> None:
         if method == "batchnorm" and not inspection.batch_norms:
             draft.refuse(
                 "/recovery/method",
-                "The graph has no BatchNormalization (exporters fold most of them into convolutions), so there "
-                'are no statistics to measure anew: write "options": {"update": "moments"} instead, which '
-                "does the same for those that were folded.",
+                "The graph has no BatchNormalization (exporters fold most of them into convolutions), so "
+                'there are no statistics to measure anew: write "options": {"update": "moments"} instead, '
+                "which does the same for those that were folded.",
                 "recovery_unsupported",
             )
             return

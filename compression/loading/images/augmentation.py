@@ -69,7 +69,8 @@ def _crop(pixels: Pixels, share: float, top: float, left: float) -> Pixels:
     down, right = round(share * height), round(share * width)
     padded = np.pad(pixels, ((0, 0), (down, down), (right, right)))
     first, start = int(top * (2 * down + 1)), int(left * (2 * right + 1))
-    return np.ascontiguousarray(padded[:, first : first + height, start : start + width])
+    found: Pixels = np.ascontiguousarray(padded[:, first : first + height, start : start + width])
+    return found
 
 
 def _jitter(pixels: Pixels, factors: NDArray[np.float64]) -> Pixels:

@@ -1,7 +1,7 @@
 """Statistics of BatchNorms measured anew on the cut graph, without training.
 
-Removing channels moves the mean and the variance of what the layers behind them compute, while BatchNorms go on
-with those of the dense graph. (Li et al. 2020, EagleEye, arXiv 2007.02491, calls it adaptive batch
+Removing channels moves the mean and the variance of what the layers behind them compute, while BatchNorms
+go on with those of the dense graph. (Li et al. 2020, EagleEye, arXiv 2007.02491, calls it adaptive batch
 normalisation and finds that accuracies before it say little of those after training.)
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,7 +51,9 @@ def recover(loaded: Loaded, data: Data, anatomy: Anatomy, units: Chosen, smaller
     assert isinstance(data.plan, ImagePlan)
     assert spec.dataset is not None
     wanted = spec.budget.steps * options.batch_size / (1 - getattr(options, "held_out", 0.0))
+    since = time.perf_counter()
     images = data.plan.streamed(spec.dataset, math.ceil(wanted), loaded.specification.seed)
+    reading = time.perf_counter() - since
     data.recovery = images
     note_overlap(loaded, data, "recovery", images)
     result = method.recover(
@@ -69,7 +72,9 @@ def recover(loaded: Loaded, data: Data, anatomy: Anatomy, units: Chosen, smaller
             threads=max(LEAST_THREADS, loaded.request.threads),
         )
     )
-    return Recovered(result.graph, {"method": result.method, **result.history})
+    history = {"method": result.method, **result.history}
+    history["loading"] = {**result.history["loading"], "reading_seconds": reading}
+    return Recovered(result.graph, history)
 
 
 def inner_values(anatomy: Anatomy, units: Chosen, smaller: Graph) -> list[Inner]:

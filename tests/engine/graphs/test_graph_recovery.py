@@ -27,7 +27,7 @@ from compression.preprocessing import of_model
 from compression.recovery.graphs import graph_recoveries
 from compression.recovery.graphs.base import GraphRecoveryContext, GraphRecoveryResult
 from compression.recovery.graphs.distillation import GraphTrainingOptions, maker, one_by_one, plan_of
-from compression.recovery.training import split
+from compression.recovery.training import Plan, split
 from compression.stages.graphs.recover import inner_values
 from tests.engine.graphs.trainable import CLASSES, small_resnet
 from tests.pictures import write_npz
@@ -271,3 +271,8 @@ def test_what_cannot_work_is_said(tmp_path: Path) -> None:
         recover(replace(given, graph=replace(given.graph, nodes=nodes)))
     with pytest.raises(RecoveryImpossible, match="give more images"):
         recover(context(tmp_path, "batchnorm", batch=64))
+
+
+def test_no_more_is_held_out_than_is_asked_for() -> None:
+    plan = Plan(steps=1, batch_size=1, learning_rate=1.0)
+    assert [len(split(20_000, one)[1]) for one in (plan, replace(plan, held_out_most=512))] == [64, 512]

@@ -53,7 +53,7 @@ def recovery(method: str, steps: int = 6, **options: Any) -> dict[str, Any]:
 def test_statistics_are_measured_anew(tmp_path: Path) -> None:
     folder = job(tmp_path, "dense", recovery=recovery("batchnorm", 5))
     report, artifact, _ = ran(folder)
-    plain, before, _ = ran(job(tmp_path / "plain", "dense"))
+    _, before, _ = ran(job(tmp_path / "plain", "dense"))
     assert report["recovery"]["method"] == "batchnorm"
     assert report["recovery"]["training_samples"] == 40
     assert report["data"]["recovery"]["images"] == 40
@@ -174,3 +174,41 @@ def test_batches_of_a_fixed_number_of_images_are_refused_before_anything_is_done
     with pytest.raises(RecoveryImpossible, match="3 images at once"):
         pipeline.run(request(folder, folder / "work"), recorder)
     assert recorder.stages[-1] == "inspect"
+
+
+def refused(folder: Path) -> list[tuple[str, str]]:
+    """The code and the pointer of each fault of a job."""
+    with pytest.raises(SpecificationInvalid) as caught:
+        request(folder, folder / "work")
+    return [(fault.code, fault.pointer) for fault in caught.value.errors]
+
+
+def test_what_a_recovery_needs_is_asked_for_before_a_job(tmp_path: Path) -> None:
+    def one(tag: str, name: str = "residual", **wanted: Any) -> Path:
+        return job(tmp_path / tag, name, **{"evaluation": {"measure": []}, **wanted})
+
+    other = {"recovery": {"method": "distillation"}, "preprocessing": None}
+    assert refused(one("other", "recurrent", **other)) == [("recovery_unsupported", "/recovery/method")]
+    assert refused(one("none", recovery={"method": "distillation"})) == [
+        ("recovery_data_missing", "/recovery/dataset")
+    ]
+    assert refused(one("lora", recovery={"method": "lora", "dataset": "images"})) == [
+        ("recovery_unknown", "/recovery/method")
+    ]
+    assert refused(one("option", recovery=recovery("distillation", crop_padding=2, rank=3))) == [
+        ("unknown_key", "/recovery/options/rank"), ("option_invalid", "/recovery/options/crop_padding"),
+    ]  # fmt: skip
+    unlabelled = one("labels", recovery=recovery("distillation", loss="task"))
+    write_npz(unlabelled / "images.npz", IMAGES, None)
+    assert refused(unlabelled) == [("labels_missing", "/recovery/options/loss")]
+    how = one("how", recovery=recovery("distillation"), preprocessing=None)
+    assert refused(how) == [("preprocessing_missing", "/preprocessing")]
+
+
+def test_the_calibration_dataset_teaches_where_no_other_is_named(tmp_path: Path) -> None:
+    wanted = {"calibration": {"dataset": "images", "samples": 16}, "recovery": {"method": "distillation"}}
+    found = request(job(tmp_path, **wanted), tmp_path / "work").specification
+    assert found.recovery.dataset == "images"
+    assert found.evaluation.holdout is True
+    assert found.recovery.options["optimiser"] == "sgd"
+    assert request(job(tmp_path / "again", **wanted), tmp_path / "work").specification == found
