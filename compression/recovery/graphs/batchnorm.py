@@ -7,9 +7,9 @@ normalisation and finds that accuracies before it say little of those after trai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -20,6 +20,7 @@ from compression.graphs.batches import Batch
 from compression.graphs.executor import to_numpy, to_torch
 from compression.graphs.graph import Graph
 from compression.graphs.renormalising import reestimate
+from compression.graphs.unfolding import folded_convolutions, measure, unfold
 from compression.recovery.graphs import graph_recoveries
 from compression.recovery.graphs.base import (
     GraphRecoveryContext,
@@ -34,6 +35,8 @@ from compression.recovery.training import derived_seed, permutation
 LEAST = 8
 """Batches that a graph fixes to fewer images say too little of a mean."""
 STEP = "recovery-statistics"
+UNFOLDED = "recovery-unfolded"
+Found = TypeVar("Found")
 
 
 class StatisticsOptions(RecoveryOptions):
@@ -65,11 +68,15 @@ class FedBatches(Sequence[Batch]):
         return self._context.fed(self._feed.at(index))
 
 
-def measured(
-    context: GraphRecoveryContext, images: Sequence[int], size: int, count: int
-) -> tuple[Graph, dict[str, Any]]:
-    """The graph with statistics of at most `count` batches of `size` of these images, each image once, and
-    the facts of the feed. Batches have one size, so that all images count the same."""
+def over(
+    context: GraphRecoveryContext,
+    images: Sequence[int],
+    size: int,
+    count: int,
+    found: Callable[[FedBatches], Found],
+) -> tuple[Found, dict[str, Any]]:
+    """What `found` makes of at most `count` batches of `size` of these images, each image once, and the facts
+    of the feed. Batches have one size, so that all images count the same."""
     seed = derived_seed(context.seed, "statistics")
     order = [images[place] for place in permutation(len(images), seed)]
     size = context.batch or min(size, len(order))
@@ -84,8 +91,8 @@ def measured(
         return context.data.batch(chosen)
 
     with Feed(context.data, make, count, context.threads) as feed:
-        graph = reestimate(context.graph, FedBatches(context, feed, count))
-        return graph, {"images": count * size, "loading": feed.facts()}
+        answer = found(FedBatches(context, feed, count))
+        return answer, {"images": count * size, "loading": feed.facts()}
 
 
 def kept(
@@ -94,13 +101,27 @@ def kept(
     """The same as a step that is kept: what was measured before a kill is taken from the store."""
     names = statistics(context.graph)
     if not context.store.has(STEP):
-        graph, facts = measured(context, images, size, count)
+        graph, facts = over(context, images, size, count, lambda fed: reestimate(context.graph, fed))
         tensors = {name: to_torch(graph.initializers[name], name) for name in names}
         context.store.save(STEP, tensors, facts)
     tensors, facts = context.store.load(STEP)
     arrays = dict(context.graph.initializers)
     arrays |= {name: to_numpy(tensors[name], np.asarray(arrays[name])) for name in names}
     return replace(context.graph, initializers=arrays), facts
+
+
+def unfolded(
+    context: GraphRecoveryContext, images: Sequence[int], size: int, count: int
+) -> tuple[Graph, dict[str, Any] | None]:
+    """The graph with BatchNorms behind its convolutions, where there were such before they were folded, and
+    the facts; as it is and None where there is no such convolution. Also a step that is kept."""
+    if not folded_convolutions(context.graph):
+        return context.graph, None
+    if not context.store.has(UNFOLDED):
+        found, facts = over(context, images, size, count, lambda fed: measure(context.graph, fed))
+        context.store.save(UNFOLDED, found, {**facts, "unfolded": len(found)})
+    tensors, facts = context.store.load(UNFOLDED)
+    return unfold(context.graph, tensors), facts
 
 
 @graph_recoveries.register

@@ -18,6 +18,7 @@ from compression.evaluation.types import Batch
 from compression.graphs.graph import Graph
 from compression.graphs.losses import Objective, objective_loss
 from compression.graphs.training import GraphTrained, watching
+from compression.graphs.unfolding import fold
 from compression.recovery.graphs import graph_recoveries
 from compression.recovery.graphs.base import (
     GraphRecoveryContext,
@@ -25,7 +26,7 @@ from compression.recovery.graphs.base import (
     ImageOptions,
     has_norms,
 )
-from compression.recovery.graphs.batchnorm import kept
+from compression.recovery.graphs.batchnorm import kept, unfolded
 from compression.recovery.graphs.feed import Feed
 from compression.recovery.training import Loss, Plan, Trainer, derived_seed, indices_at, split
 
@@ -65,6 +66,11 @@ class GraphTrainingOptions(ImageOptions):
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the rate rises.")
     clip: float = Field(5.0, gt=0, description="Largest norm of the gradient; a longer one is scaled down.")
+    unfold: bool = Field(
+        True,
+        description="Convolutions of a graph without any normalisation, into which exporters folded their "
+        "BatchNorms, are trained with BatchNorms behind them, which are folded again at the end.",
+    )
     held_out: float = Field(
         0.1,
         ge=0,
@@ -110,12 +116,13 @@ class GraphDistillation:
             )
         plan = plan_of(context, options)
         training, _ = split(len(context.data), plan)
-        graph, norms = context.graph, has_norms(context.graph)
         alone = context.batch == 1
-        facts = None
-        if norms and not alone:
-            count = max(1, NORM_IMAGES // plan.batch_size)
+        graph, facts = context.graph, None
+        count = max(1, NORM_IMAGES // plan.batch_size)
+        if not alone and has_norms(graph):
             graph, facts = kept(context, training, plan.batch_size, count)
+        elif not alone and options.unfold:
+            graph, facts = unfolded(context, training, plan.batch_size, count)
         trained = GraphTrained(graph, frozen=alone)
         loss = loss_of(context, options, trained)
         with Feed(context.data, maker(context, options, plan, training), plan.steps, context.threads) as feed:
@@ -128,7 +135,7 @@ class GraphDistillation:
             "loss": options.loss,
             "options": options.model_dump(mode="json") | {"learning_rate": options.rate},
         }
-        return GraphRecoveryResult(self.name, trained.graph(), history)
+        return GraphRecoveryResult(self.name, fold(trained.graph(), context.graph), history)
 
 
 def plan_of(context: GraphRecoveryContext, options: GraphTrainingOptions) -> Plan:
