@@ -82,7 +82,8 @@ def _resolve_data(draft: Draft) -> None:
             draft.refuse(
                 "/options",
                 f"{draft.recipe.name} with these options looks at images, and this model does not classify "
-                "any: take a criterion of weights alone, such as group-l2, and the update none.",
+                "any: take a criterion of weights alone, such as group-l2, the update none and the "
+                "schedule one-shot.",
                 "option_conflict",
             )
         return
@@ -112,11 +113,15 @@ def _resolve_data(draft: Draft) -> None:
 
 
 def _reads_data(draft: Draft) -> bool:
-    """Whether the criterion or the update looks at data."""
+    """Whether the criterion, the update or the schedule looks at data."""
     chosen = draft.specification.options
     return any(
         entry["needs"]
-        for axis, name in (("graph_criteria", "criterion"), ("graph_updates", "update"))
+        for axis, name in (
+            ("graph_criteria", "criterion"),
+            ("graph_updates", "update"),
+            ("graph_schedules", "schedule"),
+        )
         for entry in draft.catalogue.data[axis]
         if entry["name"] == chosen[name]
     )
