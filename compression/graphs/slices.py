@@ -97,6 +97,10 @@ class Slices:
         shape[one.axis] = -1
         return spread.reshape(shape)
 
+    def kept(self, one: Slice, gone: Tensor) -> Tensor:
+        """By place along the axis of a slice, whether it stays without some units, bool [units]."""
+        return ~torch.cat([gone, torch.zeros(1, dtype=torch.bool)])[one.owners]
+
     def pull(self, masters: Mapping[str, Tensor], strengths: Tensor) -> None:
         """Add strength [units] times the weight to the gradients of all slices: the gradient of half the sum
         of strength * |slice|^2. Tensors that the loss did not reach get a gradient, too."""

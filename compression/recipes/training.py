@@ -29,7 +29,7 @@ def schedule_fields() -> dict[str, tuple[Any, Any]]:
             Field(
                 None,
                 gt=0,
-                description=f"{_TRAINS} the peak rate; null: 0.2 for gates (AdamW), 0.01 for the others "
+                description=f"{_TRAINS} the peak rate; null: 0.6 for gates (AdamW), 0.01 for the others "
                 "(descent with momentum).",
             ),
         ),

@@ -15,7 +15,7 @@ from compression.graphs.soft_costs import SoftCosts
 from compression.graphs.training import watching
 from compression.recovery.training import Loss
 
-COURSE = Course("training-gates", 0.2, "adamw")
+COURSE = Course("training-gates", 0.6, "adamw")
 OPEN = 3.0
 """Of a gate before the sigmoid, at the start: 0.95 of a unit passes."""
 COST = 6.0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compression.graphs.allocation import Chosen
-from compression.graphs.masking import mask, masking, zeroed_places
+from compression.graphs.masking import mask, masking
 from compression.graphs.schedules.base import SCHEDULES, Course, Outcome, Work, fit
 from compression.graphs.slices import Slices
 from compression.graphs.training import GraphTrained
@@ -66,12 +66,14 @@ class SoftMasks(Hook):
         for end in self._ends:
             end()
         anatomy, module = self._work.anatomy, self._trained.module
-        units = self.units()
-        places = [(name, axis, ~shut) for name, axis, shut in zeroed_places(anatomy, units)]
-        places += [(name, *one) for name, masks in mask(anatomy, units).values.items() for one in masks]
-        self._ends = [
-            module.watch(name, straight_through(axis, torch.from_numpy(kept))) for name, axis, kept in places
+        places = [
+            (one.initializer, one.axis, self._slices.kept(one, self.masked)) for one in self._slices.slices
         ]
+        between = mask(anatomy, self.units()).values
+        places += [
+            (name, axis, torch.from_numpy(kept)) for name, all_ in between.items() for axis, kept in all_
+        ]
+        self._ends = [module.watch(name, straight_through(axis, kept)) for name, axis, kept in places]
 
     def units(self) -> Chosen:
         """What is masked now."""
