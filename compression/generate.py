@@ -72,6 +72,7 @@ def catalogue() -> dict[str, Any]:
                 "name": one.name,
                 "summary": one.summary,
                 "needs": sorted(graph_needs("random", "none", one.name)),
+                "scores": one.scores,
                 "arxiv": one.paper,
             }
             for one in SCHEDULES

@@ -90,7 +90,8 @@ class Outcome:
 
 
 class GraphSchedule(Protocol):
-    """One schedule. `trains` is False for the one that changes no weights."""
+    """One schedule. `trains` is False for the one that needs no steps; `scores` says whether it has scores of
+    its own instead of the criterion's."""
 
     @property
     def name(self) -> str: ...
@@ -103,6 +104,9 @@ class GraphSchedule(Protocol):
 
     @property
     def trains(self) -> bool: ...
+
+    @property
+    def scores(self) -> bool: ...
 
     def run(self, work: Work) -> Outcome: ...
 
@@ -146,12 +150,6 @@ def fit(
             "options.learning_rate or options.penalty"
         )
     return history
-
-
-def checkpoints_of(store: Any, name: str) -> list[str]:
-    """Names of the checkpoints that the course of a schedule left."""
-    found: list[str] = store.names(f"{name}-")
-    return found
 
 
 def detached(masters: Mapping[str, Tensor]) -> dict[str, Tensor]:

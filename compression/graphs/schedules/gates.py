@@ -97,6 +97,7 @@ class LearnedGates:
     summary = "A gate for every unit is trained against loss and costs, weights stay; closed ones go."
     paper: str | None = "2111.09635"
     trains = True
+    scores = True
 
     def run(self, work: Work) -> Outcome:
         """Raises TargetUnreachable, RecoveryDiverged."""

@@ -14,7 +14,7 @@ from compression.graphs.training import GraphTrained
 from compression.recovery.training import Hook
 
 COURSE = Course("training-group-lasso", 0.01)
-PENALTY = 0.01
+PENALTY = 0.03
 ALPHA = 4.0
 
 
@@ -52,6 +52,7 @@ class GroupLasso:
     summary = "All units are made sparse, weak ones up to 16 times as much; those that got weakest go."
     paper: str | None = "2301.12900"
     trains = True
+    scores = False
 
     def run(self, work: Work) -> Outcome:
         """Raises TargetUnreachable, RecoveryDiverged."""

@@ -46,6 +46,7 @@ class GrowingRegularisation:
     summary = "The units picked get an L2 penalty that grows from step to step; then they go."
     paper: str | None = "2012.09243"
     trains = True
+    scores = False
 
     def run(self, work: Work) -> Outcome:
         """Raises TargetUnreachable, RecoveryDiverged."""

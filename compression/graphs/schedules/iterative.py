@@ -49,6 +49,7 @@ class Iterative:
     summary = "Rounds of equal ratios: some units go, the rest is trained for some steps and scored anew."
     paper: str | None = "1611.06440"
     trains = True
+    scores = False
 
     def run(self, work: Work) -> Outcome:
         """Raises TargetUnreachable, RecoveryDiverged."""

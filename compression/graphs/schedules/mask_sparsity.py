@@ -15,15 +15,19 @@ from compression.graphs.training import GraphTrained
 from compression.recovery.training import Hook
 
 COURSE = Course("training-mask-sparsity", 0.01)
-PENALTY = 0.1
+PENALTY = 0.2
 
 
 class MaskedSparsity(Hook):
     """Adds the subgradient of penalty * |scale| to the scales of units, bool [units], and, for units that no
-    normalisation scales, of penalty * |slices| (the norm of all that makes them)."""
+    normalisation scales, of penalty * start * |slices|: the norm of all that makes them, by the norm that it
+    began with, so that large and small ones take as many steps."""
 
-    def __init__(self, scales: Slices, makers: Slices, units: Tensor, penalty: float) -> None:
+    def __init__(
+        self, scales: Slices, makers: Slices, units: Tensor, penalty: float, masters: Mapping[str, Tensor]
+    ) -> None:
         self._scales, self._makers, self._penalty = scales, makers, penalty
+        self._start = makers.sums(masters).sqrt()
         owned = torch.zeros_like(units)
         for one in scales.slices:
             owned |= torch.zeros(len(units) + 1, dtype=torch.bool).index_fill_(0, one.owners, True)[:-1]
@@ -36,7 +40,14 @@ class MaskedSparsity(Hook):
             gradient = strength * scale.detach().sign()
             scale.grad = gradient if scale.grad is None else scale.grad + gradient
         norms = self._makers.sums(masters).sqrt()
-        self._makers.pull(masters, torch.where(self._others & (norms > 0), self._penalty / norms, 0.0))
+        pulled = self._others & (norms > 0)
+        self._makers.pull(masters, torch.where(pulled, self._penalty * self._start / norms, 0.0))
+
+    def state(self) -> Mapping[str, Tensor]:
+        return {"start": self._start}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._start = state["start"]
 
 
 @SCHEDULES.register
@@ -49,6 +60,7 @@ class MaskSparsity:
     summary = "Only what will go is made sparse: scales of batch normalisations, or norms of weights."
     paper: str | None = "2201.06776"
     trains = True
+    scores = False
 
     def run(self, work: Work) -> Outcome:
         """Raises TargetUnreachable, RecoveryDiverged."""
@@ -60,7 +72,7 @@ class MaskSparsity:
         penalty = PENALTY if work.settings.penalty is None else work.settings.penalty
         watched = scales if scales.slices else makers
         before = watched.sums(trained.masters)[doomed]
-        hook = MaskedSparsity(scales, makers, doomed, penalty)
+        hook = MaskedSparsity(scales, makers, doomed, penalty, trained.masters)
         fit(work, trained, work.loss(trained), COURSE, [hook])
         return Outcome(trained.graph(), units, (left(before, watched.sums(trained.masters)[doomed]),))
 

@@ -13,6 +13,7 @@ class OneShot:
     summary = "All units go at once; no weight is trained."
     paper: str | None = None
     trains = False
+    scores = False
 
     def run(self, work: Work) -> Outcome:
         """The graph as it came."""

@@ -68,6 +68,7 @@ class OnlyTrainOnce:
     summary = "Groups that the criterion picks are projected to exactly zero in training; then they go."
     paper: str | None = "2107.07467"
     trains = True
+    scores = False
 
     def run(self, work: Work) -> Outcome:
         """Raises TargetUnreachable, RecoveryDiverged."""

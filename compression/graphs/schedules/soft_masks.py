@@ -105,6 +105,7 @@ class SoftMasking:
     summary = "Masks grow to the target; what is masked keeps learning, and may return until masks settle."
     paper: str | None = "2211.02206"
     trains = True
+    scores = True
 
     def run(self, work: Work) -> Outcome:
         """Raises TargetUnreachable, RecoveryDiverged."""

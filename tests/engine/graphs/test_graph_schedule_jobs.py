@@ -106,6 +106,13 @@ def test_without_images_it_is_refused(tmp_path: Path, recipe: str) -> None:
         ran(job(tmp_path, recipe=recipe, options=options, **wanted))
 
 
+def test_options_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecificationInvalid, match="'one-shot' trains nothing"):
+        ran(job(tmp_path / "steps", options={"steps": 5}, **SEEN))
+    with pytest.raises(SpecificationInvalid, match="'gates' scores units by itself"):
+        ran(job(tmp_path / "own", recipe="autobot", options={"criterion": "taylor"}, **SEEN))
+
+
 def unjudged(folder: Path, labels: list[int] | None, count: int, **wanted: Any) -> Path:
     """A job without evaluation, on images of its own."""
     job(folder)
