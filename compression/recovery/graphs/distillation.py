@@ -31,7 +31,7 @@ from compression.recovery.training import Loss, Plan, Trainer, derived_seed, ind
 
 RATES = {"sgd": (0.01, 0.002), "adamw": (1e-3, 3e-4)}
 """Peak learning rates where a job names none: of graphs with BatchNorms, and of those without, which diverge
-at rates that the others bear (a ResNet-20 with folded norms had four times its loss after 25 steps at 0.02)."""
+at rates that the others bear (of a ResNet-20 with folded norms 25 steps at 0.02 made four times the loss)."""
 NORM_IMAGES = 1024
 """So many images measure the statistics of BatchNorms anew before the first step."""
 HELD_OUT = 512
