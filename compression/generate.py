@@ -79,14 +79,8 @@ def catalogue() -> dict[str, Any]:
             for one in SCHEDULES
         ],
         "schedules": _entries(schedules),
-        "recoveries": [
-            {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
-            for r in load_all()
-        ],
-        "graph_recoveries": [
-            {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
-            for r in graph_recoveries
-        ],
+        "recoveries": _recoveries(load_all()),
+        "graph_recoveries": _recoveries(graph_recoveries),
     }
 
 
@@ -113,6 +107,13 @@ def _of_kinds(registry: Iterable[Any]) -> list[dict[str, Any]]:
         for entry in registry
     }
     return [{**entry, **more[entry["name"]]} for entry in _weighed(registry)]
+
+
+def _recoveries(registry: Iterable[Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
+        for r in registry
+    ]
 
 
 def _entries(registry: Iterable[Any]) -> list[dict[str, str]]:
