@@ -18,6 +18,7 @@ from compression.criteria.structures import structure_criteria
 from compression.criteria.vocabulary import vocabulary_criteria
 from compression.granularity import granularities
 from compression.graphs.criteria import CRITERIA
+from compression.graphs.schedules import SCHEDULES
 from compression.recipes import recipes
 from compression.recipes.base import options_schema
 from compression.recipes.channels import UPDATES
@@ -67,15 +68,19 @@ def catalogue() -> dict[str, Any]:
             {"name": name, "summary": summary, "needs": sorted(graph_needs("random", name))}
             for name, summary in UPDATES.items()
         ],
+        "graph_schedules": [
+            {
+                "name": one.name,
+                "summary": one.summary,
+                "needs": sorted(graph_needs("random", "none", one.name)),
+                "scores": one.scores,
+                "arxiv": one.paper,
+            }
+            for one in SCHEDULES
+        ],
         "schedules": _entries(schedules),
-        "recoveries": [
-            {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
-            for r in load_all()
-        ],
-        "graph_recoveries": [
-            {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
-            for r in graph_recoveries
-        ],
+        "recoveries": _recoveries(load_all()),
+        "graph_recoveries": _recoveries(graph_recoveries),
     }
 
 
@@ -102,6 +107,13 @@ def _of_kinds(registry: Iterable[Any]) -> list[dict[str, Any]]:
         for entry in registry
     }
     return [{**entry, **more[entry["name"]]} for entry in _weighed(registry)]
+
+
+def _recoveries(registry: Iterable[Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": r.name, "title": r.title, "summary": r.summary, "options": options_schema(r.options)}
+        for r in registry
+    ]
 
 
 def _entries(registry: Iterable[Any]) -> list[dict[str, str]]:
@@ -143,7 +155,8 @@ def methods_text() -> str:
     axes = (
         "criteria", "layer_criteria", "layer_updates", "structure_criteria", "vocabulary_criteria",
         "granularities", "allocations", "updates", "structure_updates", "structure_allocations",
-        "rank_criteria", "rank_updates", "rank_allocations", "graph_criteria", "graph_updates", "schedules",
+        "rank_criteria", "rank_updates", "rank_allocations", "graph_criteria", "graph_updates",
+        "graph_schedules", "schedules",
     )  # fmt: skip
     for axis in axes:
         lines += [

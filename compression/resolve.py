@@ -242,6 +242,7 @@ def chosen_needs(draft: Draft) -> set[str]:
         }
     if is_graph(draft.inspection):
         axes = {"graph_criteria": [chosen["criterion"]], "graph_updates": [chosen["update"]]}
+        axes["graph_schedules"] = [chosen["schedule"]]
     if draft.vocabulary:
         axes = {"vocabulary_criteria": [chosen["criterion"]]}
     used = chosen.get("token_weight", "none") != "none" or chosen.get("calibration_sets", 1) > 1

@@ -24,7 +24,7 @@ UNKNOWN = (
 BASIS = (
     "The time to start, read and measure, and 5 ms for each image that a model is judged on, four times that "
     "for each that a recovery learns from; a network that takes longer for an image takes longer. Memory: "
-    "the interpreter and four copies of the weights, nine with a recovery and the images that it keeps decoded."
+    "the interpreter and four copies of the weights; with a recovery nine, and the images that it keeps."
 )
 NO_TIMES = "The layers of graphs are not timed; the job measures the dense and the pruned model."
 

@@ -23,13 +23,16 @@ def choose_within(
     share_kept: float = SHARE_KEPT,
     multiple: int = 1,
     model: CostModel | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> tuple[Chosen | None, Costs]:
     """The fewest units of the lowest scores (by the name of a group) without which the costs fit, and these
     costs; None and the least costs that can be reached where they never do. A group without scores stays
-    whole; of the others a multiple of `multiple` units stays, or all. ScoresInvalid for scores that are not
+    whole; of the others a multiple of `multiple` units stays, or all. `scales`: what the scores of a group
+    are divided by before groups are compared (None: their means). ScoresInvalid for scores that are not
     finite."""
     check_scores(scores)
-    plan = _Ranking(anatomy, scores, share_kept, multiple)
+    scales = scales or {name: float(one.mean()) for name, one in scores.items()}
+    plan = _Ranking(anatomy, scores, share_kept, multiple, scales)
     choose: Callable[[int], Chosen] = plan.lowest if across_groups else plan.share
     model = model or CostModel(anatomy)
     high = plan.steps(across_groups)
@@ -69,7 +72,12 @@ class _Ranking:
     """Units in the order in which they go, within what must stay."""
 
     def __init__(
-        self, anatomy: Anatomy, scores: Mapping[str, Scores], share_kept: float, multiple: int
+        self,
+        anatomy: Anatomy,
+        scores: Mapping[str, Scores],
+        share_kept: float,
+        multiple: int,
+        scales: Mapping[str, float],
     ) -> None:
         self._anatomy = anatomy
         self._multiple = multiple
@@ -79,7 +87,7 @@ class _Ranking:
         }
         entries = []
         for place, (name, one) in enumerate(scores.items()):
-            relative = one / max(float(one.mean()), np.finfo(np.float64).tiny)
+            relative = one / max(scales[name], np.finfo(np.float64).tiny)
             for rank, unit in enumerate(self._orders[name][: self._limits[name]].tolist()):
                 entries.append((float(relative[unit]), place, rank, name, unit))
         self._entries = sorted(entries)

@@ -9,7 +9,7 @@ value itself is masked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,11 +35,13 @@ class Masked:
         made = GraphModule(self.graph)
         for value, masks in self.values.items():
             for axis, kept in masks:
-                made.watch(value, _masking(axis, torch.from_numpy(kept)))
+                made.watch(value, masking(axis, torch.from_numpy(kept)))
         return made
 
 
-def _masking(axis: int, kept: Tensor) -> Callable[[Tensor], Tensor]:
+def masking(axis: int, kept: Tensor) -> Callable[[Tensor], Tensor]:
+    """A hook that makes an axis of a value zero where `kept`, bool [size], is not."""
+
     def apply(tensor: Tensor) -> Tensor:
         mask = kept.to(tensor.device)
         shape = [1] * tensor.ndim
@@ -51,17 +53,24 @@ def _masking(axis: int, kept: Tensor) -> Callable[[Tensor], Tensor]:
     return apply
 
 
+def zeroed_places(anatomy: Anatomy, removed: Removed) -> Iterator[tuple[str, int, Kept]]:
+    """The initializers, their axes and the places along these, bool [size], where masks are zero."""
+    gone = removed_labels(anatomy, removed)
+    for name, axis in sorted(anatomy.zeroed):
+        ids = anatomy.axes[name][axis]
+        if ids is not None and gone[ids].any():
+            yield name, axis, gone[ids]
+
+
 def mask(anatomy: Anatomy, removed: Removed) -> Masked:
     """The graph with the units `removed` zeroed instead of taken out: it computes the same as the cut
     graph."""
     gone = removed_labels(anatomy, removed)
     initializers = dict(anatomy.graph.initializers)
-    for name, axis in sorted(anatomy.zeroed):
-        ids = anatomy.axes[name][axis]
-        if ids is not None and gone[ids].any():
-            array = np.array(initializers[name], copy=True)
-            array[(slice(None),) * axis + (gone[ids],)] = 0
-            initializers[name] = array
+    for name, axis, places in zeroed_places(anatomy, removed):
+        array = np.array(initializers[name], copy=True)
+        array[(slice(None),) * axis + (places,)] = 0
+        initializers[name] = array
     values: dict[str, list[tuple[int, Kept]]] = {}
     for value, axis in anatomy.contractions:
         ids = anatomy.axes[value][axis]

@@ -10,7 +10,10 @@ from pydantic import Field
 from compression.anatomy.graph import CHANNEL, FAMILY
 from compression.graphs.criteria import CRITERIA
 from compression.graphs.pruning import SHARE_KEPT
+from compression.graphs.schedules import SCHEDULES
+from compression.graphs.schedules.base import ONE_SHOT
 from compression.recipes.base import Paper, Recipe, RecipeOptions, options_model
+from compression.recipes.training import schedule_fields
 
 TARGETS = ("macs", "parameters", "sparsity", "bytes")
 UPDATES = {
@@ -60,6 +63,7 @@ def _fields() -> dict[str, tuple[Any, Any]]:
                 "convolutions in blocks of 8 or 16 channels, so that other numbers save less time.",
             ),
         ),
+        **schedule_fields(),
         "sizes": (
             dict[str, Annotated[int, Field(ge=1, le=1 << 20)]],
             Field(
@@ -72,9 +76,9 @@ def _fields() -> dict[str, tuple[Any, Any]]:
     }
 
 
-def data_needs(criterion: str, update: str) -> frozenset[str]:
-    """What a criterion and an update ask of a job: "calibration", or nothing."""
-    looks = bool(CRITERIA[criterion].needs) or update != "none"
+def data_needs(criterion: str, update: str, schedule: str = ONE_SHOT) -> frozenset[str]:
+    """What a criterion, an update and a schedule ask of a job: "calibration", or nothing."""
+    looks = bool(CRITERIA[criterion].needs) or update != "none" or SCHEDULES[schedule].trains
     return frozenset({"calibration"} if looks else ())
 
 
@@ -87,7 +91,7 @@ def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **d
         title=title,
         summary=summary,
         paper=paper,
-        needs=data_needs(chosen.criterion, chosen.update),
+        needs=data_needs(chosen.criterion, chosen.update, chosen.schedule),
         families=(FAMILY,),
         granularities=(CHANNEL,),
         targets=TARGETS,
@@ -96,6 +100,6 @@ def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **d
             "criterion": chosen.criterion,
             "allocation": chosen.allocation,
             "update": chosen.update,
-            "schedule": "one-shot",
+            "schedule": chosen.schedule,
         },
     )

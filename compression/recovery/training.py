@@ -250,9 +250,10 @@ class Trainer:
         state.curve.append(
             {"step": state.step, "loss": loss, "held_out": held, "rate": plan.rate(state.step - 1)}
         )
-        self.observer.metric("recovery_loss", loss)
+        named = self.name.replace("-", "_")
+        self.observer.metric(f"{named}_loss", loss)
         if held is not None:
-            self.observer.metric("recovery_held_out_loss", held)
+            self.observer.metric(f"{named}_held_out_loss", held)
         better = held is not None and (state.best_loss is None or held < state.best_loss)
         if better or not self.held:
             state.best, state.best_step, state.best_loss = self._snapshot(), state.step, held

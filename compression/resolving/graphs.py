@@ -6,6 +6,9 @@ the job, with what can be reached.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from compression import options
 from compression.anatomy.graph import CHANNEL, FORMAT
 from compression.preprocessing import Preprocessing
@@ -14,6 +17,8 @@ from compression.resolving.draft import Draft
 from compression.resolving.images import resolve_preprocessing
 from compression.specification import quantity
 
+TRAINING = ("batch_size", "learning_rate", "loss", "penalty", "rounds", "steps")
+"""Options that only schedules that train look at."""
 _HOW = (
     '"preprocessing": {"size": {"height": H, "width": W}, "rescale_factor": 1/255, "image_mean": [...], '
     '"image_std": [...]}'
@@ -65,6 +70,27 @@ def _resolve_options(draft: Draft) -> None:
     schema, given = draft.recipe.options, draft.specification.options
     draft.faults += options.check_options(given, schema, draft.recipe.name, ["options"])
     draft.replace(options=options.with_defaults(given, schema))
+    if not draft.faults:
+        _check_schedule(draft, given)
+
+
+def _check_schedule(draft: Draft, given: Mapping[str, Any]) -> None:
+    """Refuses options that mean nothing to the schedule."""
+    name = draft.specification.options["schedule"]
+    entry = next(one for one in draft.catalogue.data["graph_schedules"] if one["name"] == name)
+    if not entry["needs"]:
+        for option in (one for one in TRAINING if one in given):
+            draft.refuse(
+                f"/options/{option}",
+                f"The schedule {name!r} trains nothing: leave it out, or take a schedule that trains.",
+                "option_conflict",
+            )
+    if entry["scores"] and "criterion" in given:
+        draft.refuse(
+            "/options/criterion",
+            f"The schedule {name!r} scores units by itself: leave it out, or take another schedule.",
+            "option_conflict",
+        )
 
 
 def _resolve_data(draft: Draft) -> None:
@@ -82,7 +108,8 @@ def _resolve_data(draft: Draft) -> None:
             draft.refuse(
                 "/options",
                 f"{draft.recipe.name} with these options looks at images, and this model does not classify "
-                "any: take a criterion of weights alone, such as group-l2, and the update none.",
+                "any: take a criterion of weights alone, such as group-l2, the update none and the "
+                "schedule one-shot.",
                 "option_conflict",
             )
         return
@@ -112,11 +139,15 @@ def _resolve_data(draft: Draft) -> None:
 
 
 def _reads_data(draft: Draft) -> bool:
-    """Whether the criterion or the update looks at data."""
+    """Whether the criterion, the update or the schedule looks at data."""
     chosen = draft.specification.options
     return any(
         entry["needs"]
-        for axis, name in (("graph_criteria", "criterion"), ("graph_updates", "update"))
+        for axis, name in (
+            ("graph_criteria", "criterion"),
+            ("graph_updates", "update"),
+            ("graph_schedules", "schedule"),
+        )
         for entry in draft.catalogue.data[axis]
         if entry["name"] == chosen[name]
     )

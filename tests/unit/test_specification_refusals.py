@@ -276,6 +276,13 @@ BAD: list[tuple[str, dict[str, Any], str, str, str]] = [
     ),
     (
         "decoder",
+        {"recovery": {"method": "batchnorm"}},
+        "recovery_unknown",
+        "/recovery/method",
+        "there are: distillation, lora, none",
+    ),
+    (
+        "decoder",
         {"recovery": {**LORA, "options": {"rnk": 3}}},
         "unknown_key",
         "/recovery/options/rnk",

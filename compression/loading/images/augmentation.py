@@ -83,7 +83,8 @@ def _jitter(pixels: Pixels, factors: NDArray[np.float64]) -> Pixels:
     if len(values) == len(_GREY):
         grey = _grey(values)
         values = np.clip(grey + saturation * (values - grey), 0, 255)
-    return np.rint(values).astype(np.uint8)
+    found: Pixels = np.rint(values).astype(np.uint8)
+    return found
 
 
 def _grey(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -32,10 +32,11 @@ class ImageOptions(RecoveryOptions):
 
     batch_size: int = Field(64, ge=1, le=4096, description="Images a step.")
     crop_padding: float = Field(
-        0.125,
+        0.0,
         ge=0,
         le=0.5,
-        description="Images are moved by up to this share of their sides, black coming in; 0: not.",
+        description="Images are moved by up to this share of their sides, black coming in (0.125 is usual); "
+        "0: not.",
     )
     flip: bool = Field(
         False,

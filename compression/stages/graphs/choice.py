@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from compression.errors import TargetUnreachable
 from compression.graphs.choosing import choose_within
 from compression.graphs.costs import CostModel, Costs
-from compression.graphs.criteria import CRITERIA
+from compression.graphs.criteria import CRITERIA, Scores
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy
 from compression.graphs.evidence import Evidence
-from compression.graphs.pruning import Chosen
+from compression.graphs.pruning import Chosen, score_units
 from compression.specification import Target, quantity
 from compression.stages.graphs.files import written
 
@@ -22,7 +23,9 @@ ATTEMPTS = 8
 
 @dataclass(frozen=True)
 class Ways:
-    """How units are chosen: the options of a recipe."""
+    """How units are chosen: the options of a recipe. `given`: scores that are known already; `scales`: what
+    those of a group are divided by before groups are compared (None: their means). `share` of the way to the
+    target."""
 
     criterion: str
     across_groups: bool
@@ -30,6 +33,19 @@ class Ways:
     multiple: int
     seed: int
     evidence: Evidence | None = None
+    given: Mapping[str, Scores] | None = None
+    scales: Mapping[str, float] | None = None
+    share: float = 1.0
+
+    def on_the_way(self, dense: float, most: float) -> float:
+        """What is asked for `share` of the way from the dense costs to the target, in equal ratios."""
+        return most if self.share >= 1 else dense * (most / dense) ** self.share
+
+
+def ways_of(options: Mapping[str, Any], criterion: str, seed: int, evidence: Evidence | None = None) -> Ways:
+    """How the options of a recipe of channels say that units are chosen."""
+    across_groups, multiple = options["allocation"] == "global", int(options["channel_multiple"])
+    return Ways(criterion, across_groups, float(options["minimum_share"]), multiple, seed, evidence)
 
 
 @dataclass(frozen=True)
@@ -50,15 +66,17 @@ def choose(anatomy: Anatomy, target: Target, stored: int, dtype: str, ways: Ways
     model = CostModel(anatomy)
     dense = model.without({})
     if target.kind != "bytes":
-        return _within(anatomy, _bound(target, dense), ways, model)
+        bound = _bound(target, dense)
+        asked = replace(bound, most=ways.on_the_way(bound.dense, bound.most))
+        return _within(anatomy, asked, ways, model)
     form, amount = quantity("bytes", target.value)
-    most = amount * stored if form == "ratio" else amount
+    wanted = most = ways.on_the_way(stored, amount * stored if form == "ratio" else amount)
     # The file is a little more or less than its tensors: numbers of fewer digits, shapes written anew.
     beside = written(anatomy.graph).ByteSize() - dense.parameters * ITEM_SIZES[dtype]
     for _ in range(ATTEMPTS):
         bound = Bound("bytes", most, stored, lambda costs: costs.parameters * ITEM_SIZES[dtype] + beside)
         chosen = _within(anatomy, bound, ways, model)
-        over = written(cut(anatomy, chosen)).ByteSize() - (amount * stored if form == "ratio" else amount)
+        over = written(cut(anatomy, chosen)).ByteSize() - wanted
         if over <= 0:
             return chosen
         most -= over
@@ -86,10 +104,9 @@ def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Cho
             f"{bound.most:,.0f}: ask for less"
         )
     criterion = CRITERIA[ways.criterion]
-    scores = {
-        group.name: criterion.scores(anatomy, group, ways.seed, ways.evidence) for group in anatomy.groups
-    }
-    known = {name: one for name, one in scores.items() if one is not None}
+    known = ways.given
+    if known is None:
+        known = score_units(anatomy, ways.criterion, ways.evidence, ways.seed)
     if not known:
         raise TargetUnreachable(
             f"the criterion {ways.criterion} says nothing of any channel of this graph: {criterion.summary} "
@@ -103,6 +120,7 @@ def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Cho
         share_kept=ways.share_kept,
         multiple=ways.multiple,
         model=model,
+        scales=ways.scales,
     )
     if chosen is None:
         least = bound.of(costs)

@@ -18,21 +18,22 @@ from compression.graphs.evidence import Collecting
 from compression.graphs.graph import Graph
 from compression.graphs.pruning import Chosen, evidence_for
 from compression.graphs.reconstruction import Fit, reconstruct
+from compression.graphs.schedules.base import ONE_SHOT
 from compression.loading.images.plan import Images
 from compression.stages import data as datasets
 from compression.stages.graphs import artifact as artifacts
-from compression.stages.graphs import choice
+from compression.stages.graphs import choice, training
 from compression.stages.graphs.account import cost, graph_account
 from compression.stages.graphs.check import ROWS, Checks, check_exact
 from compression.stages.graphs.files import check_finite, read_network, store
 from compression.stages.graphs.network import Network, calibration_batches, fixed_inputs
 from compression.stages.graphs.recover import Recovered, check_recoverable, recover
+from compression.stages.graphs.training import FOLLOW_A_LOSS
 from compression.stages.job import Data, Loaded
 
 BASELINES = {"magnitude": "group-l2", "random": "random"}
 """The criterion of each baseline."""
 CHOICE = "units"
-FOLLOW_A_LOSS = frozenset({"gradient.sum", "removal"})
 Enter = Callable[[str], None]
 Quality = dict[str, Any]
 
@@ -80,23 +81,28 @@ class GraphJob:
     def prune(self) -> None:
         """Choose units (a step that is kept) and cut them out."""
         steps = self.loaded.store
+        self.trained, chosen = self.anatomy, None
+        if self.options["schedule"] != ONE_SHOT:
+            stored = artifacts.stored_bytes(self.loaded, self.loaded.folder)
+            self.trained, chosen = training.prepared(self.loaded, self.data, self.anatomy, stored)
         if not steps.has(CHOICE):
-            steps.save(CHOICE, None, {"units": self._choose(str(self.options["criterion"]))})
+            units = self._choose(str(self.options["criterion"])) if chosen is None else chosen
+            steps.save(CHOICE, None, {"units": units})
         self.units: Chosen = steps.data(CHOICE)["units"]
         self.loaded.hook("mid_block")
-        self.smaller = cut(self.anatomy, self.units)
+        self.smaller = cut(self.trained, self.units)
         self.pruned = costs(self.smaller, self.options["sizes"])
         batches = None if self.data.evaluation is None else self.data.evaluation.batches
         seed = self.loaded.specification.seed
         self.inputs = fixed_inputs(self.anatomy.graph, batches, ROWS, self.options["sizes"], seed)
         dtype = str(self.loaded.admission.dtype)
-        self.exactness = check_exact(self.anatomy, self.units, self.smaller, self.inputs, dtype)
+        self.exactness = check_exact(self.trained, self.units, self.smaller, self.inputs, dtype)
         if self.options["update"] != "none":
             self._fit(str(self.options["update"]))
 
     def _fit(self, update: str) -> None:
-        """Fit what stays to what the dense graph gives on the calibration images."""
-        done = reconstruct(self.anatomy, self.units, self._batches(labelled=False), Fit(update))
+        """Fit what stays to what the graph gives uncut, as it was trained, on the calibration images."""
+        done = reconstruct(self.trained, self.units, self._batches(labelled=False), Fit(update))
         self.smaller = done.graph
         self.pruned = costs(self.smaller, self.options["sizes"])
         self.loaded.observer.log(f"{len(done.fitted)} operators were fitted to what they gave before.")
@@ -148,14 +154,7 @@ class GraphJob:
         if needs:
             batches = self._batches(labelled=bool(needs & FOLLOW_A_LOSS))
             evidence = evidence_for(self.anatomy, criterion, batches, Collecting(seed=spec.seed))
-        ways = choice.Ways(
-            criterion,
-            options["allocation"] == "global",
-            float(options["minimum_share"]),
-            int(options["channel_multiple"]),
-            spec.seed,
-            evidence,
-        )
+        ways = choice.ways_of(options, criterion, spec.seed, evidence)
         stored = artifacts.stored_bytes(self.loaded, self.loaded.folder)
         dtype = str(self.loaded.admission.dtype)
         return choice.choose(self.anatomy, spec.target, stored, dtype, ways)
