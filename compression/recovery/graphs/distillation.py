@@ -18,7 +18,7 @@ from compression.evaluation.types import Batch
 from compression.graphs.graph import Graph
 from compression.graphs.losses import Objective, objective_loss
 from compression.graphs.training import GraphTrained, watching
-from compression.graphs.unfolding import fold
+from compression.graphs.unfolding import fold, folded_convolutions
 from compression.recovery.graphs import graph_recoveries
 from compression.recovery.graphs.base import (
     GraphRecoveryContext,
@@ -63,7 +63,7 @@ class GraphTrainingOptions(ImageOptions):
         gt=0,
         le=10,
         description="Peak learning rate; by default 0.01 of sgd and 0.001 of adamw, of graphs whose "
-        "BatchNorms were folded 0.002 and 0.0003.",
+        "BatchNorms were folded and not put back 0.002 and 0.0003.",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     weight_decay: float = Field(
@@ -142,12 +142,18 @@ class GraphDistillation:
         return GraphRecoveryResult(self.name, fold(trained.graph(), context.graph), history)
 
 
+def normalised(context: GraphRecoveryContext, options: GraphTrainingOptions) -> bool:
+    """Whether BatchNorms normalise while the graph is trained: its own, or those put back for it."""
+    put_back = options.unfold and context.batch != 1 and bool(folded_convolutions(context.graph))
+    return has_norms(context.graph) or put_back
+
+
 def plan_of(context: GraphRecoveryContext, options: GraphTrainingOptions) -> Plan:
     """Steps, optimiser and what is held out."""
     return Plan(
         steps=context.steps,
         batch_size=min(options.batch_size, len(context.data)),
-        learning_rate=options.rate(norms=has_norms(context.graph)),
+        learning_rate=options.rate(norms=normalised(context, options)),
         weight_decay=options.weight_decay,
         warmup=options.warmup,
         clip=options.clip,
