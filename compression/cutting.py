@@ -12,7 +12,7 @@ from torch import Tensor
 from compression.anatomy.inspection import Site
 from compression.criteria import criteria
 from compression.criteria.base import SiteStatistics, WeightCriterion, check_scores
-from compression.granularity.base import Pattern
+from compression.granularity.base import Pattern, row_slices
 from compression.granularity.rule import Rule
 from compression.parameters import configured
 from compression.seeds import site_generator
@@ -72,10 +72,18 @@ class PruneSettings:
         return self.pattern.shape[0] * self.pattern.shape[1]
 
 
-def score(settings: PruneSettings, site: Site, weight: Tensor, statistics: SiteStatistics | None) -> Tensor:
-    """Scores float32 [out, in] of a weight [out, in]. Raises ScoresNotFinite."""
+def score(
+    settings: PruneSettings,
+    site: Site,
+    weight: Tensor,
+    statistics: SiteStatistics | None,
+    first_row: int = 0,
+) -> Tensor:
+    """Scores float32 [out, in] of a weight [out, in], or of its rows from the `first_row` on. Raises
+    ScoresNotFinite."""
     generator = site_generator(settings.seed, site.name)
-    return check_scores(settings.scorer().score(weight, statistics, generator), site.name)
+    scores = settings.scorer().score(weight, statistics, generator)
+    return check_scores(scores, site.name, first_row)
 
 
 @torch.no_grad()
@@ -93,6 +101,8 @@ def cut_site(
     """
     rule = Rule(settings.pattern, remove, settings.comparison)
     chain = settings.chain()
+    if not chain and rule.by_row and getattr(settings.scorer(), "by_row", False):
+        return _cut_rows(settings, site, weight, statistics, rule)
     if chain and chain[0].starts_over:
         dense = weight.to(torch.float32)
         cut = Cut(dense, torch.ones((1, 1), dtype=torch.bool, device=weight.device).expand_as(weight))
@@ -106,3 +116,18 @@ def cut_site(
     for update in chain:
         cut = update.apply(task, cut)
     return cut
+
+
+def _cut_rows(
+    settings: PruneSettings, site: Site, weight: Tensor, statistics: SiteStatistics | None, rule: Rule
+) -> Cut:
+    """The same for rows that are scored and compared alone, some at a time: nothing of the size of the whole
+    weight is made in float32."""
+    pruned, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bool)
+    quotas = rule.quotas(weight)
+    for rows in row_slices(weight):
+        part = weight[rows]
+        scores = score(settings, site, part, statistics, first_row=rows.start)
+        kept = rule.rows_mask(scores, part, None if quotas is None else quotas[rows])
+        pruned[rows], mask[rows] = part.masked_fill(~kept, 0.0), kept
+    return Cut(pruned, mask)

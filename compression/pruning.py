@@ -24,7 +24,14 @@ from compression.export.masks import pack, unpack
 from compression.gradients import GradientFiles, Measured, logical
 from compression.loading.streamed import Block, States, StreamedModel
 from compression.parameters import configured
-from compression.statistics import Collector, Positions, reconstruction_error, sample_positions, weight_error
+from compression.statistics import (
+    Collector,
+    Positions,
+    nonzeros,
+    reconstruction_error,
+    sample_positions,
+    weight_error,
+)
 from compression.token_weights import all_token_weights
 from compression.updates.base import Cut
 
@@ -206,6 +213,7 @@ class WeightPruner:
         *,
         last: bool,
     ) -> None:
+        give_memory_back()  # of the block before, so that the two are never there together
         block = model.load_block(index)
         give_memory_back()
         sites = self.of_layer(index)
@@ -221,16 +229,17 @@ class WeightPruner:
             changed, mask, fact = self._prune_site(model, site, collector)
             if collector is not None:
                 collector.forget(site.name)
-            give_memory_back()
             tensors |= {**changed, site.name + MASK_SUFFIX: pack(mask)}
             facts.append(fact)
             for name, value in changed.items():
-                block.parameter(name).data.copy_(value)
+                block.adopt(name, value)
         del collector
         self._tell_of_unused(index, facts)
         # A block whose weights are all ignored changes nothing, and a file without tensors is none.
         self.store.save(self.step_name(index), tensors or None, {"sites": facts})
+        del tensors
         if states is not None and self.settings.sequential and not last:
+            give_memory_back()
             model.run_block(block, states)
 
     def _tell_of_unused(self, index: int, facts: Sequence[Mapping[str, Any]]) -> None:
@@ -264,8 +273,7 @@ class WeightPruner:
     def _fact(
         self, site: Site, dense: Tensor, pruned: Tensor, cut: Cut, collector: Collector | None
     ) -> dict[str, Any]:
-        removed = site.size - int(torch.count_nonzero(cut.mask))
-        zeros = site.size - int(torch.count_nonzero(pruned))
+        removed, zeros = site.size - nonzeros(cut.mask), site.size - nonzeros(pruned)
         lost = routed = None
         if collector is not None:
             routed = collector.routed(site.name)

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from compression.criteria.base import SiteStatistics, check_inputs
 from compression.expert_statistics import ExpertCollector
+from compression.granularity.base import row_slices
 from compression.loading.streamed import Block, States
 from compression.sums import Sums
 
 # Tokens on which reconstruction errors are computed: few enough to keep, many enough for two digits.
 SAMPLE_TOKENS = 128
-# Weights of which errors are computed at a time.
-PIECE = 1 << 20
 
 
 class Positions(list[Tensor]):
@@ -184,7 +183,7 @@ class Collector:
 def weight_error(dense: Tensor, pruned: Tensor) -> float:
     """||W - W'||_F / ||W||_F, rows in float32, their sum in float64; 0 for a weight of zeros."""
     norms, changes = [], []
-    for rows in _rows(dense):
+    for rows in row_slices(dense):
         before = dense[rows].to(torch.float32)
         norms.append(torch.linalg.vector_norm(before, dim=1))
         changes.append(torch.linalg.vector_norm(before - pruned[rows], dim=1))
@@ -199,7 +198,7 @@ def reconstruction_error(inputs: Tensor, dense: Tensor, pruned: Tensor, bias: Te
     Products in float32, sums over tokens in float64; 0 when the output is zero.
     """
     energy = lost = 0.0
-    for rows in _rows(dense):
+    for rows in row_slices(dense):
         before = dense[rows].to(torch.float32)
         change = inputs @ (before - pruned[rows]).T
         if bias is not None:
@@ -213,7 +212,6 @@ def _energy(outputs: Tensor) -> float:
     return float(torch.linalg.vector_norm(outputs, dim=1).double().square().sum())
 
 
-def _rows(weight: Tensor) -> list[slice]:
-    """Rows of a weight [out, in] in pieces that leave room for copies."""
-    step = max(1, PIECE // max(1, weight.shape[1]))
-    return [slice(start, start + step) for start in range(0, weight.shape[0], step)]
+def nonzeros(weight: Tensor) -> int:
+    """How many elements of a tensor [out, in] are not zero."""
+    return sum(int((weight[rows] != 0).sum(dtype=torch.int64)) for rows in row_slices(weight))

@@ -10,13 +10,15 @@ from torch import Tensor
 from compression.criteria.base import SiteStatistics
 
 CHUNK_ROWS = 4096
+# Of sums alone: so few that a chunk stays in the processor's cache and is made in the same place again.
+SHORT_ROWS = 256
 
 
 @dataclass
 class Sums:
     """Sums over the tokens of one input; weights that share an input share these.
 
-    `squares` of each input (float32 within CHUNK_ROWS tokens, float64 beyond), its `sums`, the float32
+    `squares` of each input (float32 within SHORT_ROWS tokens, float64 beyond), its `sums`, the float32
     `hessian` of products, the sums of `magnitudes`; `sample` is a list of float32 [tokens, in].
     """
 
@@ -26,6 +28,7 @@ class Sums:
     magnitudes: Tensor | None = None
     tokens: int = 0
     sample: list[Tensor] = field(default_factory=list)
+    _buffer: Tensor | None = None
 
     @classmethod
     def zeros(cls, width: int, device: torch.device, needs: frozenset[str]) -> Sums:
@@ -41,13 +44,25 @@ class Sums:
     def add(self, rows: Tensor, weights: Tensor | None) -> None:
         """Add tokens [tokens, in]; `weights` float32 [tokens] is what each weighs (None: the same)."""
         self.tokens += rows.shape[0]
-        for start in range(0, rows.shape[0], CHUNK_ROWS):
-            chunk = rows[start : start + CHUNK_ROWS].to(torch.float32)
+        step = SHORT_ROWS if self.hessian is None else CHUNK_ROWS
+        for start in range(0, rows.shape[0], step):
+            chunk = rows[start : start + step]
             if weights is not None:
-                share = weights[start : start + CHUNK_ROWS, None].to(chunk.device)
+                chunk = chunk.to(torch.float32)
+                share = weights[start : start + step, None].to(chunk.device)
                 self._add(chunk * share, chunk * share.square())
+            elif self.sums is None and self.magnitudes is None and self.hessian is None:
+                self._add_squares(chunk)
             else:
+                chunk = chunk.to(torch.float32)
                 self._add(chunk, chunk)
+
+    def _add_squares(self, chunk: Tensor) -> None:
+        """Where nothing else is summed: in one buffer, again and again."""
+        if self._buffer is None:
+            self._buffer = torch.empty(SHORT_ROWS, chunk.shape[1], device=chunk.device)
+        copy = self._buffer[: chunk.shape[0]].copy_(chunk)
+        self.squares += copy.square_().sum(0)
 
     def _add(self, chunk: Tensor, weighted: Tensor) -> None:
         """`chunk` carries each token's weight once, `weighted` twice."""

@@ -98,7 +98,8 @@ def needed(statistics: SiteStatistics | None, name: str, device: torch.device) -
 
 
 class WeightCriterion(Protocol):
-    """Scores of single weights; the smallest go first."""
+    """Scores of single weights; the smallest go first. One with `by_row` True gives some rows alone the same
+    scores as among all rows, and is asked for some at a time."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -114,11 +115,14 @@ class WeightCriterion(Protocol):
         ...
 
 
-def check_scores(scores: Tensor, site: str) -> Tensor:
-    """The scores themselves; ScoresNotFinite names the weight whose score is NaN, infinite or negative."""
+def check_scores(scores: Tensor, site: str, first_row: int = 0) -> Tensor:
+    """The scores themselves, of rows from the `first_row` on; ScoresNotFinite names the weight whose score
+    is NaN, infinite or negative."""
     low, high = torch.aminmax(scores)
     if not (float(low) >= 0 and float(high) < float("inf")):
         bad = ~torch.isfinite(scores) | (scores < 0)
         row, column = (int(value) for value in bad.nonzero()[0])
-        raise ScoresNotFinite(f"the score of {site}[{row}, {column}] is {float(scores[row, column])}")
+        raise ScoresNotFinite(
+            f"the score of {site}[{first_row + row}, {column}] is {float(scores[row, column])}"
+        )
     return scores

@@ -17,6 +17,7 @@ class Magnitude:
     summary = "The smallest weights by absolute value go. Needs no data."
     paper = "1506.02626"
     needs = frozenset[str]()
+    by_row = True
 
     def score(self, weight: Tensor, statistics: SiteStatistics | None, generator: torch.Generator) -> Tensor:
         """|W| in float32, [out, in]."""

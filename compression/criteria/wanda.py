@@ -19,6 +19,7 @@ class Wanda:
     summary = "Weight magnitude times the norm of the input it multiplies, measured on calibration data."
     paper = "2306.11695"
     needs = frozenset({"activations"})
+    by_row = True
 
     def score(self, weight: Tensor, statistics: SiteStatistics | None, generator: torch.Generator) -> Tensor:
         """|W| [out, in] times the input norms [in], in float32. ValueError without statistics."""

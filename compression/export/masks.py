@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -19,11 +20,7 @@ FORMAT = "secateur.masks/1"
 
 def pack(mask: Tensor) -> Tensor:
     """bool [rows, columns] -> uint8 [rows, ceil(columns / 8)]; bit k of byte j: column 8 j + k (1 = kept)."""
-    rows, columns = mask.shape
-    padded = torch.zeros((rows, -(-columns // 8) * 8), dtype=torch.uint8)
-    padded[:, :columns] = mask.cpu()
-    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
-    return (padded.view(rows, -1, 8) * weights).sum(-1, dtype=torch.uint8)
+    return torch.from_numpy(np.packbits(mask.cpu().numpy(), axis=1, bitorder="little"))
 
 
 def unpack(packed: Tensor, columns: int) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from compression.granularity.base import Pattern, zeros_first
+from compression.granularity.base import Pattern, row_slices, smallest, zeros_first
 from compression.granularity.blocks import block_mask
 from compression.granularity.n_m import n_m_mask
-from compression.granularity.unstructured import unstructured_mask
+from compression.granularity.unstructured import row_quotas, unstructured_mask
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,27 @@ class Rule:
         if self.pattern.kind == "block":
             return block_mask(scores.masked_fill(weight == 0, 0.0), self.pattern.shape, self.remove)
         return unstructured_mask(ordered, self.remove, self.comparison)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether each row is decided alone, but for how many it loses."""
+        return self.pattern.kind == "n:m" or (
+            self.pattern.kind == "unstructured" and self.comparison == "row"
+        )
+
+    def quotas(self, weight: Tensor) -> Tensor | None:
+        """Where rows are decided alone: how many weights each loses, int64 [out]; None for n:m."""
+        if self.pattern.kind == "n:m":
+            return None
+        zeros = torch.cat([(weight[part] == 0).sum(1) for part in row_slices(weight)])
+        rows, columns = weight.shape
+        return row_quotas(self.remove, rows, columns, zeros.cpu()).to(weight.device)
+
+    def rows_mask(self, scores: Tensor, weight: Tensor, quotas: Tensor | None) -> Tensor:
+        """`mask` for some rows of a weight, with what `quotas` says of them."""
+        if quotas is None:
+            return self.mask(scores, weight)
+        return ~smallest(zeros_first(scores, weight), quotas)
 
     def window(self) -> int:
         """Columns that must be decided together: m of n:m, the width of a block, else 1."""

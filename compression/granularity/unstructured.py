@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from compression.granularity import granularities
-from compression.granularity.base import ZERO_SCORE, smallest
-
-CHUNK = 1 << 20
+from compression.granularity.base import ZERO_SCORE, row_slices, smallest
 
 
 @granularities.register
@@ -67,6 +65,4 @@ def unstructured_mask(scores: Tensor, remove: int, comparison: str = "row") -> T
     if comparison != "row":
         raise ValueError(f"comparison {comparison!r} is neither 'row' nor 'layer'")
     quotas = row_quotas(remove, rows, columns, zeros.cpu()).to(scores.device)
-    step = max(1, CHUNK // columns)
-    parts = [smallest(scores[at : at + step], quotas[at : at + step]) for at in range(0, rows, step)]
-    return ~torch.cat(parts)
+    return ~torch.cat([smallest(scores[part], quotas[part]) for part in row_slices(scores)])

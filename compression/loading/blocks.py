@@ -77,6 +77,16 @@ class Block:
         else:
             self.parameter(stored).data.copy_(tensor)
 
+    def adopt(self, stored: str, tensor: Tensor) -> None:
+        """Give the stored tensor of this name the value of another one, which is not to be changed later:
+        where it can be, the parameter is that tensor from now on. KeyError."""
+        parameter, inside = self.parameter(stored), self.experts is not None and stored in self.experts.pieces
+        have = (parameter.dtype, parameter.device, parameter.shape, parameter.stride())
+        if not inside and have == (tensor.dtype, tensor.device, tensor.shape, tensor.stride()):
+            parameter.data = tensor
+        else:
+            parameter.data.copy_(tensor)
+
     def keep_experts(self, kept: Tensor, routers: Sequence[str]) -> None:
         """Make of the block the one that has only some experts (int64, ascending), numbered anew; `routers`
         are the stored tensors with a row for each."""

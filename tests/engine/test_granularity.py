@@ -160,7 +160,7 @@ def test_n_of_m_refuses_what_does_not_divide():
 def test_large_rows_in_pieces_give_the_same_mask(monkeypatch):
     scores = _scores(33, 40, 5)
     whole = unstructured_mask(scores, 700, "row")
-    monkeypatch.setattr("compression.granularity.unstructured.CHUNK", 100)
+    monkeypatch.setattr("compression.granularity.base.PIECE", 100)
     assert torch.equal(unstructured_mask(scores, 700, "row"), whole)
 
 

@@ -246,7 +246,7 @@ def test_samples_are_spread_over_real_tokens(tmp_path):
 
 @pytest.mark.parametrize("piece", [1, 24, 40, 1 << 20])
 def test_errors_against_float64(monkeypatch, piece):
-    monkeypatch.setattr("compression.statistics.PIECE", piece)
+    monkeypatch.setattr("compression.granularity.base.PIECE", piece)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(30, 12, generator=generator)
     dense = torch.randn(8, 12, generator=generator)
