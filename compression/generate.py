@@ -20,7 +20,7 @@ from compression.granularity import granularities
 from compression.graphs.criteria import CRITERIA
 from compression.recipes import recipes
 from compression.recipes.base import options_schema
-from compression.recipes.channels import UPDATES
+from compression.recipes.channels import ALLOCATIONS, UPDATES
 from compression.recipes.channels import data_needs as graph_needs
 from compression.recipes.ranks import rank_options
 from compression.recipes.structures import structure_options
@@ -65,6 +65,10 @@ def catalogue() -> dict[str, Any]:
         "graph_updates": [
             {"name": name, "summary": summary, "needs": sorted(graph_needs("random", name))}
             for name, summary in UPDATES.items()
+        ],
+        "graph_allocations": [
+            {"name": name, "summary": summary, "needs": sorted(graph_needs("random", "none", name))}
+            for name, summary in ALLOCATIONS.items()
         ],
         "schedules": _entries(schedules),
         "recoveries": [
@@ -129,7 +133,8 @@ def methods_text() -> str:
     axes = (
         "criteria", "layer_criteria", "layer_updates", "structure_criteria", "vocabulary_criteria",
         "granularities", "allocations", "updates", "structure_updates", "structure_allocations",
-        "rank_criteria", "rank_updates", "rank_allocations", "graph_criteria", "graph_updates", "schedules",
+        "rank_criteria", "rank_updates", "rank_allocations", "graph_criteria", "graph_updates",
+        "graph_allocations", "schedules",
     )  # fmt: skip
     for axis in axes:
         lines += [

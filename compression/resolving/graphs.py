@@ -6,8 +6,11 @@ the job, with what can be reached.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from compression import options
-from compression.anatomy.graph import CHANNEL, FORMAT
+from compression.anatomy.graph import BLOCK, CHANNEL, FORMAT
 from compression.preprocessing import Preprocessing
 from compression.resolving.data import check_gates, resolve_evaluation, resolve_recovery
 from compression.resolving.draft import Draft
@@ -64,7 +67,24 @@ def _check_structure(draft: Draft) -> None:
 def _resolve_options(draft: Draft) -> None:
     schema, given = draft.recipe.options, draft.specification.options
     draft.faults += options.check_options(given, schema, draft.recipe.name, ["options"])
-    draft.replace(options=options.with_defaults(given, schema))
+    chosen = options.with_defaults(given, schema)
+    if draft.specification.target.kind == "latency":
+        chosen["channel_multiple"] = _timed_multiple(draft, given, chosen["channel_multiple"])
+    draft.replace(options=chosen)
+
+
+def _timed_multiple(draft: Draft, given: Mapping[str, Any], chosen: Any) -> Any:
+    """Times of layers are known of multiples of a block alone: one is the default, others are refused."""
+    if "channel_multiple" not in given:
+        return BLOCK
+    if isinstance(chosen, int) and chosen % BLOCK:
+        draft.refuse(
+            "/options/channel_multiple",
+            f"A latency is aimed at by measured times of layers whose channels are multiples of {BLOCK}: write "
+            f"such a number, or leave it out for {BLOCK}.",
+            "option_conflict",
+        )
+    return chosen
 
 
 def _resolve_data(draft: Draft) -> None:
@@ -82,7 +102,8 @@ def _resolve_data(draft: Draft) -> None:
             draft.refuse(
                 "/options",
                 f"{draft.recipe.name} with these options looks at images, and this model does not classify "
-                "any: take a criterion of weights alone, such as group-l2, and the update none.",
+                "any: take a criterion of weights alone, such as group-l2, another allocation than "
+                "floors, and the update none.",
                 "option_conflict",
             )
         return
@@ -112,11 +133,15 @@ def _resolve_data(draft: Draft) -> None:
 
 
 def _reads_data(draft: Draft) -> bool:
-    """Whether the criterion or the update looks at data."""
+    """Whether the criterion, the update or the allocation looks at data."""
     chosen = draft.specification.options
     return any(
         entry["needs"]
-        for axis, name in (("graph_criteria", "criterion"), ("graph_updates", "update"))
+        for axis, name in (
+            ("graph_criteria", "criterion"),
+            ("graph_updates", "update"),
+            ("graph_allocations", "allocation"),
+        )
         for entry in draft.catalogue.data[axis]
         if entry["name"] == chosen[name]
     )
