@@ -24,7 +24,8 @@ BASIS = (
     "that takes longer for an image takes longer. Memory: the interpreter and four copies of the weights."
 )
 NO_TIMES = (
-    "Which layers a graph has in which shapes only the job sees, so nothing is predicted here. A job that aims at "
+    "Which layers a graph has in which shapes only the job sees, so nothing is predicted here. A "
+    "job that aims at "
     "a latency times them on its device first; every job measures the dense and the pruned model."
 )
 
@@ -53,7 +54,8 @@ def plan_graph(specification: JobSpecification, inspection: Inspection) -> dict[
 
 
 def _amount(specification: JobSpecification, inspection: Inspection) -> int | None:
-    """Parameters, bytes or multiply-accumulates that may stay; None where only the job knows, and for seconds."""
+    """Parameters, bytes or multiply-accumulates that may stay; None where only the job knows, and for
+    seconds."""
     target = specification.target
     if target.kind == "latency":
         return None

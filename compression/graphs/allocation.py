@@ -5,12 +5,12 @@
 - `knapsack`: the units with the lowest scores for what they cost go. Costs are products of the widths of
   several groups, so that what a unit costs depends on what else goes: scores are divided by the Lagrangian's
   derivative of the cost at the widths found so far, until widths repeat. From the best of these, numbers of
-  units are found by `knapsack.least_lost` with each group's own curve of costs beside the widths of the others,
-  anew at the widths found. The choice with the least sum of scores is kept.
+  units are found by `knapsack.least_lost` with each group's own curve of costs beside the widths of the
+  others, anew at the widths found. The choice with the least sum of scores is kept.
 
 What it costs is anything that can be told of a graph without some units (`Bound`): multiply-accumulates,
-parameters, bytes, seconds. In the end whatever still fits comes back, the highest scores first. A group always
-keeps a least share, at least one unit, and, if asked for, a multiple of some number.
+parameters, bytes, seconds. In the end whatever still fits comes back, the highest scores first. A group
+always keeps a least share, at least one unit, and, if asked for, a multiple of some number.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ class OutOfReach(TargetUnreachable):
 
 @dataclass(frozen=True)
 class Bound:
-    """At most `most` stays of what `of` tells of a graph without some units; `what` names it. `share_kept`: of
-    every group at least; `multiple`: the channels that stay of a group are a multiple of it, unless all do."""
+    """At most `most` stays of what `of` tells of a graph without some units; `what` names it. `share_kept`:
+    of every group at least; `multiple`: the channels that stay of a group are a multiple of it, unless all
+    do."""
 
     of: Callable[[Chosen], float]
     most: float
@@ -271,8 +272,8 @@ class Plan:
         return None
 
     def _curve(self, chosen: Chosen, name: str, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What the graph costs with so many units of one group gone and the others as chosen, straight between
-        the numbers that are told; float64 [counts]."""
+        """What the graph costs with so many units of one group gone and the others as chosen, straight
+        between the numbers that are told; float64 [counts]."""
         told = counts[np.unique(np.linspace(0, len(counts) - 1, LEVELS).round().astype(np.int64))]
         costs = [
             self.cost(dict(chosen) | {name: self.orders[name][:count].tolist()}) for count in told.tolist()

@@ -17,13 +17,13 @@ Places = NDArray[np.int64]
 def least_lost(
     lost: Sequence[Floats], saved: Sequence[Floats], needed: float, states: int = STATES
 ) -> list[int] | None:
-    """By item, the place of its option, so that at least `needed` is saved and the sum of what is lost is least;
-    None where all that can be saved is less.
+    """By item, the place of its option, so that at least `needed` is saved and the sum of what is lost is
+    least; None where all that can be saved is less.
 
     `lost` and `saved` have, for every item, float64 [options]. Solved by dynamic programming over the partial
-    choices that no other beats in both sums (Nemhauser and Ullmann 1969). That is exact as long as there are at
-    most `states` of them; beyond that one is followed for each of so many equal parts of what is to be saved:
-    the choice still saves enough, and may lose a little more than the best.
+    choices that no other beats in both sums (Nemhauser and Ullmann 1969). That is exact as long as there
+    are at most `states` of them; beyond that one is followed for each of so many equal parts of what is to
+    be saved: the choice still saves enough, and may lose a little more than the best.
     """
     reached, paid = np.zeros(1), np.zeros(1)
     steps: list[tuple[Places, Places]] = []

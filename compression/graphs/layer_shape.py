@@ -20,9 +20,10 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A layer at a batch of one. `widths` are the sizes that cutting may change: of a convolution (groups, input
-    channels of a group, output channels of a group); of a product (axes that several matrices are stacked
-    along, then rows, inner size, columns). `rest` is all else that its time depends on, by name, sorted."""
+    """A layer at a batch of one. `widths` are the sizes that cutting may change: of a convolution (groups,
+    input channels of a group, output channels of a group); of a product (axes that several matrices are
+    stacked along, then rows, inner size, columns). `rest` is all else that its time depends on, by name,
+    sorted."""
 
     operator: str
     widths: tuple[int, ...]
@@ -116,7 +117,8 @@ def _product(shape: LayerShape, name: str, array: Any) -> tuple[NodeProto, Array
     rest = dict(shape.rest)
 
     def sizes(which: str, *own: int) -> tuple[int, ...]:
-        # Of every stacked axis whether the operand has it: 1 in full, 0 of size one; fewer where it has fewer.
+        # Of every stacked axis whether the operand has it: 1 in full, 0 of size one; fewer where it has
+        # fewer.
         has = rest.get(which, "")
         ahead = stacked[len(stacked) - len(has) :]
         return tuple(size if one == "1" else 1 for size, one in zip(ahead, has, strict=True)) + own
@@ -128,7 +130,7 @@ def _product(shape: LayerShape, name: str, array: Any) -> tuple[NodeProto, Array
     if rest.get("bias"):
         arrays[f"{name}.b"] = array(columns)
     stored = {f"{name}.{one}" for one in rest.get("stored", "")} | {f"{name}.b"}
-    more = {which: 1 for which, on in turned.items() if on}
+    more: Mapping[str, Any] = {which: 1 for which, on in turned.items() if on}
     node = helper.make_node(shape.operator, list(arrays), [name], name=name, **more)
     inputs = {one: value for one, value in arrays.items() if one not in stored}
     return node, inputs, {one: value for one, value in arrays.items() if one in stored}

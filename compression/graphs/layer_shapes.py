@@ -16,15 +16,13 @@ LayerShapes = dict[str, LayerShape]
 
 
 class LayerModel:
-    """Shapes of the layers of a graph (Conv, ConvTranspose, Gemm, MatMul) without some units, at a batch of one
-    (or the batch that the graph fixes), by arithmetic alone."""
+    """Shapes of the layers of a graph (Conv, ConvTranspose, Gemm, MatMul) without some units, at a batch of
+    one (or the batch that the graph fixes), by arithmetic alone."""
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
         self._costs = CostModel(anatomy)
-        self._nodes = [
-            node for node in anatomy.graph.nodes if node.operator in (*CONVOLUTIONS, *PRODUCTS)
-        ]
+        self._nodes = [node for node in anatomy.graph.nodes if node.operator in (*CONVOLUTIONS, *PRODUCTS)]
         self.untimed = sorted(
             {node.operator for node in anatomy.graph.nodes if node.operator in COUNTED}
             - {*CONVOLUTIONS, *PRODUCTS}

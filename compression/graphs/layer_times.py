@@ -2,9 +2,9 @@
 
 What is measured of every layer is a lattice of widths between the least that it can be cut to and its own,
 multiples of `BLOCK` where there are enough: corners first, then finer, as far as there is time. Between them
-times are linear in every width (Elsken et al. 2019, arXiv:1808.05377, call such tables of measured layers lookup
-tables). What a network takes beside its layers shrinks with what the layers give: sums, activations and norms
-work on that, element by element.
+times are linear in every width (tables of measured layers are those of Yang et al. 2018, NetAdapt,
+arXiv:1804.03230). What a network takes beside its layers shrinks with what they give: sums, activations
+and norms work on that, element by element.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Ranges:
         return list(found)
 
     def seconds(self, shape: LayerShape, whole: LayerShape, table: Table) -> float:
-        """Seconds of a layer `whole` that is cut to `shape`: as measured, or linear in every width between the
-        finest of the lattices that are measured. TimesMissing where not even the corners are."""
+        """Seconds of a layer `whole` that is cut to `shape`: as measured, or linear in every width between
+        the finest of the lattices that are measured. TimesMissing where not even the corners are."""
         if shape.key in table:
             return table[shape.key]
         for fine in reversed(FINER):
@@ -110,8 +110,8 @@ def _between(shape: LayerShape, whole: LayerShape, levels: Sequence[Sequence[int
 
 @dataclass
 class TimeModel:
-    """Seconds of a graph without some units. `whole` are the measured ones of the graph as it is, `table` those
-    of shapes; what is `beside` the layers is the difference of both, not below nothing."""
+    """Seconds of a graph without some units. `whole` are the measured ones of the graph as it is, `table`
+    those of shapes; what is `beside` the layers is the difference of both, not below nothing."""
 
     layers: LayerModel
     ranges: Ranges

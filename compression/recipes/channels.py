@@ -24,7 +24,8 @@ ALLOCATIONS = {
     "global": "The units with the lowest scores of all groups go.",
     "uniform": "Every group gives the same share of its units.",
     "knapsack": "The units go whose scores sum to least for what the target counts, each at its own price.",
-    "floors": "Group after group gives units as long as no output gets worse than its floor, which falls from "
+    "floors": "Group after group gives units as long as no output gets worse than its floor, which "
+    "falls from "
     "round to round.",
 }
 
@@ -54,7 +55,8 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             Literal[tuple(NORMALISE)],
             Field(
                 "mean",
-                description="What scores are divided by before groups are compared: the mean or the largest of "
+                description="What scores are divided by before groups are compared: the mean or the "
+                "largest of "
                 "their group, or nothing.",
             ),
         ),
@@ -94,8 +96,10 @@ _FLOORS: dict[str, tuple[Any, Any]] = {
             0.05,
             gt=0,
             le=1000,
-            description="Floors: by which share the loss of the calibration images may rise in the first round. "
-            "The loss is the cross entropy, or without labels the squared distance to the dense output over its "
+            description="Floors: by which share the loss of the calibration images may rise in the "
+            "first round. "
+            "The loss is the cross entropy, or without labels the squared distance to the dense "
+            "output over its "
             "energy.",
         ),
     ),

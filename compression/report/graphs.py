@@ -16,7 +16,7 @@ def _slow(found: Json | None) -> str:
     that."""
     if found is None:
         return ""
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             Cell(one["dense"], "wide"),
             Cell(one["pruned"], "wide"),
@@ -24,19 +24,21 @@ def _slow(found: Json | None) -> str:
             number(seconds_text(one["dense_seconds"])),
             number(seconds_text(one["pruned_seconds"])),
             number(percent(one["pruned_macs"] / max(one["dense_macs"], 1))),
-            one["reason"],
+            str(one["reason"]),
         ]
         for one in found["shapes"]
     ]
-    heads = [
+    heads: list[Cell | str] = [
         "layers", "became (the slowest)", number("layers"), number("dense"), number("pruned"),
         number("multiply-accumulates left"), "because",
     ]  # fmt: skip
     beside = " and ".join(seconds_text(one) for one in found["beside"])
     told = (
-        f"<p>The result is slower than its multiply-accumulates promise. Timed alone, its {found['timed']:,} layers "
+        f"<p>The result is slower than its multiply-accumulates promise. Timed alone, its "
+        f"{found['timed']:,} layers "
         f"take {seconds_text(found['pruned_seconds'])}, those of the dense graph "
-        f"{seconds_text(found['dense_seconds'])}; what lies beside them takes {beside} (dense and pruned).</p>"
+        f"{seconds_text(found['dense_seconds'])}; what lies beside them takes {beside} (dense and "
+        "pruned).</p>"
     )
     return told + (table(heads, rows) if rows else "")
 

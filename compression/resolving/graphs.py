@@ -80,7 +80,8 @@ def _timed_multiple(draft: Draft, given: Mapping[str, Any], chosen: Any) -> Any:
     if isinstance(chosen, int) and chosen % BLOCK:
         draft.refuse(
             "/options/channel_multiple",
-            f"A latency is aimed at by measured times of layers whose channels are multiples of {BLOCK}: write "
+            f"A latency is aimed at by measured times of layers whose channels are multiples of "
+            f"{BLOCK}: write "
             f"such a number, or leave it out for {BLOCK}.",
             "option_conflict",
         )

@@ -19,7 +19,8 @@ LISTED = 20
 
 
 def behind(latency: float | None, macs: float) -> bool:
-    """Whether a measured ratio of latency is so much above that of multiply-accumulates that layers are timed."""
+    """Whether a measured ratio of latency is so much above that of multiply-accumulates that layers are
+    timed."""
     return latency is not None and latency > BEHIND * macs
 
 
@@ -93,7 +94,8 @@ def _reason(whole: LayerShape, cut: Sequence[LayerShape]) -> str:
             width for one in odd for width, bad in zip(one.channels, _odd(one, whole), strict=True) if bad
         )
         return (
-            f"{len(odd)} of {len(cut)} keep channels that are no multiple of {BLOCK}, such as {example}, which "
+            f"{len(odd)} of {len(cut)} keep channels that are no multiple of {BLOCK}, such as "
+            f"{example}, which "
             f"runtimes compute in blocks: options.channel_multiple {BLOCK}"
         )
     return "too small to be faster: what is left takes the time of reading and starting, not of multiplying"

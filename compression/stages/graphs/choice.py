@@ -27,8 +27,8 @@ ENGINE_NAMES = {"uniform": "local"}
 
 @dataclass(frozen=True)
 class Ways:
-    """How units are chosen: the options of a recipe. `floors` and `batches` are for the allocation floors, which
-    lets every task's loss rise by `rise` at first."""
+    """How units are chosen: the options of a recipe. `floors` and `batches` are for the allocation floors,
+    which lets every task's loss rise by `rise` at first."""
 
     criterion: str
     allocation: str
@@ -44,8 +44,8 @@ class Ways:
 
 @dataclass(frozen=True)
 class Limit:
-    """A target as a bound: `of` a graph without some units, at most `most`; `dense` is the graph's own. `told`
-    writes an amount."""
+    """A target as a bound: `of` a graph without some units, at most `most`; `dense` is the graph's own.
+    `told` writes an amount."""
 
     kind: str
     most: float
@@ -67,7 +67,7 @@ def choose(anatomy: Anatomy, target: Target, stored: int, dtype: str, ways: Ways
     beside = written(anatomy.graph).ByteSize() - dense.parameters * ITEM_SIZES[dtype]
 
     def of(gone: Chosen) -> float:
-        return model.without(gone).parameters * ITEM_SIZES[dtype] + beside
+        return float(model.without(gone).parameters * ITEM_SIZES[dtype] + beside)
 
     for _ in range(ATTEMPTS):
         chosen = within(anatomy, Limit("bytes", most, stored, of), ways)

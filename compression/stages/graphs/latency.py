@@ -1,5 +1,5 @@
-"""Times of a graph's layers on the job's own device: measured where no earlier job left them, as a target, and
-as the account of what did not get faster."""
+"""Times of a graph's layers on the job's own device: measured where no earlier job left them, as a target,
+and as the account of what did not get faster."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def _read(path: Path) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Timed:
-    """A choice: the units that go and, if it was by latency, the seconds that tables promise for the graph as it
-    is and without them, with what was aimed at."""
+    """A choice: the units that go and, if it was by latency, the seconds that tables promise for the graph
+    as it is and without them, with what was aimed at."""
 
     units: Chosen
     promised: dict[str, float] | None
@@ -148,12 +148,11 @@ class Timing:
             exact = TimeModel(self._layers, ranges, dict(self._times.table), self._whole).seconds(found)
             if exact <= goal:
                 ratio = exact / self._whole
-                return Timed(
-                    found, {"dense": self._whole, "pruned": exact, "ratio": ratio, "aimed": goal}
-                )
+                return Timed(found, {"dense": self._whole, "pruned": exact, "ratio": ratio, "aimed": goal})
         raise TargetUnreachable(
             f"no choice of channels was found whose measured layers take {_milliseconds(goal)}: the last one "
-            f"takes {_milliseconds(exact)}, the dense model {_milliseconds(self._whole)}. Ask for a little more"
+            f"takes {_milliseconds(exact)}, the dense model {_milliseconds(self._whole)}. Ask for a "
+            "little more"
         )
 
     def _within(self, model: TimeModel, goal: float, ways: choice.Ways) -> Chosen:
@@ -184,7 +183,8 @@ class Timing:
         )
         if self._layers.untimed:
             self._loaded.observer.log(
-                f"Operators that are not timed apart: {', '.join(self._layers.untimed)}; what they take shrinks "
+                f"Operators that are not timed apart: {', '.join(self._layers.untimed)}; what they "
+                "take shrinks "
                 "with what the timed layers give."
             )
         return ranges

@@ -110,7 +110,8 @@ def _timed(
 def _model(layers: Sequence[tuple[int, LayerShape]], dtype: str) -> tuple[ModelProto, Arrays]:
     """A graph of layers side by side, and its inputs."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    nodes, feeds, stored, outputs = [], {}, [], []
+    feeds: Arrays = {}
+    nodes, stored, outputs = [], [], []
     for place, shape in layers:
         node, inputs, weights = alone(shape, f"layer{place}", dtype)
         nodes.append(node)
@@ -124,9 +125,9 @@ def _model(layers: Sequence[tuple[int, LayerShape]], dtype: str) -> tuple[ModelP
 
 
 def _undisturbed(times: Sequence[float]) -> float:
-    """The mean of the fastest quarter, at least a tenth of a microsecond. What else the machine does only adds:
-    a median of a network's runs may be of interrupted ones where that of its short layers is not. Of kernels the
-    profile counts whole microseconds, so that one value alone would be coarse."""
+    """The mean of the fastest quarter, at least a tenth of a microsecond. What else the machine does only
+    adds: a median of a network's runs may be of interrupted ones where that of its short layers is not. Of
+    kernels the profile counts whole microseconds, so that one value alone would be coarse."""
     ordered = sorted(times)
     return max(statistics.fmean(ordered[: max(1, len(ordered) // 4)]), 1e-7)
 

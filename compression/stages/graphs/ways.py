@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from compression.graphs.batches import Batches
+from compression.graphs.batches import Batch, Batches
 from compression.graphs.criteria import CRITERIA
 from compression.graphs.dependencies import Anatomy
 from compression.graphs.evidence import Collecting
@@ -14,7 +14,7 @@ from compression.stages.graphs.choice import Ways
 from compression.stages.job import Loaded
 
 FOLLOW_A_LOSS = frozenset({"gradient.sum", "removal"})
-FLOOR_SAMPLES = 256
+FLOOR_SAMPLES = 128
 """Calibration samples that floors are measured on at most: every step of every group runs them all."""
 
 
@@ -26,9 +26,9 @@ def ways_of(
     *,
     baseline: bool = False,
 ) -> Ways:
-    """The options as ways to choose, scored by a criterion. `batches` gives those of the calibration data, which
-    must have labels if it is told so. A baseline is held to no floors, as it is there to show what they spare:
-    the lowest scores of all groups go instead."""
+    """The options as ways to choose, scored by a criterion. `batches` gives those of the calibration data,
+    which must have labels if it is told so. A baseline is held to no floors, as it is there to show what
+    they spare: the lowest scores of all groups go instead."""
     options, seed = loaded.specification.options, loaded.specification.seed
     needs = CRITERIA[criterion].needs
     evidence = None
@@ -38,7 +38,8 @@ def ways_of(
     allocation = str(options["allocation"])
     if baseline and allocation == "floors":
         allocation = "global"
-    floors, measured = None, ()
+    floors: Floors | None = None
+    measured: Batches = ()
     if allocation == "floors":
         floors = Floors(
             float(options["floor_share"]), int(options["floor_rounds"]), float(options["floor_relax"])
@@ -60,7 +61,8 @@ def ways_of(
 
 def _first(batches: Batches) -> Batches:
     """The first batches, up to so many samples, at least one batch."""
-    found, samples = [], 0
+    found: list[Batch] = []
+    samples = 0
     for batch in batches:
         size = max((len(one) for one in batch.inputs.values() if one.ndim), default=1)
         if found and samples + size > FLOOR_SAMPLES:
