@@ -20,13 +20,13 @@ UNKNOWN = (
     "operators that keep channels."
 )
 BASIS = (
-    "The time to start, read and measure, and 5 ms for each image that both models are judged on; a network "
-    "that takes longer for an image takes longer. Memory: the interpreter and four copies of the weights."
+    "The time to start, read and measure, and 5 ms for each image that both models are judged on; a "
+    "network that takes longer for an image takes longer. Memory: the interpreter and four copies of the "
+    "weights."
 )
 NO_TIMES = (
-    "Which layers a graph has in which shapes only the job sees, so nothing is predicted here. A "
-    "job that aims at "
-    "a latency times them on its device first; every job measures the dense and the pruned model."
+    "Which layers a graph has in which shapes only the job sees, so nothing is predicted here. A job that "
+    "aims at a latency times them on its device first; every job measures the dense and the pruned model."
 )
 
 

@@ -24,9 +24,8 @@ ALLOCATIONS = {
     "global": "The units with the lowest scores of all groups go.",
     "uniform": "Every group gives the same share of its units.",
     "knapsack": "The units go whose scores sum to least for what the target counts, each at its own price.",
-    "floors": "Group after group gives units as long as no output gets worse than its floor, which "
-    "falls from "
-    "round to round.",
+    "floors": "Group after group gives units as long as no output gets worse than its floor, which falls "
+    "from round to round.",
 }
 
 
@@ -47,20 +46,7 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             Literal[tuple(UPDATES)],
             Field("none", description="What happens to the weights that stay."),
         ),
-        "allocation": (
-            Literal[tuple(ALLOCATIONS)],
-            Field("global", description="How many units every group gives."),
-        ),
-        "normalise": (
-            Literal[tuple(NORMALISE)],
-            Field(
-                "mean",
-                description="What scores are divided by before groups are compared: the mean or the "
-                "largest of "
-                "their group, or nothing.",
-            ),
-        ),
-        **_FLOORS,
+        **_SHARES,
         "minimum_share": (
             float,
             Field(SHARE_KEPT, ge=0, le=1, description="Share of every group's units that stays at least."),
@@ -89,18 +75,28 @@ def _fields() -> dict[str, tuple[Any, Any]]:
     }
 
 
-_FLOORS: dict[str, tuple[Any, Any]] = {
+_SHARES: dict[str, tuple[Any, Any]] = {
+    "allocation": (
+        Literal[tuple(ALLOCATIONS)],
+        Field("global", description="How many units every group gives."),
+    ),
+    "normalise": (
+        Literal[tuple(NORMALISE)],
+        Field(
+            "mean",
+            description="What scores are divided by before groups are compared: the mean or the largest of "
+            "their group, or nothing.",
+        ),
+    ),
     "floor_rise": (
         float,
         Field(
             0.05,
             gt=0,
             le=1000,
-            description="Floors: by which share the loss of the calibration images may rise in the "
-            "first round. "
-            "The loss is the cross entropy, or without labels the squared distance to the dense "
-            "output over its "
-            "energy.",
+            description="Floors: by which share the loss of the calibration images may rise in the first "
+            "round. The loss is the cross entropy, or without labels the squared distance to the dense "
+            "output over its energy.",
         ),
     ),
     "floor_rounds": (int, Field(8, ge=1, le=100, description="Floors: how many rounds at most.")),

@@ -10,13 +10,10 @@ PAGCP = recipes.register(
     channel_recipe(
         "pagcp",
         "PAGCP",
-        "Removes channels of a graph group by group, those of the smallest weights, as long as the "
-        "loss of every "
-        "output stays above its floor; floors fall until the target is met. Without labels the loss "
-        "of an output "
-        "is the distance to what the dense network gave. The paper trains between rounds; here the "
-        "floors alone "
-        "fall. Slow.",
+        "Removes channels of a graph group by group, those of the smallest weights, as long as the loss of "
+        "every output stays above its floor; floors fall until the target is met. Without labels the loss "
+        "of an output is the distance to what the dense network gave. The paper trains between rounds; "
+        "here the floors alone fall. Slow.",
         Paper(
             "Performance-aware Approximation of Global Channel Pruning for Multitask CNNs",
             "Ye, Zhang, Chen, Fan, Wang",

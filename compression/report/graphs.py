@@ -34,9 +34,8 @@ def _slow(found: Json | None) -> str:
     ]  # fmt: skip
     beside = " and ".join(seconds_text(one) for one in found["beside"])
     told = (
-        f"<p>The result is slower than its multiply-accumulates promise. Timed alone, its "
-        f"{found['timed']:,} layers "
-        f"take {seconds_text(found['pruned_seconds'])}, those of the dense graph "
+        "<p>The result is slower than its multiply-accumulates promise. Timed alone, its "
+        f"{found['timed']:,} layers take {seconds_text(found['pruned_seconds'])}, those of the dense graph "
         f"{seconds_text(found['dense_seconds'])}; what lies beside them takes {beside} (dense and "
         "pruned).</p>"
     )
@@ -52,8 +51,7 @@ def graph(report: Json) -> str:
         f"<p>{found['nodes']:,} nodes of operator set {found['opset']}. Of {found['units']:,} removable "
         f"channels in {found['group_count']:,} groups {found['units_kept']:,} stay; "
         f"{percent(found['sparsity'])} of all parameters are gone. With zeros in place of the channels the "
-        "outputs are the same up to "
-        f"{number_text(found['exactness'])} of the largest.</p>"
+        f"outputs are the same up to {number_text(found['exactness'])} of the largest.</p>"
     )
     groups = table(
         ["made by", number("dense"), number("kept"), number("tensors")],

@@ -80,9 +80,8 @@ def _timed_multiple(draft: Draft, given: Mapping[str, Any], chosen: Any) -> Any:
     if isinstance(chosen, int) and chosen % BLOCK:
         draft.refuse(
             "/options/channel_multiple",
-            f"A latency is aimed at by measured times of layers whose channels are multiples of "
-            f"{BLOCK}: write "
-            f"such a number, or leave it out for {BLOCK}.",
+            f"A latency is aimed at by measured times of layers whose channels are multiples of {BLOCK}: "
+            f"write such a number, or leave it out for {BLOCK}.",
             "option_conflict",
         )
     return chosen
@@ -103,8 +102,8 @@ def _resolve_data(draft: Draft) -> None:
             draft.refuse(
                 "/options",
                 f"{draft.recipe.name} with these options looks at images, and this model does not classify "
-                "any: take a criterion of weights alone, such as group-l2, another allocation than "
-                "floors, and the update none.",
+                "any: take a criterion of weights alone, such as group-l2, another allocation than floors, "
+                "and the update none.",
                 "option_conflict",
             )
         return

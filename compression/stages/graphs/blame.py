@@ -15,6 +15,8 @@ BEHIND = 1.3
 """Times the ratio of multiply-accumulates, from which the ratio of latency is looked into."""
 SLOW = 1.1
 """The same for the layers of one shape, from which they are named."""
+WORTH = 0.01
+"""Of the time of all layers that were cut: what takes less more than it should is not named."""
 LISTED = 20
 
 
@@ -40,7 +42,8 @@ def slow_layers(
 ) -> dict[str, Any]:
     """The account of a report: for each shape of the dense graph whose layers take more than their share of
     multiply-accumulates, how many there are, seconds and multiply-accumulates before and after (of all of
-    them), and why; those first that take most more. `measured` are the seconds of both graphs, of which
+    them), and why; those first that take most more, if that is worth naming. `measured` are the seconds of
+    both graphs, of which
     `beside` is what their layers do not explain. Layers whose time is not known are left out."""
     kinds: dict[LayerShape, _Kind] = {}
     for name, shape in dense.items():
@@ -48,7 +51,8 @@ def slow_layers(
             kinds.setdefault(shape, _Kind(shape, [])).cut.append(pruned[name])
     before = sum(table[one.shape.key] * len(one.cut) for one in kinds.values())
     after = sum(table[shape.key] for one in kinds.values() for shape in one.cut)
-    rows = [row for one in kinds.values() if (row := _row(one, table)) is not None]
+    found = [row for one in kinds.values() if (row := _row(one, table)) is not None]
+    rows = [row for row in found if _more(row) >= WORTH * after]
     rows.sort(key=lambda row: (-_more(row), str(row["dense"])))
     return {
         "timed": sum(len(one.cut) for one in kinds.values()),
@@ -94,9 +98,8 @@ def _reason(whole: LayerShape, cut: Sequence[LayerShape]) -> str:
             width for one in odd for width, bad in zip(one.channels, _odd(one, whole), strict=True) if bad
         )
         return (
-            f"{len(odd)} of {len(cut)} keep channels that are no multiple of {BLOCK}, such as "
-            f"{example}, which "
-            f"runtimes compute in blocks: options.channel_multiple {BLOCK}"
+            f"{len(odd)} of {len(cut)} keep channels that are no multiple of {BLOCK}, such as {example}, "
+            f"which runtimes compute in blocks: options.channel_multiple {BLOCK}"
         )
     return "too small to be faster: what is left takes the time of reading and starting, not of multiplying"
 
