@@ -56,7 +56,31 @@ class LayerShape:
             return math.prod(self.widths)
         groups, read, made = self.widths
         over = self.told("out" if self.operator == "Conv" else "in")
-        return groups * read * made * math.prod(self.told("kernel")) * math.prod(over)
+        return self.batch * groups * read * made * math.prod(self.told("kernel")) * math.prod(over)
+
+    @property
+    def batch(self) -> int:
+        """How many samples a convolution is of where the network is run on one."""
+        return math.prod(self.told("batch"))
+
+    @property
+    def elements(self) -> int:
+        """Numbers that the layer gives."""
+        if self.operator in PRODUCTS:
+            *stacked, rows, _, columns = self.widths
+            return math.prod(stacked) * rows * columns
+        groups, _, made = self.widths
+        return self.batch * groups * made * math.prod(self.told("out"))
+
+    @property
+    def held(self) -> int:
+        """Numbers that the layer reads, those of its weight included."""
+        if self.operator in PRODUCTS:
+            *stacked, rows, inner, columns = self.widths
+            return math.prod(stacked) * inner * (rows + columns)
+        groups, read, made = self.widths
+        weight = groups * read * made * math.prod(self.told("kernel"))
+        return self.batch * groups * read * math.prod(self.told("in")) + weight
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -76,6 +100,7 @@ class LayerShape:
             return f"{self.operator} {rows} x {inner} by {inner} x {columns}{times}"
         groups, read, made = self.widths
         sizes = "x".join(str(one) for one in self.told("in"))
+        sizes += f", {self.batch} at once" if self.batch > 1 else ""
         apart = f", {groups} groups" if groups > 1 else ""
         stride = self.told("strides")
         steps = f", stride {max(stride)}" if max(stride, default=1) > 1 else ""
@@ -83,19 +108,23 @@ class LayerShape:
         return f"{self.operator} {kernel}, {groups * read} to {groups * made} channels{apart}, {sizes}{steps}"
 
 
+DRAWN = 4093
+"""Random numbers that tensors are filled with, again and again: which are multiplied costs no time."""
+
+
 def alone(shape: LayerShape, name: str, dtype: str) -> tuple[NodeProto, Arrays, Arrays]:
     """The operator of a shape alone, its inputs and its stored weights by name, drawn from a fixed seed;
     names begin with `name`, which also is the node's and its output's."""
-    draw = np.random.default_rng(0)
+    drawn = (np.random.default_rng(0).standard_normal(DRAWN) / 8).astype(dtype)
 
     def array(*sizes: int) -> NDArray[Any]:
-        return (draw.standard_normal(sizes) / 8).astype(dtype)
+        return np.resize(drawn, sizes)
 
     if shape.operator in PRODUCTS:
         return _product(shape, name, array)
     groups, read, made = shape.widths
     outer, inner = (groups * made, read) if shape.operator == "Conv" else (groups * read, made)
-    inputs = {f"{name}.x": array(1, groups * read, *shape.told("in"))}
+    inputs = {f"{name}.x": array(shape.batch, groups * read, *shape.told("in"))}
     weights = {f"{name}.w": array(outer, inner, *shape.told("kernel"))}
     if dict(shape.rest).get("bias"):
         weights[f"{name}.b"] = array(groups * made)

@@ -63,6 +63,8 @@ def _convolution(node: Node, shapes: Shapes) -> LayerShape:
         given = node.integers(name)
         if given:
             rest[name] = _text(given)
+    if data[0] != 1:  # a batch that the graph fixes, or windows that are folded into it
+        rest["batch"] = str(data[0])
     if node.text("auto_pad", "NOTSET") != "NOTSET":
         rest["auto_pad"] = node.text("auto_pad", "NOTSET")
     if node.input(2):

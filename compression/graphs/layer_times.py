@@ -18,7 +18,7 @@ import numpy as np
 
 from compression.anatomy.graph import BLOCK
 from compression.errors import CompressionError
-from compression.graphs.layer_shape import CONVOLUTIONS, PRODUCTS, LayerShape
+from compression.graphs.layer_shape import LayerShape
 from compression.graphs.layer_shapes import LayerModel, LayerShapes
 from compression.graphs.removal import Removed
 
@@ -121,13 +121,13 @@ class TimeModel:
 
     def __post_init__(self) -> None:
         self.dense = self.layers.shapes({})
-        self._elements = max(sum(elements(shape) for shape in self.dense.values()), 1)
+        self._elements = max(sum(shape.elements for shape in self.dense.values()), 1)
         self.beside = max(0.0, self.whole - self._sum(self.dense))
 
     def seconds(self, removed: Removed) -> float:
         """Seconds without these units. Raises TimesMissing."""
         shapes = self.layers.shapes(removed)
-        left = sum(elements(shape) for shape in shapes.values()) / self._elements
+        left = sum(shape.elements for shape in shapes.values()) / self._elements
         return self._sum(shapes) + self.beside * left
 
     def _sum(self, shapes: LayerShapes) -> float:
@@ -138,13 +138,3 @@ class TimeModel:
         if pair not in self._known:
             self._known[pair] = self.ranges.seconds(shape, whole, self.table)
         return self._known[pair]
-
-
-def elements(shape: LayerShape) -> int:
-    """Numbers that a layer gives for one sample."""
-    if shape.operator in PRODUCTS:
-        *stacked, rows, _, columns = shape.widths
-        return math.prod(stacked) * rows * columns
-    assert shape.operator in CONVOLUTIONS
-    groups, _, made = shape.widths
-    return groups * made * math.prod(shape.told("out"))

@@ -101,7 +101,7 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
         ({"output": {"dtype": "bfloat16"}}, "/output/dtype", "keep their types"),
         ({"structure": {"granularity": "head"}}, "/structure/granularity", "by 'channel' alone"),
         ({"structure": {"ignore": ["*"]}}, "/structure/ignore", "none can be left alone"),
-        ({"target": {"latency": 0.5}}, "/target/latency", "it offers: macs"),
+        ({"options": {"allocation": "floors"}}, "/calibration", "looks at images"),
         ({"target": {"layers": 2}}, "/target/layers", "it offers: macs"),
         ({"target": {"parameters": 1000}}, "/target/parameters", "532 parameters as it is"),
         ({"options": {"minimum_share": 2.0}}, "/options/minimum_share", "Share of every group"),

@@ -42,6 +42,7 @@ class GraphJob:
         self.dense: Costs
         self.data = Data()
         self.slow: dict[str, Any] | None = None
+        self.timing: latency.Timing | None = None
         self.quality: dict[str, Quality | None] = {"dense": None, "pruned": None, "recovered": None}
 
     def inspect(self) -> None:
@@ -131,8 +132,7 @@ class GraphJob:
         target = self.loaded.specification.target
         ways = ways_of(self.loaded, self.anatomy, criterion, self._calibration, baseline=baseline)
         if target.kind == "latency":
-            if not hasattr(self, "timing"):
-                self.timing = latency.Timing(self.loaded, self.anatomy, self.inputs)
+            self.timing = self.timing or latency.Timing(self.loaded, self.anatomy, self.inputs)
             return self.timing.choose(ways)
         stored = artifacts.stored_bytes(self.loaded, self.loaded.folder)
         dtype = str(self.loaded.admission.dtype)
@@ -171,7 +171,7 @@ class GraphJob:
         self.loaded.observer.progress(1, 2)
         measured = checks.measure(artifact, verified)
         if measured["latency"] is not None:
-            measured["latency"]["predicted"] = self.loaded.store.data(CHOICE)["promised"]
+            measured["latency"]["predicted"] = self.loaded.store.data(CHOICE).get("promised")
             self.slow = latency.explain(
                 self.loaded, self.anatomy, self.units, measured["latency"], self.pruned.macs / self.dense.macs
             )

@@ -25,7 +25,9 @@ from onnx import ModelProto, helper, numpy_helper
 from compression.graphs.layer_shape import Arrays, LayerShape, alone
 from compression.stages.graphs.runtime import PROVIDERS, open_session, read_arrays, run
 
-ROUNDS, LEAST_ROUNDS = 40, 4
+ROUNDS, LEAST_ROUNDS = 120, 4
+CHUNK_SECONDS = 1.5
+"""Of the rounds of one graph: a few of large layers tell as much as many of small ones."""
 CHUNK_BYTES, CHUNK_LAYERS = 64 << 20, 64
 """Of one graph: more layers would keep the first from being told before the last is built."""
 WHOLE_ROUNDS, WHOLE_LEAST, WHOLE_SECONDS = 40, 12, 3.0
@@ -68,8 +70,7 @@ def _chunks(shapes: Sequence[LayerShape], dtype: str) -> Iterator[list[int]]:
     part: list[int] = []
     held = 0
     for place, shape in enumerate(shapes):
-        _, inputs, weights = alone(shape, "layer", dtype)
-        size = sum(array.nbytes for array in (*inputs.values(), *weights.values()))
+        size = (shape.held + shape.elements) * np.dtype(dtype).itemsize
         if part and (held + size > CHUNK_BYTES or len(part) == CHUNK_LAYERS):
             yield part
             part, held = [], 0
@@ -90,8 +91,8 @@ def _timed(
     options.enable_profiling = True
     options.profile_file_prefix = str(Path(request["folder"]) / "layers")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=PROVIDERS)
-    rounds = 0
-    while rounds < LEAST_ROUNDS or (rounds < ROUNDS and time.perf_counter() < end):
+    rounds, last = 0, min(end, time.perf_counter() + CHUNK_SECONDS)
+    while rounds < LEAST_ROUNDS or (rounds < ROUNDS and time.perf_counter() < last):
         session.run([], feeds)
         rounds += 1
     profile = Path(session.end_profiling())

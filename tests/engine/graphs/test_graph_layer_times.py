@@ -66,6 +66,28 @@ def test_a_layer_alone_gives_what_it_gives_in_its_graph(name: str) -> None:
         assert output.size == 2 * first - second
 
 
+@pytest.mark.parametrize("windows", [False, True])
+def test_a_layer_of_several_samples_is_timed_with_them(windows: bool) -> None:
+    """A graph that takes three samples and no other number, and one whose samples are four windows each."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "s"], ["w"]), helper.make_node("Conv", ["w", "a"], ["h"]),
+        helper.make_node("Conv", ["h", "b"], ["y"]),
+    ]  # fmt: skip
+    shape = np.array([-1, 3, 4, 4] if windows else [3, 3, 4, 4], dtype=np.int64)
+    weights = {"s": shape, "a": floats(8, 3, 1, 1), "b": floats(2, 8, 1, 1)}
+    model = model_of(nodes, {"x": floats(2, 12, 4, 4) if windows else floats(3, 3, 4, 4)}, ["y"], weights)
+    if not windows:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    anatomy = analyse(read_graph(model))
+    for value, one in LayerModel(anatomy).shapes({}).items():
+        assert one.batch == (4 if windows else 3)
+        assert one.macs == costs(anatomy.graph).macs_by_node[value]
+        node, inputs, weights = alone(one, "layer0", "float32")
+        assert node.input[0] in inputs
+        assert inputs[node.input[0]].shape[0] == one.batch
+        assert sum(array.size for array in (*inputs.values(), *weights.values())) == one.held
+
+
 def test_recurrent_layers_are_named_as_not_timed() -> None:
     assert LayerModel(analyse(read_graph(stored("recurrent")))).untimed == ["GRU", "LSTM"]
 
