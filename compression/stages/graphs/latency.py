@@ -30,7 +30,7 @@ from compression.stages.graphs.check import free_batch, write_arrays
 from compression.stages.job import Loaded
 
 MODULE = "compression.stages.graphs.timer"
-SECONDS, MOST_SECONDS = 15.0, 60.0
+SECONDS, MOST_SECONDS = 12.0, 60.0
 """How long layers are measured, and how long at most if even the least that is needed takes longer."""
 KEPT_SHAPES = 3000
 """Of a table that later jobs read again."""
