@@ -5,7 +5,7 @@ files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from compression.allocation import allocations
@@ -21,7 +21,7 @@ from compression.graphs.criteria import CRITERIA
 from compression.graphs.schedules import SCHEDULES
 from compression.recipes import recipes
 from compression.recipes.base import options_schema
-from compression.recipes.channels import UPDATES
+from compression.recipes.channels import ALLOCATIONS, UPDATES
 from compression.recipes.channels import data_needs as graph_needs
 from compression.recipes.ranks import rank_options
 from compression.recipes.structures import structure_options
@@ -60,27 +60,32 @@ def catalogue() -> dict[str, Any]:
         "rank_criteria": _weighed(rank_criteria),
         "rank_updates": _weighed(rank_updates),
         "rank_allocations": _weighed(rank_allocations),
-        "graph_criteria": [
-            {"name": one.name, "summary": one.summary, "needs": sorted(graph_needs(one.name, "none"))}
-            for one in CRITERIA
-        ],
-        "graph_updates": [
-            {"name": name, "summary": summary, "needs": sorted(graph_needs("random", name))}
-            for name, summary in UPDATES.items()
-        ],
-        "graph_schedules": [
-            {
-                "name": one.name,
-                "summary": one.summary,
-                "needs": sorted(graph_needs("random", "none", one.name)),
-                "scores": one.scores,
-                "arxiv": one.paper,
-            }
-            for one in SCHEDULES
-        ],
+        **_of_graphs(),
         "schedules": _entries(schedules),
         "recoveries": _recoveries(load_all()),
         "graph_recoveries": _recoveries(graph_recoveries),
+    }
+
+
+def _of_graphs() -> dict[str, Any]:
+    """The axes of graphs, with what each entry asks of a job's data."""
+
+    def named(summaries: Mapping[str, str], axis: str) -> list[dict[str, Any]]:
+        chosen = {"criterion": "random", "update": "none"}
+        return [
+            {"name": name, "summary": summary, "needs": sorted(graph_needs(**{**chosen, axis: name}))}
+            for name, summary in summaries.items()
+        ]
+
+    schedules_named = named({one.name: one.summary for one in SCHEDULES}, "schedule")
+    return {
+        "graph_criteria": named({one.name: one.summary for one in CRITERIA}, "criterion"),
+        "graph_updates": named(UPDATES, "update"),
+        "graph_allocations": named(ALLOCATIONS, "allocation"),
+        "graph_schedules": [
+            {**told, "scores": one.scores, "arxiv": one.paper}
+            for told, one in zip(schedules_named, SCHEDULES, strict=True)
+        ],
     }
 
 
@@ -156,7 +161,7 @@ def methods_text() -> str:
         "criteria", "layer_criteria", "layer_updates", "structure_criteria", "vocabulary_criteria",
         "granularities", "allocations", "updates", "structure_updates", "structure_allocations",
         "rank_criteria", "rank_updates", "rank_allocations", "graph_criteria", "graph_updates",
-        "graph_schedules", "schedules",
+        "graph_allocations", "graph_schedules", "schedules",
     )  # fmt: skip
     for axis in axes:
         lines += [

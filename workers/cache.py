@@ -1,5 +1,5 @@
 """Measurements that outlive a job: what pruning a layer does to a model, by hash of model, data and way of
-pruning.
+pruning, and times of layers of graphs, by hash of device, runtime, threads and dtype.
 
 A runner gets copies of its tenant's files in its work folder and leaves new ones there; what it leaves is
 checked before it is kept. Losing any of it costs time and nothing else.
@@ -20,7 +20,8 @@ from typing import Final
 FOLDER: Final = "cache"
 KEPT_FILES: Final = 256
 FILE_BYTES: Final = 1 << 20
-_NAME: Final = re.compile(r"divergences-[0-9a-f]{32}\.json")
+_FILES: Final = "[dl]*-*.json"
+_NAME: Final = re.compile(r"(divergences|layers)-[0-9a-f]{32}\.json")
 
 
 class Measurements:
@@ -40,7 +41,7 @@ class Measurements:
     def take_back(self, work: Path) -> int:
         """Keep what a runner has left, if it is what it should be; how many files were kept."""
         kept = 0
-        for path in sorted((work / FOLDER).glob("divergences-*.json")):
+        for path in sorted((work / FOLDER).glob(_FILES)):
             text = _checked(path)
             if text is not None:
                 self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -54,7 +55,7 @@ class Measurements:
 
     def _newest(self, *, all_of_them: bool = False) -> Iterator[Path]:
         dated = []
-        for path in self._folder.glob("divergences-*.json"):
+        for path in self._folder.glob(_FILES):
             with suppress(OSError):
                 dated.append((path.stat().st_mtime, path.name, path))
         ordered = sorted(dated, reverse=True)

@@ -14,6 +14,8 @@ from compression.anatomy.inspection import Inspection
 FAMILY = "graph"
 CHANNEL = "channel"
 FORMAT = "onnx"
+BLOCK = 8
+"""Channels that runtimes compute at once: 8 or 16 numbers of float32 fill a register."""
 
 
 def read_inspection(data: Mapping[str, Any]) -> Inspection:

@@ -26,7 +26,10 @@ BASIS = (
     "for each that a recovery learns from; a network that takes longer for an image takes longer. Memory: "
     "the interpreter and four copies of the weights; with a recovery nine, and the images that it keeps."
 )
-NO_TIMES = "The layers of graphs are not timed; the job measures the dense and the pruned model."
+NO_TIMES = (
+    "Which layers a graph has in which shapes only the job sees, so nothing is predicted here. A job that "
+    "aims at a latency times them on its device first; every job measures the dense and the pruned model."
+)
 
 
 def plan_graph(specification: JobSpecification, inspection: Inspection) -> dict[str, Any]:
@@ -73,8 +76,11 @@ def _memory(specification: JobSpecification, inspection: Inspection) -> int:
 
 
 def _amount(specification: JobSpecification, inspection: Inspection) -> int | None:
-    """Parameters, bytes or multiply-accumulates that may stay; None where only the job knows."""
+    """Parameters, bytes or multiply-accumulates that may stay; None where only the job knows, and for
+    seconds."""
     target = specification.target
+    if target.kind == "latency":
+        return None
     if target.kind == "sparsity":
         return int((1 - float(target.value)) * inspection.parameters)
     form, amount = quantity(target.kind, target.value)

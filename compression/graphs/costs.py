@@ -104,6 +104,13 @@ class CostModel:
 
     def without(self, removed: Removed) -> Costs:
         """The costs after these units are removed."""
+        first, second = self.shapes(removed)
+        macs = {node.value: _per_sample(node, (first, second)) for node in self._nodes}
+        return Costs(macs, sum(math.prod(first[name]) for name in self._trained))
+
+    def shapes(self, removed: Removed) -> tuple[Shapes, Shapes]:
+        """Shapes of what counted operators read and give and of trained initializers, after these units are
+        removed, in both samples of the probe."""
         cut = Cut(self._anatomy, removed_labels(self._anatomy, removed))
         first: dict[str, Shape] = {}
         second: dict[str, Shape] = {}
@@ -113,5 +120,4 @@ class CostModel:
             first[name] = tuple(kept)
             # an axis that holds the batch loses the same share of each sample
             second[name] = tuple(now * pair[1] // pair[0] for now, pair in zip(kept, pairs, strict=True))
-        macs = {node.value: _per_sample(node, (first, second)) for node in self._nodes}
-        return Costs(macs, sum(math.prod(first[name]) for name in self._trained))
+        return first, second

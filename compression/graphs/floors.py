@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from compression.errors import TargetUnreachable
-from compression.graphs.allocation import Budget, Chosen, Plan
+from compression.graphs.allocation import Bound, Budget, Chosen, Plan, check_scores
 from compression.graphs.batches import Batch, Batches, BatchInvalid, samples_of
 from compression.graphs.criteria import Scores
 from compression.graphs.dependencies import Anatomy
@@ -51,7 +51,7 @@ def choose_above_floors(
     scores: Mapping[str, Scores],
     batches: Batches,
     tasks: Sequence[Task],
-    budget: Budget,
+    budget: Budget | Bound,
     how: Floors | None = None,
 ) -> Chosen:
     """The units that go so that the budget is met and every task stays above its floor, as relaxed in the
@@ -62,6 +62,7 @@ def choose_above_floors(
     """
     if not batches or not tasks:
         raise BatchInvalid("floors need at least one batch and one task to measure")
+    check_scores(scores)
     gates = gated(anatomy)
     known = {name: one for name, one in scores.items() if name not in gates.silent}
     plan = Plan(anatomy, known, budget)
@@ -91,20 +92,21 @@ class _Search:
                 for loss, task in zip(self.dense, self.tasks, strict=True)
             ]
             for name in self._order():
-                while self._met() is False and self._step(name, allowed):
+                while not self._met() and self._step(name, allowed):
                     pass
             if self._met():
                 return self.plan.filled(self.plan.by_count(self.counts))
-        share = self.plan.cost(self.plan.by_count(self.counts)) / max(self.plan.cost({}), 1)
+        dense = max(self.plan.cost({}), np.finfo(np.float64).tiny)
+        share = self.plan.cost(self.plan.by_count(self.counts)) / dense
         held = max(self.held, key=lambda one: self.held[one], default="")
         why = f"the task {held!r} would get worse than its floor" if held else "nothing more may go"
         raise TargetUnreachable(
-            f"{share:.3f} of the {self.plan.budget.measure} stay after {self.how.rounds} rounds, more than "
-            f"{self.plan.budget.ratio:.3f}: {why}; allow a larger rise, more rounds, or a higher ratio"
+            f"{share:.3f} of the {self.plan.bound.what} stay after {self.how.rounds} rounds, more than "
+            f"{self.plan.bound.most / dense:.3f}: {why}; allow a larger rise, more rounds, or a higher ratio"
         )
 
     def _met(self) -> bool:
-        return self.plan.cost(self.plan.by_count(self.counts)) <= self.plan.allowed
+        return self.plan.fits(self.plan.by_count(self.counts))
 
     def _order(self) -> list[str]:
         """Groups by what their next step saves, most first."""
@@ -114,7 +116,7 @@ class _Search:
 
     def _more(self, name: str) -> dict[str, int]:
         units = len(self.plan.scores[name])
-        step = max(math.ceil(self.how.share * units), self.plan.budget.multiple)
+        step = max(math.ceil(self.how.share * units), self.plan.steps[name])
         return self.counts | {name: min(self.counts[name] + step, self.plan.limits[name])}
 
     def _step(self, name: str, allowed: list[float]) -> bool:

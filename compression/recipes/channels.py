@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from compression.anatomy.graph import CHANNEL, FAMILY
+from compression.graphs.allocation import NORMALISE
 from compression.graphs.criteria import CRITERIA
 from compression.graphs.pruning import SHARE_KEPT
 from compression.graphs.schedules import SCHEDULES
@@ -15,12 +16,19 @@ from compression.graphs.schedules.base import ONE_SHOT
 from compression.recipes.base import Paper, Recipe, RecipeOptions, options_model
 from compression.recipes.training import schedule_fields
 
-TARGETS = ("macs", "parameters", "sparsity", "bytes")
+TARGETS = ("macs", "parameters", "sparsity", "bytes", "latency")
 UPDATES = {
     "none": "What stays keeps its weights.",
     "bias": "Readers of what went get the mean of what it gave them, added to their biases.",
     "moments": "Readers give every channel the mean and deviation that it had, as BatchNorms do.",
     "least-squares": "Readers are fitted to what they gave in the dense graph, by least squares over images.",
+}
+ALLOCATIONS = {
+    "global": "The units with the lowest scores of all groups go.",
+    "uniform": "Every group gives the same share of its units.",
+    "knapsack": "The units go whose scores sum to least for what the target counts, each at its own price.",
+    "floors": "Group after group gives units as long as no output gets worse than its floor, which falls "
+    "from round to round.",
 }
 
 
@@ -41,14 +49,7 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             Literal[tuple(UPDATES)],
             Field("none", description="What happens to the weights that stay."),
         ),
-        "allocation": (
-            Literal["global", "uniform"],
-            Field(
-                "global",
-                description="Over all groups, by scores divided by the mean of their group, or the same "
-                "share of every group.",
-            ),
-        ),
+        **_SHARES,
         "minimum_share": (
             float,
             Field(SHARE_KEPT, ge=0, le=1, description="Share of every group's units that stays at least."),
@@ -59,8 +60,10 @@ def _fields() -> dict[str, tuple[Any, Any]]:
                 1,
                 ge=1,
                 le=1024,
-                description="Units that stay of a group are a multiple of it, or all. Runtimes compute "
-                "convolutions in blocks of 8 or 16 channels, so that other numbers save less time.",
+                description="Channels that stay of a group are a multiple of it, or all. Runtimes compute "
+                "convolutions in blocks of 8 or 16 channels, so that other numbers save less time. A head "
+                "counts as the channels that it is wide. For a target of latency a multiple of 8, which is "
+                "then the default.",
             ),
         ),
         **schedule_fields(),
@@ -76,9 +79,48 @@ def _fields() -> dict[str, tuple[Any, Any]]:
     }
 
 
-def data_needs(criterion: str, update: str, schedule: str = ONE_SHOT) -> frozenset[str]:
-    """What a criterion, an update and a schedule ask of a job: "calibration", or nothing."""
-    looks = bool(CRITERIA[criterion].needs) or update != "none" or SCHEDULES[schedule].trains
+_SHARES: dict[str, tuple[Any, Any]] = {
+    "allocation": (
+        Literal[tuple(ALLOCATIONS)],
+        Field("global", description="How many units every group gives."),
+    ),
+    "normalise": (
+        Literal[tuple(NORMALISE)],
+        Field(
+            "mean",
+            description="What scores are divided by before groups are compared: the mean or the largest of "
+            "their group, or nothing.",
+        ),
+    ),
+    "floor_rise": (
+        float,
+        Field(
+            0.05,
+            gt=0,
+            le=1000,
+            description="Floors: by which share the loss of the calibration images may rise in the first "
+            "round. The loss is the cross entropy, or without labels the squared distance to the dense "
+            "output over its energy.",
+        ),
+    ),
+    "floor_rounds": (int, Field(8, ge=1, le=100, description="Floors: how many rounds at most.")),
+    "floor_relax": (
+        float,
+        Field(2.0, ge=1, le=100, description="Floors: how much more the loss may rise with every round."),
+    ),
+    "floor_share": (
+        float,
+        Field(0.125, gt=0, le=1, description="Floors: share of a group's units that go in one step."),
+    ),
+}
+
+
+def data_needs(
+    criterion: str, update: str, schedule: str = ONE_SHOT, allocation: str = "global"
+) -> frozenset[str]:
+    """What a criterion, an update, a schedule and an allocation ask of a job: "calibration", or nothing."""
+    looks = bool(CRITERIA[criterion].needs) or update != "none"
+    looks = looks or SCHEDULES[schedule].trains or allocation == "floors"
     return frozenset({"calibration"} if looks else ())
 
 
@@ -91,7 +133,7 @@ def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **d
         title=title,
         summary=summary,
         paper=paper,
-        needs=data_needs(chosen.criterion, chosen.update, chosen.schedule),
+        needs=data_needs(chosen.criterion, chosen.update, chosen.schedule, chosen.allocation),
         families=(FAMILY,),
         granularities=(CHANNEL,),
         targets=TARGETS,

@@ -5,10 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compression.report.formats import number_text, percent
+from compression.report.formats import number_text, percent, seconds_text
 from compression.report.markup import Cell, folded, number, table
 
 Json = Mapping[str, Any]
+
+
+def _slow(found: Json | None) -> str:
+    """Layers that did not get faster by as much as they got smaller; empty where the result is as fast as
+    that."""
+    if found is None:
+        return ""
+    rows: list[list[Cell | str]] = [
+        [
+            Cell(one["dense"], "wide"),
+            Cell(one["pruned"], "wide"),
+            number(f"{one['layers']:,}"),
+            number(seconds_text(one["dense_seconds"])),
+            number(seconds_text(one["pruned_seconds"])),
+            number(percent(one["pruned_macs"] / max(one["dense_macs"], 1))),
+            str(one["reason"]),
+        ]
+        for one in found["shapes"]
+    ]
+    heads: list[Cell | str] = [
+        "layers", "became (the slowest)", number("layers"), number("dense"), number("pruned"),
+        number("multiply-accumulates left"), "because",
+    ]  # fmt: skip
+    beside = " and ".join(seconds_text(one) for one in found["beside"])
+    told = (
+        "<p>The result is slower than its multiply-accumulates promise. Timed alone, its "
+        f"{found['timed']:,} layers take {seconds_text(found['pruned_seconds'])}, those of the dense graph "
+        f"{seconds_text(found['dense_seconds'])}; what lies beside them takes {beside} (dense and "
+        "pruned).</p>"
+    )
+    return told + (table(heads, rows) if rows else "")
 
 
 def graph(report: Json) -> str:
@@ -20,8 +51,7 @@ def graph(report: Json) -> str:
         f"<p>{found['nodes']:,} nodes of operator set {found['opset']}. Of {found['units']:,} removable "
         f"channels in {found['group_count']:,} groups {found['units_kept']:,} stay; "
         f"{percent(found['sparsity'])} of all parameters are gone. With zeros in place of the channels the "
-        "outputs are the same up to "
-        f"{number_text(found['exactness'])} of the largest.</p>"
+        f"outputs are the same up to {number_text(found['exactness'])} of the largest.</p>"
     )
     groups = table(
         ["made by", number("dense"), number("kept"), number("tensors")],
@@ -49,6 +79,7 @@ def graph(report: Json) -> str:
     )
     return (
         told
+        + _slow(found["slow"])
         + folded(f"Groups of channels that go as one ({found['group_count']:,})", groups)
         + folded(f"Channels that could not be removed ({found['uncut_count']:,} tensors)", uncut)
     )

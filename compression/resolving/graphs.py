@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression import options
-from compression.anatomy.graph import CHANNEL, FORMAT
+from compression.anatomy.graph import BLOCK, CHANNEL, FORMAT
 from compression.preprocessing import Preprocessing
 from compression.resolving.data import check_gates, resolve_evaluation, resolve_recovery
 from compression.resolving.draft import Draft
@@ -69,16 +69,21 @@ def _check_structure(draft: Draft) -> None:
 def _resolve_options(draft: Draft) -> None:
     schema, given = draft.recipe.options, draft.specification.options
     draft.faults += options.check_options(given, schema, draft.recipe.name, ["options"])
-    draft.replace(options=options.with_defaults(given, schema))
+    chosen = options.with_defaults(given, schema)
+    if draft.specification.target.kind == "latency":
+        chosen["channel_multiple"] = _timed_multiple(draft, given, chosen["channel_multiple"])
+    draft.replace(options=chosen)
     if not draft.faults:
         _check_schedule(draft, given)
 
 
 def _check_schedule(draft: Draft, given: Mapping[str, Any]) -> None:
-    """Refuses options that mean nothing to the schedule."""
+    """Refuses options that mean nothing to the schedule, and what cannot be met while a graph is trained."""
     name = draft.specification.options["schedule"]
     entry = next(one for one in draft.catalogue.data["graph_schedules"] if one["name"] == name)
-    if not entry["needs"]:
+    if entry["needs"]:
+        _check_training(draft, name)
+    else:
         for option in (one for one in TRAINING if one in given):
             draft.refuse(
                 f"/options/{option}",
@@ -91,6 +96,37 @@ def _check_schedule(draft: Draft, given: Mapping[str, Any]) -> None:
             f"The schedule {name!r} scores units by itself: leave it out, or take another schedule.",
             "option_conflict",
         )
+
+
+def _check_training(draft: Draft, name: str) -> None:
+    if draft.specification.target.kind == "latency":
+        draft.refuse(
+            "/options/schedule",
+            f"The schedule {name!r} aims at costs that are counted while it trains: aim at macs, parameters "
+            'or bytes, or take the schedule "one-shot".',
+            "option_conflict",
+        )
+    if draft.specification.options["allocation"] == "floors":
+        draft.refuse(
+            "/options/allocation",
+            f"Floors are measured on the dense graph, and the schedule {name!r} changes it: take another "
+            'allocation, or the schedule "one-shot".',
+            "option_conflict",
+        )
+
+
+def _timed_multiple(draft: Draft, given: Mapping[str, Any], chosen: Any) -> Any:
+    """Times of layers are known of multiples of a block alone: one is the default, others are refused."""
+    if "channel_multiple" not in given:
+        return BLOCK
+    if isinstance(chosen, int) and chosen % BLOCK:
+        draft.refuse(
+            "/options/channel_multiple",
+            f"A latency is aimed at by measured times of layers whose channels are multiples of {BLOCK}: "
+            f"write such a number, or leave it out for {BLOCK}.",
+            "option_conflict",
+        )
+    return chosen
 
 
 def _resolve_data(draft: Draft) -> None:
@@ -108,8 +144,8 @@ def _resolve_data(draft: Draft) -> None:
             draft.refuse(
                 "/options",
                 f"{draft.recipe.name} with these options looks at images, and this model does not classify "
-                "any: take a criterion of weights alone, such as group-l2, the update none and the "
-                "schedule one-shot.",
+                "any: take a criterion of weights alone, such as group-l2, another allocation than floors, "
+                "the update none and the schedule one-shot.",
                 "option_conflict",
             )
         return
@@ -139,7 +175,7 @@ def _resolve_data(draft: Draft) -> None:
 
 
 def _reads_data(draft: Draft) -> bool:
-    """Whether the criterion, the update or the schedule looks at data."""
+    """Whether the criterion, the update, the schedule or the allocation looks at data."""
     chosen = draft.specification.options
     return any(
         entry["needs"]
@@ -147,6 +183,7 @@ def _reads_data(draft: Draft) -> bool:
             ("graph_criteria", "criterion"),
             ("graph_updates", "update"),
             ("graph_schedules", "schedule"),
+            ("graph_allocations", "allocation"),
         )
         for entry in draft.catalogue.data[axis]
         if entry["name"] == chosen[name]

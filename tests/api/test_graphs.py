@@ -63,6 +63,19 @@ def test_a_plan_says_what_is_known(client: httpx2.Client, network: dict[str, Any
     assert macs["asked"]["at_most"] is None
 
 
+def test_a_latency_is_taken_in_multiples_of_eight(client: httpx2.Client, network: dict[str, Any]) -> None:
+    wanted = {"model": network["id"], "recipe": "knapsack-kd", "target": {"latency": "2ms"}}
+    wanted["options"] = {"criterion": "group-l1"}
+    found = client.post("/v1/plans", json=wanted).json()
+    assert found["asked"] == {"kind": "latency", "value": "2ms", "at_most": None}
+    assert "times them on its device first" in found["latency"]["reason"]
+    assert found["specification"]["options"]["channel_multiple"] == 8
+    wanted["options"] = {"criterion": "group-l1", "channel_multiple": 12}
+    answer = client.post("/v1/plans", json=wanted).json()
+    assert answer["valid"] is False
+    assert answer["errors"][0]["pointer"] == "/options/channel_multiple"
+
+
 def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, Any]) -> None:
     wanted = {"model": network["id"], "recipe": "random-channels", "target": {"macs": 0.5}}
     answer = client.post("/v1/jobs", json=wanted)
@@ -70,7 +83,9 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
     resolved = answer.json()["specification"]
     assert resolved["options"] == {
         "criterion": "random", "update": "none", "allocation": "global", "minimum_share": 0.1,
-        "channel_multiple": 1, "sizes": {},
+        "channel_multiple": 1, "sizes": {}, "normalise": "mean", "floor_rise": 0.05, "floor_rounds": 8,
+        "floor_relax": 2.0, "floor_share": 0.125, "schedule": "one-shot", "steps": 200, "rounds": 5,
+        "batch_size": 64, "learning_rate": None, "loss": "auto", "penalty": None,
     }  # fmt: skip
     again = client.post("/v1/plans", json=resolved).json()
     assert again["specification"] == resolved
@@ -79,7 +94,7 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
 @pytest.mark.parametrize(
     ("changes", "pointer", "words"),
     [
-        ({"recipe": "wanda"}, "/recipe", "recipes for this model: fpgm, group-l1"),
+        ({"recipe": "wanda"}, "/recipe", "recipes for this model: autobot, depgraph, fpgm, group-l1"),
         ({"recipe": "obspa"}, "/calibration", "looks at images"),
         ({"options": {"update": "bias"}}, "/calibration", "looks at images"),
         ({"recovery": {"method": "lora"}}, "/recovery/method", "there are: batchnorm, distillation, none"),
@@ -89,7 +104,7 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
         ({"output": {"dtype": "bfloat16"}}, "/output/dtype", "keep their types"),
         ({"structure": {"granularity": "head"}}, "/structure/granularity", "by 'channel' alone"),
         ({"structure": {"ignore": ["*"]}}, "/structure/ignore", "none can be left alone"),
-        ({"target": {"latency": 0.5}}, "/target/latency", "it offers: macs"),
+        ({"options": {"allocation": "floors"}}, "/calibration", "looks at images"),
         ({"target": {"layers": 2}}, "/target/layers", "it offers: macs"),
         ({"target": {"parameters": 1000}}, "/target/parameters", "532 parameters as it is"),
         ({"options": {"minimum_share": 2.0}}, "/options/minimum_share", "Share of every group"),

@@ -12,6 +12,7 @@ from workers import cache
 from workers.cache import Measurements
 
 NAME = f"divergences-{'a' * 32}.json"
+TIMES = f"layers-{'a' * 32}.json"
 
 
 def _left(work: Path, name: str, text: str) -> Path:
@@ -23,12 +24,14 @@ def _left(work: Path, name: str, text: str) -> Path:
 
 def test_what_one_job_measured_the_next_one_of_the_tenant_gets(tmp_path: Path) -> None:
     _left(tmp_path / "one", NAME, '{"[16, [[0, 0.5]]]": 0.25}')
-    assert Measurements(tmp_path, "ten_a").take_back(tmp_path / "one") == 1
-    for tenant, expected in (("ten_a", [NAME]), ("ten_b", [])):
+    _left(tmp_path / "one", TIMES, '{"[\\"Conv\\",[1,16,8],{}]": 1e-05}')
+    _left(tmp_path / "one", f"latency-{'a' * 32}.json", '{"a": 1}')
+    assert Measurements(tmp_path, "ten_a").take_back(tmp_path / "one") == 2
+    for tenant, expected in (("ten_a", [NAME, TIMES]), ("ten_b", [])):
         work = tmp_path / f"two-{tenant}"
         work.mkdir()
         Measurements(tmp_path, tenant).lend(work)
-        assert [path.name for path in (work / cache.FOLDER).iterdir()] == expected
+        assert sorted(path.name for path in (work / cache.FOLDER).iterdir()) == expected
     assert json.loads((tmp_path / "two-ten_a" / cache.FOLDER / NAME).read_text()) == {
         "[16, [[0, 0.5]]]": 0.25
     }

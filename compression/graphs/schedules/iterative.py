@@ -58,7 +58,7 @@ class Iterative:
         told = []
         for number in range(1, rounds + 1):
             scores, scales = with_first(work.score(work.with_weights(graph)), units)
-            units = work.choose(scores, number / rounds, scales)
+            units = together(units, work.choose(scores, number / rounds, scales))
             graph = self._round(work, graph, units, number, rounds)
             told.append(f"Round {number} of {rounds}: {sum(map(len, units.values()))} channels are away.")
         return Outcome(graph, units, tuple(told))
@@ -73,6 +73,12 @@ class Iterative:
         course = Course(f"{NAME}-{number:02d}", 0.01, steps=steps)
         fit(work, trained, work.loss(trained), course, [KeptZero(work.anatomy, units)])
         return trained.graph()
+
+
+def together(first: Chosen, second: Chosen) -> Chosen:
+    """The units of both: a choice brings back what would still fit, and what went has not learnt since."""
+    names = [*first, *(name for name in second if name not in first)]
+    return {name: sorted({*first.get(name, ()), *second.get(name, ())}) for name in names}
 
 
 def with_first(

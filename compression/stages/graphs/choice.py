@@ -7,32 +7,42 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from compression.errors import TargetUnreachable
-from compression.graphs.choosing import choose_within
+from compression.graphs.allocation import Bound, OutOfReach, allocate, normalised
+from compression.graphs.batches import Batches
 from compression.graphs.costs import CostModel, Costs
 from compression.graphs.criteria import CRITERIA, Scores
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy
 from compression.graphs.evidence import Evidence
+from compression.graphs.floors import Floors, choose_above_floors
 from compression.graphs.pruning import Chosen, score_units
+from compression.graphs.tasks import tasks_of
 from compression.specification import Target, quantity
 from compression.stages.graphs.files import written
 
 ITEM_SIZES = {"float16": 2, "float32": 4, "float64": 8}
 ATTEMPTS = 8
+ENGINE_NAMES = {"uniform": "local"}
+"""Allocations whose name in a job is another one."""
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How units are chosen: the options of a recipe. `given`: scores that are known already; `scales`: what
-    those of a group are divided by before groups are compared (None: their means). `share` of the way to the
-    target."""
+    """How units are chosen: the options of a recipe. `floors` and `batches` are for the allocation floors,
+    which lets every task's loss rise by `rise` at first. `given`: scores that are known already; `scales`:
+    what those of a group are divided by before groups are compared (None: as `normalise` says). `share` of
+    the way to the target."""
 
     criterion: str
-    across_groups: bool
+    allocation: str
+    normalise: str
     share_kept: float
     multiple: int
     seed: int
     evidence: Evidence | None = None
+    batches: Batches = ()
+    floors: Floors | None = None
+    rise: float = 0.0
     given: Mapping[str, Scores] | None = None
     scales: Mapping[str, float] | None = None
     share: float = 1.0
@@ -42,40 +52,48 @@ class Ways:
         return most if self.share >= 1 else dense * (most / dense) ** self.share
 
 
-def ways_of(options: Mapping[str, Any], criterion: str, seed: int, evidence: Evidence | None = None) -> Ways:
-    """How the options of a recipe of channels say that units are chosen."""
-    across_groups, multiple = options["allocation"] == "global", int(options["channel_multiple"])
-    return Ways(criterion, across_groups, float(options["minimum_share"]), multiple, seed, evidence)
+def plain_ways(options: Mapping[str, Any], criterion: str, seed: int) -> Ways:
+    """The options of a recipe of channels as ways to choose, without what data say."""
+    return Ways(
+        criterion,
+        str(options["allocation"]),
+        str(options["normalise"]),
+        float(options["minimum_share"]),
+        int(options["channel_multiple"]),
+        seed,
+    )
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A target as a bound: `of` the costs, at most `most`; `dense` is the graph's own."""
+class Limit:
+    """A target as a bound: `of` a graph without some units, at most `most`; `dense` is the graph's own.
+    `told` writes an amount."""
 
     kind: str
     most: float
-    dense: int
-    of: Callable[[Costs], float]
+    dense: float
+    of: Callable[[Chosen], float]
+    told: Callable[[float], str] = "{:,.0f}".format
 
 
 def choose(anatomy: Anatomy, target: Target, stored: int, dtype: str, ways: Ways) -> Chosen:
-    """The fewest units of the lowest scores whose removal meets a target. `stored` are the bytes of the
-    model's files as they came. Raises TargetUnreachable with what can be reached."""
-    if not anatomy.groups:
-        raise TargetUnreachable(f"no channel of this graph can be removed: {reasons(anatomy)}")
+    """The fewest units of the lowest scores whose removal meets a target of anything but latency. `stored`
+    are the bytes of the model's files as they came. Raises TargetUnreachable with what can be reached."""
     model = CostModel(anatomy)
     dense = model.without({})
     if target.kind != "bytes":
-        bound = _bound(target, dense)
-        asked = replace(bound, most=ways.on_the_way(bound.dense, bound.most))
-        return _within(anatomy, asked, ways, model)
+        limit = _limit(target, dense, model)
+        return within(anatomy, replace(limit, most=ways.on_the_way(limit.dense, limit.most)), ways)
     form, amount = quantity("bytes", target.value)
     wanted = most = ways.on_the_way(stored, amount * stored if form == "ratio" else amount)
     # The file is a little more or less than its tensors: numbers of fewer digits, shapes written anew.
     beside = written(anatomy.graph).ByteSize() - dense.parameters * ITEM_SIZES[dtype]
+
+    def of(gone: Chosen) -> float:
+        return float(model.without(gone).parameters * ITEM_SIZES[dtype] + beside)
+
     for _ in range(ATTEMPTS):
-        bound = Bound("bytes", most, stored, lambda costs: costs.parameters * ITEM_SIZES[dtype] + beside)
-        chosen = _within(anatomy, bound, ways, model)
+        chosen = within(anatomy, Limit("bytes", most, stored, of), ways)
         over = written(cut(anatomy, chosen)).ByteSize() - wanted
         if over <= 0:
             return chosen
@@ -83,54 +101,61 @@ def choose(anatomy: Anatomy, target: Target, stored: int, dtype: str, ways: Ways
     raise TargetUnreachable(f"no choice of channels was found that is written in {amount:,.0f} bytes")
 
 
-def _bound(target: Target, dense: Costs) -> Bound:
-    if target.kind == "sparsity":
-        kept = (1 - float(target.value)) * dense.parameters
-        return Bound("parameters", kept, dense.parameters, lambda costs: costs.parameters)
+def _limit(target: Target, dense: Costs, model: CostModel) -> Limit:
     of: Mapping[str, Callable[[Costs], int]] = {
         "macs": lambda costs: costs.macs,
         "parameters": lambda costs: costs.parameters,
     }
-    measure = of[target.kind]
-    form, amount = quantity(target.kind, target.value)
-    most = amount * measure(dense) if form == "ratio" else amount
-    return Bound(target.kind, most, measure(dense), measure)
+    if target.kind == "sparsity":
+        kind, most = "parameters", (1 - float(target.value)) * dense.parameters
+    else:
+        kind = target.kind
+        form, amount = quantity(kind, target.value)
+        most = amount * of[kind](dense) if form == "ratio" else amount
+    measure = of[kind]
+    return Limit(kind, most, measure(dense), lambda gone: measure(model.without(gone)))
 
 
-def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Chosen:
-    if bound.most >= bound.dense:
+def within(anatomy: Anatomy, limit: Limit, ways: Ways) -> Chosen:
+    """The units that go so that a graph stays within a limit. Raises TargetUnreachable."""
+    if not anatomy.groups:
+        raise TargetUnreachable(f"no channel of this graph can be removed: {reasons(anatomy)}")
+    if limit.most >= limit.dense:
         raise TargetUnreachable(
-            f"the model has {bound.dense:,} {bound.kind} as it is, which is no more than "
-            f"{bound.most:,.0f}: ask for less"
+            f"the model has {limit.told(limit.dense)} {limit.kind} as it is, which is no more than "
+            f"{limit.told(limit.most)}: ask for less"
         )
-    criterion = CRITERIA[ways.criterion]
-    known = ways.given
-    if known is None:
-        known = score_units(anatomy, ways.criterion, ways.evidence, ways.seed)
-    if not known:
+    scores, normalise = known_scores(anatomy, ways), ways.normalise
+    if ways.scales is not None:
+        scores, normalise = {name: one / ways.scales[name] for name, one in scores.items()}, "none"
+    bound = Bound(limit.of, limit.most, limit.kind, ways.share_kept, ways.multiple)
+    try:
+        if ways.allocation == "floors":
+            tasks = tasks_of(anatomy, ways.batches, ways.rise)
+            found = normalised(scores, normalise)
+            return choose_above_floors(anatomy, found, ways.batches, tasks, bound, ways.floors)
+        how = ENGINE_NAMES.get(ways.allocation, ways.allocation)
+        return allocate(anatomy, scores, bound, how, normalise)
+    except OutOfReach as error:
         raise TargetUnreachable(
-            f"the criterion {ways.criterion} says nothing of any channel of this graph: {criterion.summary} "
-            "Choose another recipe, such as group-l2"
-        )
-    chosen, costs = choose_within(
-        anatomy,
-        known,
-        lambda costs: bound.of(costs) <= bound.most,
-        across_groups=ways.across_groups,
-        share_kept=ways.share_kept,
-        multiple=ways.multiple,
-        model=model,
-        scales=ways.scales,
-    )
-    if chosen is None:
-        least = bound.of(costs)
-        raise TargetUnreachable(
-            f"{bound.kind} of at most {bound.most:,.0f} are asked for; with {ways.criterion}, "
+            f"{limit.kind} of at most {limit.told(limit.most)} are asked for; with {ways.criterion}, "
             f"options.minimum_share {ways.share_kept} and channel_multiple {ways.multiple} at least "
-            f"{least:,.0f} of {bound.dense:,} stay (a ratio of {least / bound.dense:.3f}): ask for that much "
-            f"or more. What stays: {reasons(anatomy)}"
+            f"{limit.told(error.least)} of {limit.told(limit.dense)} stay (a ratio of "
+            f"{error.least / limit.dense:.3f}): ask for that much or more. What stays: {reasons(anatomy)}"
+        ) from None
+
+
+def known_scores(anatomy: Anatomy, ways: Ways) -> dict[str, Scores]:
+    """The scores of the groups that the criterion says something of. TargetUnreachable if there are none."""
+    found = ways.given
+    if found is None:
+        found = score_units(anatomy, ways.criterion, ways.evidence, ways.seed)
+    if not found:
+        raise TargetUnreachable(
+            f"the criterion {ways.criterion} says nothing of any channel of this graph: "
+            f"{CRITERIA[ways.criterion].summary} Choose another recipe, such as group-l2"
         )
-    return chosen
+    return dict(found)
 
 
 def reasons(anatomy: Anatomy) -> str:

@@ -11,24 +11,22 @@ from compression.evaluation.types import EvaluationData
 from compression.export.artifact import Artifact
 from compression.graphs.batches import Batches
 from compression.graphs.costs import Costs, costs
-from compression.graphs.criteria import CRITERIA
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy, analyse
-from compression.graphs.evidence import Collecting
 from compression.graphs.graph import Graph
-from compression.graphs.pruning import Chosen, evidence_for
+from compression.graphs.pruning import Chosen
 from compression.graphs.reconstruction import Fit, reconstruct
 from compression.graphs.schedules.base import ONE_SHOT
 from compression.loading.images.plan import Images
 from compression.stages import data as datasets
 from compression.stages.graphs import artifact as artifacts
-from compression.stages.graphs import choice, training
+from compression.stages.graphs import choice, latency, training
 from compression.stages.graphs.account import cost, graph_account
 from compression.stages.graphs.check import ROWS, Checks, check_exact
 from compression.stages.graphs.files import check_finite, read_network, store
 from compression.stages.graphs.network import Network, calibration_batches, fixed_inputs
 from compression.stages.graphs.recover import Recovered, check_recoverable, recover
-from compression.stages.graphs.training import FOLLOW_A_LOSS
+from compression.stages.graphs.ways import ways_of
 from compression.stages.job import Data, Loaded
 
 BASELINES = {"magnitude": "group-l2", "random": "random"}
@@ -48,6 +46,8 @@ class GraphJob:
         self.dense: Costs
         self.data = Data()
         self.recovered: Recovered | None = None
+        self.slow: dict[str, Any] | None = None
+        self.timing: latency.Timing | None = None
         self.quality: dict[str, Quality | None] = {"dense": None, "pruned": None, "recovered": None}
 
     def inspect(self) -> None:
@@ -81,20 +81,21 @@ class GraphJob:
     def prune(self) -> None:
         """Choose units (a step that is kept) and cut them out."""
         steps = self.loaded.store
-        self.trained, chosen = self.anatomy, None
+        batches = None if self.data.evaluation is None else self.data.evaluation.batches
+        seed = self.loaded.specification.seed
+        self.inputs = fixed_inputs(self.anatomy.graph, batches, ROWS, self.options["sizes"], seed)
+        self.trained, made = self.anatomy, None
         if self.options["schedule"] != ONE_SHOT:
             stored = artifacts.stored_bytes(self.loaded, self.loaded.folder)
             self.trained, chosen = training.prepared(self.loaded, self.data, self.anatomy, stored)
+            made = latency.Timed(chosen, None)
         if not steps.has(CHOICE):
-            units = self._choose(str(self.options["criterion"])) if chosen is None else chosen
-            steps.save(CHOICE, None, {"units": units})
+            made = made or self._choose(str(self.options["criterion"]))
+            steps.save(CHOICE, None, {"units": made.units, "promised": made.promised})
         self.units: Chosen = steps.data(CHOICE)["units"]
         self.loaded.hook("mid_block")
         self.smaller = cut(self.trained, self.units)
         self.pruned = costs(self.smaller, self.options["sizes"])
-        batches = None if self.data.evaluation is None else self.data.evaluation.batches
-        seed = self.loaded.specification.seed
-        self.inputs = fixed_inputs(self.anatomy.graph, batches, ROWS, self.options["sizes"], seed)
         dtype = str(self.loaded.admission.dtype)
         self.exactness = check_exact(self.trained, self.units, self.smaller, self.inputs, dtype)
         if self.options["update"] != "none":
@@ -102,14 +103,14 @@ class GraphJob:
 
     def _fit(self, update: str) -> None:
         """Fit what stays to what the graph gives uncut, as it was trained, on the calibration images."""
-        done = reconstruct(self.trained, self.units, self._batches(labelled=False), Fit(update))
+        done = reconstruct(self.trained, self.units, self._calibration(False), Fit(update))
         self.smaller = done.graph
         self.pruned = costs(self.smaller, self.options["sizes"])
         self.loaded.observer.log(f"{len(done.fitted)} operators were fitted to what they gave before.")
         for name, why in list(done.left.items())[:8]:
             self.loaded.observer.log(f"The operator that makes {name!r} was not fitted: {why}.")
 
-    def _batches(self, *, labelled: bool) -> Batches:
+    def _calibration(self, labelled: bool) -> Batches:
         calibration = self.data.calibration
         assert isinstance(calibration, Images)
         return calibration_batches(self.anatomy.graph, calibration.batches, labelled)
@@ -143,21 +144,20 @@ class GraphJob:
 
     def _baseline(self, name: str) -> dict[str, Any]:
         def judge() -> Quality:
-            network = Network(cut(self.anatomy, self._choose(BASELINES[name])))
+            network = Network(cut(self.anatomy, self._choose(BASELINES[name], baseline=True).units))
             return self._judged(network, reference=self._network)
 
         return {"quality": self._kept(f"{name}-quality", judge), "domain": None}
 
-    def _choose(self, criterion: str) -> Chosen:
-        spec, options = self.loaded.specification, self.options
-        needs, evidence = CRITERIA[criterion].needs, None
-        if needs:
-            batches = self._batches(labelled=bool(needs & FOLLOW_A_LOSS))
-            evidence = evidence_for(self.anatomy, criterion, batches, Collecting(seed=spec.seed))
-        ways = choice.ways_of(options, criterion, spec.seed, evidence)
+    def _choose(self, criterion: str, *, baseline: bool = False) -> latency.Timed:
+        target = self.loaded.specification.target
+        ways = ways_of(self.loaded, self.anatomy, criterion, self._calibration, baseline=baseline)
+        if target.kind == "latency":
+            self.timing = self.timing or latency.Timing(self.loaded, self.anatomy, self.inputs)
+            return self.timing.choose(ways)
         stored = artifacts.stored_bytes(self.loaded, self.loaded.folder)
         dtype = str(self.loaded.admission.dtype)
-        return choice.choose(self.anatomy, spec.target, stored, dtype, ways)
+        return latency.Timed(choice.choose(self.anatomy, target, stored, dtype, ways), None)
 
     def export(self) -> tuple[Artifact, dict[str, Any]]:
         """The artifact, and what both graphs cost."""
@@ -192,12 +192,18 @@ class GraphJob:
         verified = checks.verify(artifact)
         self.loaded.observer.progress(1, 2)
         measured = checks.measure(artifact, verified)
+        if measured["latency"] is not None:
+            measured["latency"]["predicted"] = self.loaded.store.data(CHOICE).get("promised")
+            self.slow = latency.explain(
+                self.loaded, self.anatomy, self.units, measured["latency"], self.pruned.macs / self.dense.macs
+            )
         self.loaded.observer.progress(2, 2)
         return verified, measured
 
     def account(self, found: dict[str, Any]) -> dict[str, Any]:
         """What the report says of the graph."""
-        return graph_account(self.anatomy, self.units, (found["dense"], found["pruned"]), self.exactness)
+        told = graph_account(self.anatomy, self.units, (found["dense"], found["pruned"]), self.exactness)
+        return {**told, "slow": self.slow}
 
     def _judged(self, network: Network, reference: Network | None = None) -> Quality:
         data = self.data.evaluation

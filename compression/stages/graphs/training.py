@@ -24,11 +24,11 @@ from compression.loading.images.plan import ImagePlan, Images, TrainingImages
 from compression.specification import quantity
 from compression.stages.graphs import choice
 from compression.stages.graphs.network import PIXELS, calibration_batches, fixed_batch, inputs_of
+from compression.stages.graphs.ways import FOLLOW_A_LOSS
 from compression.stages.job import Data, Loaded
 
 TRAINED = "trained"
 CHECKPOINTS = "training-"
-FOLLOW_A_LOSS = frozenset({"gradient.sum", "removal"})
 
 
 def prepared(loaded: Loaded, data: Data, anatomy: Anatomy, stored: int) -> tuple[Anatomy, Chosen]:
@@ -71,7 +71,7 @@ def _work(loaded: Loaded, data: Data, anatomy: Anatomy, stored: int) -> Work:
     def choose(
         scores: Mapping[str, Scores], share: float = 1.0, scales: Mapping[str, float] | None = None
     ) -> Chosen:
-        ways = choice.ways_of(options, criterion, spec.seed)
+        ways = choice.plain_ways(options, criterion, spec.seed)
         ways = replace(ways, given=scores, share=share, scales=scales)
         return choice.choose(anatomy, spec.target, stored, dtype, ways)
 

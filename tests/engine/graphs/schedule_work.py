@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from compression.graphs.allocation import Chosen
-from compression.graphs.choosing import choose_within
-from compression.graphs.costs import CostModel, Costs
+from compression.graphs.allocation import Budget, Chosen, allocate
 from compression.graphs.criteria import Scores
 from compression.graphs.dependencies import Anatomy, analyse
 from compression.graphs.graph import Graph
@@ -25,17 +23,14 @@ TRAINING = sorted(one.name for one in SCHEDULES if one.trains)
 def work(memory: Memory | None = None, graph: Graph | None = None, **settings: Any) -> Work:
     """A job on the small network."""
     anatomy = analyse(graph or small_resnet())
-    dense = CostModel(anatomy).without({}).macs
 
     def choose(
         scores: Mapping[str, Scores], share: float = 1.0, scales: Mapping[str, float] | None = None
     ) -> Chosen:
-        def fits(costs: Costs) -> bool:
-            return costs.macs <= dense * RATIO**share
-
-        found, _ = choose_within(anatomy, scores, fits, scales=scales)
-        assert found is not None
-        return found
+        if scales is None:
+            return allocate(anatomy, scores, Budget(RATIO**share))
+        scaled = {name: one / scales[name] for name, one in scores.items()}
+        return allocate(anatomy, scaled, Budget(RATIO**share), normalise="none")
 
     def score(changed: Anatomy) -> dict[str, Scores]:
         return score_units(changed, "group-l2")

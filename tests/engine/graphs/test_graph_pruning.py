@@ -8,8 +8,7 @@ import torch
 from onnx import helper
 
 from compression.errors import TargetUnreachable
-from compression.graphs.allocation import ScoresInvalid
-from compression.graphs.choosing import choose_within
+from compression.graphs.allocation import Bound, ScoresInvalid, allocate
 from compression.graphs.costs import CostModel, costs
 from compression.graphs.criteria import CRITERIA, Scores
 from compression.graphs.cutting import cut
@@ -131,11 +130,10 @@ def test_multiples_take_no_more_than_needed() -> None:
         assert found is not None
         scores[group.name] = found
     dense = costs(anatomy.graph).macs
-    chosen, reached = choose_within(
-        anatomy, scores, lambda found: found.macs <= 0.7 * dense, share_kept=0, multiple=4
-    )
-    assert chosen is not None
-    assert reached.macs == costs(cut(anatomy, chosen)).macs <= 0.7 * dense
+    model = CostModel(anatomy)
+    bound = Bound(lambda gone: model.without(gone).macs, 0.7 * dense, "macs", share_kept=0, multiple=4)
+    chosen = allocate(anatomy, scores, bound)
+    assert costs(cut(anatomy, chosen)).macs <= 0.7 * dense
     for group in anatomy.groups:
         gone = sorted(chosen.get(group.name, []), key=lambda unit: scores[group.name][unit])
         assert (group.units - len(gone)) % 4 == 0 or not gone
@@ -149,4 +147,4 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     scores = {group.name: np.ones(group.units) for group in anatomy.groups}
     scores[anatomy.groups[0].name][1] = np.nan
     with pytest.raises(ScoresInvalid, match="unit 1 of the group"):
-        choose_within(anatomy, scores, lambda found: found.macs < 1)
+        allocate(anatomy, scores, Bound(lambda gone: 2.0, 1.0, "macs"))

@@ -126,7 +126,7 @@ def test_labels_of_an_image_folder_train(tmp_path: Path) -> None:
     wanted = {"recovery": recovery("distillation", 4, loss="task", optimiser="adamw")}
     report, artifact, _ = ran(job(tmp_path, kind="zip", **wanted))
     assert report["recovery"]["loss"] == "task"
-    assert report["recovery"]["options"]["learning_rate"] == 0.0003
+    assert report["recovery"]["options"]["learning_rate"] == 0.001
     # A fifth is held out for the evaluation, and nothing of it trained on.
     assert report["data"]["evaluation"]["images"] == 12
     assert report["data"]["recovery"]["images"] <= 48
