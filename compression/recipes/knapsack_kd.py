@@ -13,7 +13,7 @@ KNAPSACK_KD = recipes.register(
         "Removes those channels of a graph whose Taylor scores sum to least, each at the price of what it "
         "saves of the target: multiply-accumulates, or measured time for a target of latency. Needs "
         "labels. The paper then recovers by inner distillation, towards the inner features of the dense "
-        "network: a recovery, asked for by `recovery.method` where it is offered.",
+        "network: the recovery distillation with a feature_weight above 0.",
         Paper(
             "Knapsack Pruning with Inner Distillation",
             "Aflalo, Noy, Lin, Friedman, Zelnik",
