@@ -6,9 +6,6 @@ the job, with what can be reached.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from compression import options
 from compression.anatomy.graph import CHANNEL, FORMAT
 from compression.preprocessing import Preprocessing
@@ -71,21 +68,22 @@ def _resolve_options(draft: Draft) -> None:
     draft.faults += options.check_options(given, schema, draft.recipe.name, ["options"])
     draft.replace(options=options.with_defaults(given, schema))
     if not draft.faults:
-        _check_schedule(draft, given)
+        usual = options.with_defaults({}, schema)
+        _check_schedule(draft, {name for name, value in given.items() if value != usual[name]})
 
 
-def _check_schedule(draft: Draft, given: Mapping[str, Any]) -> None:
-    """Refuses options that mean nothing to the schedule."""
+def _check_schedule(draft: Draft, changed: set[str]) -> None:
+    """Refuses options that mean nothing to the schedule, of those that are not as the recipe has them."""
     name = draft.specification.options["schedule"]
     entry = next(one for one in draft.catalogue.data["graph_schedules"] if one["name"] == name)
     if not entry["needs"]:
-        for option in (one for one in TRAINING if one in given):
+        for option in (one for one in TRAINING if one in changed):
             draft.refuse(
                 f"/options/{option}",
                 f"The schedule {name!r} trains nothing: leave it out, or take a schedule that trains.",
                 "option_conflict",
             )
-    if entry["scores"] and "criterion" in given:
+    if entry["scores"] and "criterion" in changed:
         draft.refuse(
             "/options/criterion",
             f"The schedule {name!r} scores units by itself: leave it out, or take another schedule.",

@@ -70,7 +70,8 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
     resolved = answer.json()["specification"]
     assert resolved["options"] == {
         "criterion": "random", "update": "none", "allocation": "global", "minimum_share": 0.1,
-        "channel_multiple": 1, "sizes": {},
+        "channel_multiple": 1, "sizes": {}, "schedule": "one-shot", "steps": 200, "batch_size": 64,
+        "learning_rate": None, "loss": "auto", "penalty": None, "rounds": 5,
     }  # fmt: skip
     again = client.post("/v1/plans", json=resolved).json()
     assert again["specification"] == resolved
@@ -79,7 +80,7 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
 @pytest.mark.parametrize(
     ("changes", "pointer", "words"),
     [
-        ({"recipe": "wanda"}, "/recipe", "recipes for this model: fpgm, group-l1"),
+        ({"recipe": "wanda"}, "/recipe", "recipes for this model: autobot, depgraph"),
         ({"recipe": "obspa"}, "/calibration", "looks at images"),
         ({"options": {"update": "bias"}}, "/calibration", "looks at images"),
         ({"recovery": {"method": "lora"}}, "/recovery/method", "not trained yet"),
