@@ -74,23 +74,25 @@ def _resolve_options(draft: Draft) -> None:
         chosen["channel_multiple"] = _timed_multiple(draft, given, chosen["channel_multiple"])
     draft.replace(options=chosen)
     if not draft.faults:
-        _check_schedule(draft, given)
+        usual = options.with_defaults({}, schema)
+        _check_schedule(draft, {name for name, value in given.items() if value != usual[name]})
 
 
-def _check_schedule(draft: Draft, given: Mapping[str, Any]) -> None:
-    """Refuses options that mean nothing to the schedule, and what cannot be met while a graph is trained."""
+def _check_schedule(draft: Draft, changed: set[str]) -> None:
+    """Refuses options that mean nothing to the schedule, of those that are not as the recipe has them, and
+    what cannot be met while a graph is trained."""
     name = draft.specification.options["schedule"]
     entry = next(one for one in draft.catalogue.data["graph_schedules"] if one["name"] == name)
     if entry["needs"]:
         _check_training(draft, name)
     else:
-        for option in (one for one in TRAINING if one in given):
+        for option in (one for one in TRAINING if one in changed):
             draft.refuse(
                 f"/options/{option}",
                 f"The schedule {name!r} trains nothing: leave it out, or take a schedule that trains.",
                 "option_conflict",
             )
-    if entry["scores"] and "criterion" in given:
+    if entry["scores"] and "criterion" in changed:
         draft.refuse(
             "/options/criterion",
             f"The schedule {name!r} scores units by itself: leave it out, or take another schedule.",

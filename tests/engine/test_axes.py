@@ -29,6 +29,7 @@ from compression.gradients import KINDS
 from compression.granularity import granularities
 from compression.granularity.base import Pattern
 from compression.graphs.criteria import CRITERIA as GROUP_CRITERIA
+from compression.graphs.schedules import SCHEDULES as GRAPH_SCHEDULES
 from compression.parameters import Parameter, all_parameters, configured, parameter, parameters_of
 from compression.recipes import recipes
 from compression.recipes.base import Recipe
@@ -108,7 +109,8 @@ def _composes_ranks(recipe: Recipe) -> None:
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipes_compose_what_exists(name: str):
     recipe = recipes[name]
-    assert recipe.axes["schedule"] in schedules
+    graph = recipe.granularities == ("channel",)
+    assert recipe.axes["schedule"] in (GRAPH_SCHEDULES if graph else schedules)
     if recipe.granularities == ("layer",):
         chosen = recipe.options()
         assert recipe.axes["criterion"] == chosen.criterion
@@ -121,8 +123,9 @@ def test_recipes_compose_what_exists(name: str):
     if set(GRANULARITIES) & set(recipe.granularities):
         _composes_structures(recipe)
         return
-    if recipe.granularities == ("channel",):
+    if graph:
         looks = bool(GROUP_CRITERIA[recipe.axes["criterion"]].needs) or recipe.axes["update"] != "none"
+        looks |= GRAPH_SCHEDULES[recipe.axes["schedule"]].trains
         assert recipe.needs == ({"calibration"} if looks else set())
         assert recipe.axes["update"] == recipe.options().update
         assert recipe.families == ("graph",)
