@@ -212,3 +212,16 @@ def test_the_calibration_dataset_teaches_where_no_other_is_named(tmp_path: Path)
     assert found.evaluation.holdout is True
     assert found.recovery.options["optimiser"] == "sgd"
     assert request(job(tmp_path / "again", **wanted), tmp_path / "work").specification == found
+
+
+def test_what_a_schedule_trained_is_recovered_after_the_cut(tmp_path: Path) -> None:
+    wanted = {
+        "options": {"schedule": "iterative", "steps": 4, "batch_size": 8},
+        "calibration": {"dataset": "images", "samples": 16},
+        "recovery": recovery("distillation", 4),
+    }
+    report, _, recorder = ran(job(tmp_path, **wanted))
+    assert recorder.steps.index("trained") < recorder.steps.index("recovery-000004")
+    assert report["recovery"]["steps"] == 4
+    assert report["quality"]["final"] == "recovered"
+    assert report["verification"]["ok"]
