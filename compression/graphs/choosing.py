@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from compression.graphs.allocation import SHARE_KEPT, Chosen, check_scores, whole_axes
+from compression.graphs.allocation import NORMALISE, SHARE_KEPT, Chosen, check_scores, whole_axes
 from compression.graphs.costs import CostModel, Costs
 from compression.graphs.criteria import Scores
 from compression.graphs.dependencies import Anatomy
@@ -22,14 +22,15 @@ def choose_within(
     across_groups: bool = True,
     share_kept: float = SHARE_KEPT,
     multiple: int = 1,
+    normalise: str = "mean",
     model: CostModel | None = None,
 ) -> tuple[Chosen | None, Costs]:
     """The fewest units of the lowest scores (by the name of a group) without which the costs fit, and these
     costs; None and the least costs that can be reached where they never do. A group without scores stays
-    whole; of the others a multiple of `multiple` units stays, or all. ScoresInvalid for scores that are not
-    finite."""
+    whole; of the others a multiple of `multiple` units stays, or all. `normalise` (as of `allocate`) is what
+    the scores of a group are divided by. ScoresInvalid for scores that are not finite."""
     check_scores(scores)
-    plan = _Ranking(anatomy, scores, share_kept, multiple)
+    plan = _Ranking(anatomy, scores, share_kept, multiple, normalise)
     choose: Callable[[int], Chosen] = plan.lowest if across_groups else plan.share
     model = model or CostModel(anatomy)
     high = plan.steps(across_groups)
@@ -69,7 +70,12 @@ class _Ranking:
     """Units in the order in which they go, within what must stay."""
 
     def __init__(
-        self, anatomy: Anatomy, scores: Mapping[str, Scores], share_kept: float, multiple: int
+        self,
+        anatomy: Anatomy,
+        scores: Mapping[str, Scores],
+        share_kept: float,
+        multiple: int,
+        normalise: str,
     ) -> None:
         self._anatomy = anatomy
         self._multiple = multiple
@@ -79,7 +85,7 @@ class _Ranking:
         }
         entries = []
         for place, (name, one) in enumerate(scores.items()):
-            relative = one / max(float(one.mean()), np.finfo(np.float64).tiny)
+            relative = one / max(NORMALISE[normalise](one), np.finfo(np.float64).tiny)
             for rank, unit in enumerate(self._orders[name][: self._limits[name]].tolist()):
                 entries.append((float(relative[unit]), place, rank, name, unit))
         self._entries = sorted(entries)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from compression.anatomy.graph import CHANNEL, FAMILY
+from compression.graphs.allocation import NORMALISE
 from compression.graphs.criteria import CRITERIA
 from compression.graphs.pruning import SHARE_KEPT
 from compression.recipes.base import Paper, Recipe, RecipeOptions, options_model
@@ -17,8 +18,14 @@ UPDATES = {
     "none": "What stays keeps its weights.",
     "bias": "Readers of what went get the mean of what it gave them, added to their biases.",
     "moments": "Readers give every channel the mean and deviation that it had, as BatchNorms do.",
-    "least-squares": "Readers are fitted to what they gave in the dense graph, by least squares over images.",
+    "least-squares": "Readers are fitted to what they gave in the dense graph, by least squares over the data.",
+    "combination": "Readers take over what went as linear combinations of what stays, by the filters that make "
+    "both; reads no data.",
 }
+WITHOUT_DATA = frozenset({"none", "combination"})
+"""Updates that read no data."""
+LABELLED = frozenset({"gradient.sum", "gradient.group"})
+"""What cannot be measured without the class of every sample."""
 
 
 def channel_options(name: str, **defaults: Any) -> type[RecipeOptions]:
@@ -44,6 +51,42 @@ def _fields() -> dict[str, tuple[Any, Any]]:
                 "global",
                 description="Over all groups, by scores divided by the mean of their group, or the same "
                 "share of every group.",
+            ),
+        ),
+        "normalise": (
+            Literal[tuple(NORMALISE)],
+            Field(
+                "mean",
+                description="What scores are divided by before groups are compared (allocation global): the "
+                "mean or the largest size of their group's, or nothing, for criteria that are comparable.",
+            ),
+        ),
+        "units": (
+            Literal["all", "mlp"],
+            Field(
+                "all",
+                description="What may go: all units, or hidden neurons between two matrices alone (MLP blocks).",
+            ),
+        ),
+        "data": (
+            Literal["images", "synthetic"],
+            Field(
+                "images",
+                description="What criteria and updates see: calibration images, or inputs made without data, "
+                "drawn to fit the statistics that BatchNorms remember, or Gaussian where the graph has none "
+                "(exporters fold most). Synthetic inputs have no labels.",
+            ),
+        ),
+        "synthetic_samples": (
+            int,
+            Field(256, ge=1, le=65536, description="How many synthetic inputs are made."),
+        ),
+        "class_weights": (
+            Literal["none", "balanced"],
+            Field(
+                "none",
+                description="What a calibration image weighs in the statistics of the criterion: all the same, "
+                "or so that all classes weigh the same (needs labels). Updates weigh images the same.",
             ),
         ),
         "minimum_share": (
@@ -72,10 +115,12 @@ def _fields() -> dict[str, tuple[Any, Any]]:
     }
 
 
-def data_needs(criterion: str, update: str) -> frozenset[str]:
-    """What a criterion and an update ask of a job: "calibration", or nothing."""
-    looks = bool(CRITERIA[criterion].needs) or update != "none"
-    return frozenset({"calibration"} if looks else ())
+def data_needs(criterion: str, update: str, data: str = "images") -> frozenset[str]:
+    """What a criterion and an update ask of a job: "calibration", "labels", or nothing."""
+    needs = CRITERIA[criterion].needs
+    if data != "images" or not (needs or update not in WITHOUT_DATA):
+        return frozenset()
+    return frozenset({"calibration"} | ({"labels"} if needs & LABELLED else set()))
 
 
 def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **defaults: Any) -> Recipe:
@@ -87,7 +132,7 @@ def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **d
         title=title,
         summary=summary,
         paper=paper,
-        needs=data_needs(chosen.criterion, chosen.update),
+        needs=data_needs(chosen.criterion, chosen.update, chosen.data),
         families=(FAMILY,),
         granularities=(CHANNEL,),
         targets=TARGETS,

@@ -76,13 +76,16 @@ def _resolve_data(draft: Draft) -> None:
         draft.refuse(part, "A domain is one of text: leave it out.", "option_conflict")
         return
     needed = not draft.faults and _reads_data(draft)
+    if not draft.faults:
+        _check_synthetic(draft)
     if inspection.task == "other":
         _refuse_data(draft)
         if needed:
             draft.refuse(
                 "/options",
                 f"{draft.recipe.name} with these options looks at images, and this model does not classify "
-                "any: take a criterion of weights alone, such as group-l2, and the update none.",
+                "any: take a criterion of weights alone, such as group-l2, and the update none, or "
+                "options.data synthetic.",
                 "option_conflict",
             )
         return
@@ -112,14 +115,46 @@ def _resolve_data(draft: Draft) -> None:
 
 
 def _reads_data(draft: Draft) -> bool:
-    """Whether the criterion or the update looks at data."""
+    """Whether the criterion or the update looks at images."""
+    return draft.specification.options["data"] == "images" and bool(_needs(draft))
+
+
+def _needs(draft: Draft) -> set[str]:
+    """What the criterion and the update ask of data of any kind."""
     chosen = draft.specification.options
-    return any(
-        entry["needs"]
+    return {
+        need
         for axis, name in (("graph_criteria", "criterion"), ("graph_updates", "update"))
         for entry in draft.catalogue.data[axis]
         if entry["name"] == chosen[name]
-    )
+        for need in entry["needs"]
+    }
+
+
+def _check_synthetic(draft: Draft) -> None:
+    """Notes a fault where synthetic inputs cannot give what is asked for."""
+    options = draft.specification.options
+    if options["data"] != "synthetic":
+        return
+    if "labels" in _needs(draft):
+        draft.refuse(
+            "/options/data",
+            f"The criterion {options['criterion']} follows a loss of labelled images, and synthetic inputs have "
+            'no labels: write "images", or take another criterion, such as obs.',
+            "option_conflict",
+        )
+    if options["class_weights"] == "balanced":
+        draft.refuse(
+            "/options/class_weights",
+            'Synthetic inputs have no classes: leave it out, or write "data": "images".',
+            "option_conflict",
+        )
+    if draft.specification.calibration is not None:
+        draft.refuse(
+            "/calibration",
+            'With "data": "synthetic" no calibration images are read: leave it out, or write "data": "images".',
+            "option_conflict",
+        )
 
 
 def _check_complete(draft: Draft, given: Preprocessing) -> None:

@@ -12,6 +12,7 @@ from compression.graphs.criteria import CRITERIA
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy
 from compression.graphs.evidence import Evidence
+from compression.graphs.feedforward import hidden_neurons
 from compression.graphs.pruning import Chosen
 from compression.specification import Target, quantity
 from compression.stages.graphs.files import written
@@ -30,6 +31,8 @@ class Ways:
     multiple: int
     seed: int
     evidence: Evidence | None = None
+    normalise: str = "mean"
+    units: str = "all"
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,16 @@ def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Cho
             f"{bound.most:,.0f}: ask for less"
         )
     criterion = CRITERIA[ways.criterion]
+    hidden = hidden_neurons(anatomy) if ways.units == "mlp" else None
+    if hidden is not None and not hidden:
+        raise TargetUnreachable(
+            "options.units mlp takes hidden neurons between two matrices alone, and this graph has none: write "
+            "options.units all"
+        )
     scores = {
-        group.name: criterion.scores(anatomy, group, ways.seed, ways.evidence) for group in anatomy.groups
+        group.name: criterion.scores(anatomy, group, ways.seed, ways.evidence)
+        for group in anatomy.groups
+        if hidden is None or group.name in hidden
     }
     known = {name: one for name, one in scores.items() if one is not None}
     if not known:
@@ -102,12 +113,14 @@ def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Cho
         across_groups=ways.across_groups,
         share_kept=ways.share_kept,
         multiple=ways.multiple,
+        normalise=ways.normalise,
         model=model,
     )
     if chosen is None:
         least = bound.of(costs)
         raise TargetUnreachable(
-            f"{bound.kind} of at most {bound.most:,.0f} are asked for; with {ways.criterion}, "
+            f"{bound.kind} of at most {bound.most:,.0f} are asked for; with {ways.criterion}, options.units "
+            f"{ways.units}, "
             f"options.minimum_share {ways.share_kept} and channel_multiple {ways.multiple} at least "
             f"{least:,.0f} of {bound.dense:,} stay (a ratio of {least / bound.dense:.3f}): ask for that much "
             f"or more. What stays: {reasons(anatomy)}"

@@ -8,28 +8,26 @@ from typing import Any
 from compression.evaluation.quality import evaluate
 from compression.evaluation.types import EvaluationData
 from compression.export.artifact import Artifact
-from compression.graphs.batches import Batches
+from compression.graphs.combining import combine
 from compression.graphs.costs import Costs, costs
-from compression.graphs.criteria import CRITERIA
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy, analyse
-from compression.graphs.evidence import Collecting
-from compression.graphs.pruning import Chosen, evidence_for
+from compression.graphs.pruning import Chosen
 from compression.graphs.reconstruction import Fit, reconstruct
 from compression.loading.images.plan import Images
 from compression.stages import data as datasets
 from compression.stages.graphs import artifact as artifacts
 from compression.stages.graphs import choice
-from compression.stages.graphs.account import cost, graph_account
+from compression.stages.graphs.account import cost, fits_account, graph_account, told
 from compression.stages.graphs.check import ROWS, Checks, check_exact
 from compression.stages.graphs.files import check_finite, read_network, store
-from compression.stages.graphs.network import Network, calibration_batches, fixed_inputs
+from compression.stages.graphs.network import Network, fixed_inputs
+from compression.stages.graphs.statistics import Shown
 from compression.stages.job import Data, Loaded
 
 BASELINES = {"magnitude": "group-l2", "random": "random"}
 """The criterion of each baseline."""
 CHOICE = "units"
-FOLLOW_A_LOSS = frozenset({"gradient.sum", "removal"})
 Enter = Callable[[str], None]
 Quality = dict[str, Any]
 
@@ -43,6 +41,7 @@ class GraphJob:
         self.anatomy: Anatomy
         self.dense: Costs
         self.data = Data()
+        self.fits: dict[str, Any] | None = None
         self.quality: dict[str, Quality | None] = {"dense": None, "pruned": None, "recovered": None}
 
     def inspect(self) -> None:
@@ -71,6 +70,7 @@ class GraphJob:
     def calibrate(self) -> None:
         """Open the calibration images, where there are any."""
         datasets.calibrate(self.loaded, self.data)
+        self.shown = Shown(self.anatomy, self.options, self.data, self.loaded.specification.seed)
 
     def prune(self) -> None:
         """Choose units (a step that is kept) and cut them out."""
@@ -90,18 +90,16 @@ class GraphJob:
             self._fit(str(self.options["update"]))
 
     def _fit(self, update: str) -> None:
-        """Fit what stays to what the dense graph gives on the calibration images."""
-        done = reconstruct(self.anatomy, self.units, self._batches(labelled=False), Fit(update))
+        """Change what stays so that it makes up for what went; `fits` is what the report says of it."""
+        if update == "combination":
+            done = combine(self.anatomy, self.units)
+        else:
+            done = reconstruct(self.anatomy, self.units, self.shown.batches(), Fit(update))
         self.smaller = done.graph
         self.pruned = costs(self.smaller, self.options["sizes"])
-        self.loaded.observer.log(f"{len(done.fitted)} operators were fitted to what they gave before.")
-        for name, why in list(done.left.items())[:8]:
-            self.loaded.observer.log(f"The operator that makes {name!r} was not fitted: {why}.")
-
-    def _batches(self, *, labelled: bool) -> Batches:
-        calibration = self.data.calibration
-        assert isinstance(calibration, Images)
-        return calibration_batches(self.anatomy.graph, calibration.batches, labelled)
+        self.fits = fits_account(done, update)
+        for line in told(self.fits):
+            self.loaded.observer.log(line)
 
     def evaluate(self) -> None:
         """Judge the cut graph."""
@@ -129,10 +127,8 @@ class GraphJob:
 
     def _choose(self, criterion: str) -> Chosen:
         spec, options = self.loaded.specification, self.options
-        needs, evidence = CRITERIA[criterion].needs, None
-        if needs:
-            batches = self._batches(labelled=bool(needs & FOLLOW_A_LOSS))
-            evidence = evidence_for(self.anatomy, criterion, batches, Collecting(seed=spec.seed))
+        evidence = self.shown.evidence(criterion)
+        own = criterion == options["criterion"]
         ways = choice.Ways(
             criterion,
             options["allocation"] == "global",
@@ -140,6 +136,8 @@ class GraphJob:
             int(options["channel_multiple"]),
             spec.seed,
             evidence,
+            str(options["normalise"]) if own else "mean",
+            str(options["units"]),
         )
         stored = artifacts.stored_bytes(self.loaded, self.loaded.folder)
         dtype = str(self.loaded.admission.dtype)
@@ -182,7 +180,8 @@ class GraphJob:
 
     def account(self, found: dict[str, Any]) -> dict[str, Any]:
         """What the report says of the graph."""
-        return graph_account(self.anatomy, self.units, (found["dense"], found["pruned"]), self.exactness)
+        costs_of = found["dense"], found["pruned"]
+        return graph_account(self.anatomy, self.units, costs_of, self.exactness, self.fits)
 
     def _judged(self, network: Network, reference: Network | None = None) -> Quality:
         data = self.data.evaluation
