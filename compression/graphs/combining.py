@@ -4,8 +4,8 @@ If a removed channel is close to a linear combination of channels of its group t
 the combination over: W'_k = W_k + sum over removed r of S_rk W_r. S is the closed-form least squares of the
 filters that make the channels, scaled and shifted by the BatchNorm behind them (UDFC, Bai et al. 2023,
 arXiv:2308.07209: no data, no training). Filters of a BatchNorm that the exporter folded into its convolution
-are scaled already, so both forms give the same. Functions between maker and reader (ReLU) are taken to keep the
-combination, as in the paper; that is exact where they are linear.
+are scaled already, so both forms give the same. Functions between maker and reader (ReLU) are taken to keep
+the combination, as in the paper; that is exact where they are linear.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class _Combining:
             if not plain or (node.operator == "MatMul" and self.arrays[name].ndim != 2):
                 return f"{node.label} reads its channels with no weight of its own for each"
         for node in self.graph.nodes:
-            carriers = [name for name in node.inputs if name not in self.arrays and self._carries(name, group)]
+            carriers = [
+                name for name in node.inputs if name not in self.arrays and self._carries(name, group)
+            ]
             if len(carriers) > 1 and node.operator not in ADDING:
                 return f"{node.label} joins its channels otherwise than by a sum"
         return ""
@@ -136,13 +138,13 @@ class _Combining:
                 break
             if behind.operator == "BatchNormalization":
                 scale, bias, mean, variance = (self._vector(one, len(filters)) for one in constants)
-                factor = scale / np.sqrt(variance + behind.number("epsilon", 1e-5))
+                factor: Floats = scale / np.sqrt(variance + behind.number("epsilon", 1e-5))
                 filters, shift = filters * factor[:, None], (shift - mean) * factor + bias
             elif behind.operator == "Add" and self._whole(constants[0], len(filters)):
                 shift = shift + self._vector(constants[0], len(filters))
             elif behind.operator == "Mul" and self._whole(constants[0], len(filters)):
-                factor = self._vector(constants[0], len(filters))
-                filters, shift = filters * factor[:, None], shift * factor
+                scale = self._vector(constants[0], len(filters))
+                filters, shift = filters * scale[:, None], shift * scale
             else:
                 break
             used.update(constants)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compression.graphs.batches import (
-    Batch,
     Batches,
     class_weights,
     cross_entropy,

@@ -13,7 +13,9 @@ from compression.graphs.executor import GraphModule
 from compression.graphs.gates import Gates
 
 
-def squared_group_gradients(anatomy: Anatomy, gates: Gates, batches: Batches, weights: Floats | None) -> Floats:
+def squared_group_gradients(
+    anatomy: Anatomy, gates: Gates, batches: Batches, weights: Floats | None
+) -> Floats:
     """By unit, the mean over batches of (sum of g w)^2, over all weights w that go with the unit (those that
     make it, read it and scale it), g the derivative of the batch's mean loss; float64 [units]. BatchInvalid
     without labels: the distance to the dense outputs has no gradient at the dense network."""

@@ -18,9 +18,9 @@ UPDATES = {
     "none": "What stays keeps its weights.",
     "bias": "Readers of what went get the mean of what it gave them, added to their biases.",
     "moments": "Readers give every channel the mean and deviation that it had, as BatchNorms do.",
-    "least-squares": "Readers are fitted to what they gave in the dense graph, by least squares over the data.",
-    "combination": "Readers take over what went as linear combinations of what stays, by the filters that make "
-    "both; reads no data.",
+    "least-squares": "Readers are fitted to what they gave in the dense graph, by least squares over data.",
+    "combination": "Readers take over what went as linear combinations of what stays, by the filters that "
+    "make both; reads no data.",
 }
 WITHOUT_DATA = frozenset({"none", "combination"})
 """Updates that read no data."""
@@ -65,7 +65,7 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             Literal["all", "mlp"],
             Field(
                 "all",
-                description="What may go: all units, or hidden neurons between two matrices alone (MLP blocks).",
+                description="What may go: all units, or hidden neurons between two matrices alone (MLPs).",
             ),
         ),
         "data": (
@@ -73,8 +73,8 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             Field(
                 "images",
                 description="What criteria and updates see: calibration images, or inputs made without data, "
-                "drawn to fit the statistics that BatchNorms remember, or Gaussian where the graph has none "
-                "(exporters fold most). Synthetic inputs have no labels.",
+                "drawn to fit the statistics that BatchNorms remember, or noise with the spectrum of "
+                "photographs where the graph has none (exporters fold most). They have no labels.",
             ),
         ),
         "synthetic_samples": (
@@ -85,8 +85,8 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             Literal["none", "balanced"],
             Field(
                 "none",
-                description="What a calibration image weighs in the statistics of the criterion: all the same, "
-                "or so that all classes weigh the same (needs labels). Updates weigh images the same.",
+                description="What a calibration image weighs in the statistics of the criterion: all the "
+                "same, or so that all classes weigh the same (needs labels). Updates weigh images the same.",
             ),
         ),
         "minimum_share": (

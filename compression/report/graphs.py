@@ -68,5 +68,7 @@ def _fits(fits: Json | None) -> str:
     )
     found = folded(f"Operators that the update {fits['update']} changed ({fits['fitted_count']:,})", fitted)
     if fits["left_count"]:
-        found += folded(f"Operators that read something else and were not changed ({fits['left_count']:,})", left)
+        found += folded(
+            f"Operators that read something else and were not changed ({fits['left_count']:,})", left
+        )
     return found

@@ -139,8 +139,8 @@ def _check_synthetic(draft: Draft) -> None:
     if "labels" in _needs(draft):
         draft.refuse(
             "/options/data",
-            f"The criterion {options['criterion']} follows a loss of labelled images, and synthetic inputs have "
-            'no labels: write "images", or take another criterion, such as obs.',
+            f"The criterion {options['criterion']} follows a loss of labelled images, and synthetic inputs "
+            'have no labels: write "images", or take another criterion, such as obs.',
             "option_conflict",
         )
     if options["class_weights"] == "balanced":
@@ -152,7 +152,8 @@ def _check_synthetic(draft: Draft) -> None:
     if draft.specification.calibration is not None:
         draft.refuse(
             "/calibration",
-            'With "data": "synthetic" no calibration images are read: leave it out, or write "data": "images".',
+            'With "data": "synthetic" no calibration images are read: leave it out, or write "data": '
+            '"images".',
             "option_conflict",
         )
 

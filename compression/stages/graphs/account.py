@@ -74,8 +74,8 @@ def graph_account(
     fits: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Groups with how many units they kept, what stays whole and by which operator; `sparsity` is the share
-    of all parameters that is gone, `exactness` the difference of masked and cut outputs, `fits` what an update
-    changed (None without one)."""
+    of all parameters that is gone, `exactness` the difference of masked and cut outputs, `fits` what an
+    update changed (None without one)."""
     dense, pruned = costs
     groups = [
         {

@@ -92,8 +92,8 @@ def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Cho
     hidden = hidden_neurons(anatomy) if ways.units == "mlp" else None
     if hidden is not None and not hidden:
         raise TargetUnreachable(
-            "options.units mlp takes hidden neurons between two matrices alone, and this graph has none: write "
-            "options.units all"
+            "options.units mlp takes hidden neurons between two matrices alone, and this graph has none: "
+            "write options.units all"
         )
     scores = {
         group.name: criterion.scores(anatomy, group, ways.seed, ways.evidence)
@@ -119,10 +119,9 @@ def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Cho
     if chosen is None:
         least = bound.of(costs)
         raise TargetUnreachable(
-            f"{bound.kind} of at most {bound.most:,.0f} are asked for; with {ways.criterion}, options.units "
-            f"{ways.units}, "
-            f"options.minimum_share {ways.share_kept} and channel_multiple {ways.multiple} at least "
-            f"{least:,.0f} of {bound.dense:,} stay (a ratio of {least / bound.dense:.3f}): ask for that much "
+            f"{bound.kind} of at most {bound.most:,.0f} are asked for; with {ways.criterion}, "
+            f"options.units {ways.units}, minimum_share {ways.share_kept}, channel_multiple {ways.multiple}, at "
+            f"least {least:,.0f} of {bound.dense:,} stay (a ratio of {least / bound.dense:.3f}): ask for that much "
             f"or more. What stays: {reasons(anatomy)}"
         )
     return chosen

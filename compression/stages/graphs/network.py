@@ -30,9 +30,7 @@ def inputs_of(graph: Graph, pixels: Tensor) -> dict[str, Tensor]:
     return {value.name: pixels.to(TORCH_TYPES[value.dtype])}
 
 
-def calibration_batches(
-    graph: Graph, batches: Sequence[Batch], labelled: str = ""
-) -> graph_batches.Batches:
+def calibration_batches(graph: Graph, batches: Sequence[Batch], labelled: str = "") -> graph_batches.Batches:
     """Calibration images as a graph takes them; `labelled` says why labels are needed, if they are.
     DatasetInvalid where these are missing, or a graph takes several images at once and no other number."""
     if (fixed_batch(graph) or 1) > 1:

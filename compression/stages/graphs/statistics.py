@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression.errors import DatasetInvalid
-from compression.graphs.batches import Batches, gaussian_batches
+from compression.graphs.batches import Batches
 from compression.graphs.criteria import CRITERIA
 from compression.graphs.dependencies import Anatomy
 from compression.graphs.evidence import Collecting, Evidence
 from compression.graphs.graph import Graph
 from compression.graphs.operators.table import TORCH_TYPES
 from compression.graphs.pruning import evidence_for
-from compression.graphs.synthetic import remembered_batches
+from compression.graphs.synthetic import image_noise, remembered_batches
 from compression.loading.images.plan import Images
 from compression.stages.graphs.network import calibration_batches, fixed_batch
 from compression.stages.job import Data
@@ -56,8 +56,8 @@ class Shown:
 
 
 def synthetic(graph: Graph, samples: int, sizes: Mapping[str, int], seed: int) -> Batches:
-    """Inputs without data: as BatchNorms remember theirs where the graph still has some, else unit Gaussians,
-    which is what normalised images have for mean and deviation."""
+    """Inputs without data: as BatchNorms remember theirs where the graph still has some, else Gaussians with
+    mean and deviation of normalised images, and their spectrum."""
     whole = [value.name for value in graph.inputs if not TORCH_TYPES[value.dtype].is_floating_point]
     if whole:
         raise DatasetInvalid(
@@ -66,11 +66,11 @@ def synthetic(graph: Graph, samples: int, sizes: Mapping[str, int], seed: int) -
         )
     if (fixed_batch(graph) or 1) > 1:
         raise DatasetInvalid(
-            f"the model takes {fixed_batch(graph)} samples at once and no other number: export it with a free "
-            "batch"
+            f"the model takes {fixed_batch(graph)} samples at once and no other number: export it with a "
+            "free batch"
         )
     size = fixed_batch(graph) or min(SYNTHETIC_SIZE, samples)
     count = -(-samples // size)
     remembers = any(node.operator == "BatchNormalization" for node in graph.nodes)
-    make = remembered_batches if remembers else gaussian_batches
+    make = remembered_batches if remembers else image_noise
     return make(graph, count, size, sizes, seed)

@@ -38,7 +38,7 @@ def found() -> Anatomy:
 
 
 def beta(x: Tensor, z: Tensor, weight: Tensor, shares: Tensor) -> Tensor:
-    """Mean |w| times the sum over positions of deviations, output by window, in loops; windows with padding."""
+    """Mean |w| times the sum over positions of deviations, output by window, in loops; padding counts."""
     pad = weight.shape[2] // 2
     x = F.pad(x, (pad, pad, pad, pad))
     total = torch.zeros(len(weight), dtype=torch.float64)
@@ -128,8 +128,8 @@ def test_hessian_aware_saliency_is_of_all_weights_of_a_unit(found: Anatomy) -> N
 
 
 def imbalanced() -> tuple[list[Batch], list[Batch]]:
-    """Nine samples of class 0 and one of class 3; and the same with the one repeated nine times, in batches of
-    one class, so that both have the same statistics if classes weigh the same."""
+    """Nine samples of class 0 and one of class 3; and the same with the one repeated nine times: both have
+    the same statistics if classes weigh the same."""
     x, _ = data(10)
     labels = torch.tensor([0] * 9 + [3])
     mixed = [Batch({"x": x}, labels)]
@@ -175,7 +175,15 @@ def test_costly_statistics_weigh_the_classes_of_the_samples_they_take(found: Ana
 
 @pytest.mark.parametrize(
     "name, count",
-    [("vit", 1), ("vit.traced", 1), ("mixer", 2), ("convnext", 2), ("lenet", 1), ("residual", 0), ("inverted", 2)],
+    [
+        ("vit", 1),
+        ("vit.traced", 1),
+        ("mixer", 2),
+        ("convnext", 2),
+        ("lenet", 1),
+        ("residual", 0),
+        ("inverted", 2),
+    ],
 )
 def test_hidden_neurons_lie_between_two_matrices(name: str, count: int) -> None:
     anatomy = analyse(read_graph(stored(name)))

@@ -102,7 +102,7 @@ def test_attention_by_the_rules_of_attnlrp() -> None:
 
 
 def layer(x: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """What a norm over the last axis gives, and by how much its inputs weigh in it [out, in] over deviation."""
+    """What a norm over the last axis gives, and the matrix that takes the mean away."""
     width = x.shape[-1]
     centring = torch.eye(width, dtype=x.dtype) - 1 / width
     deviation = (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
@@ -186,7 +186,8 @@ def test_attention_is_attention_however_it_is_exported(one: str, other: str) -> 
 
 def test_masked_scores_have_no_relevance_and_no_nan() -> None:
     nodes = [
-        helper.make_node("MatMul", ["x", "k"], ["scores"]), helper.make_node("Add", ["scores", "mask"], ["a"]),
+        helper.make_node("MatMul", ["x", "k"], ["scores"]),
+        helper.make_node("Add", ["scores", "mask"], ["a"]),
         helper.make_node("Softmax", ["a"], ["h"]),
     ]  # fmt: skip
     mask = np.where(np.triu(np.ones((4, 4)), 1) > 0, -np.inf, 0).astype(np.float32)

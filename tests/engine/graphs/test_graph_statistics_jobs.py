@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from compression.errors import DatasetInvalid, SpecificationInvalid, TargetUnreachable
@@ -72,10 +73,20 @@ def test_inputs_that_are_made_up() -> None:
     graph = read_graph(stored("residual"))
     made = synthetic(graph, 70, {}, 3)
     assert [len(one.inputs["x"]) for one in made] == [32, 32, 32]
-    assert (made[1].inputs["x"] == gaussian_batches(graph, 3, 32, {}, 3)[1].inputs["x"]).all()
+    white = gaussian_batches(graph, 3, 32, {}, 3)
+    pixels, noise = (torch.cat([one.inputs["x"] for one in some]) for some in (made, white))
+    assert abs(float(pixels.var()) - 1) < 0.1
+    assert abs(float(pixels.mean())) < 0.1
+    power = np.abs(np.fft.fft2(pixels.double().numpy())) ** 2 / np.abs(np.fft.fft2(noise.double().numpy())) ** 2
+    for row, column in ((0, 1), (2, 0), (3, 4), (8, 8)):
+        # of frequency (0, 1), the slowest but the mean: power falls with the square of the frequency
+        wanted = power[..., 0, 1] / (row**2 + column**2)
+        np.testing.assert_allclose(power[..., row, column], wanted, rtol=1e-3)
+    sequences = read_graph(stored("recurrent"))
+    drawn = gaussian_batches(sequences, 1, 8, {}, 3)[0].inputs["x"]
+    assert torch.equal(synthetic(sequences, 8, {}, 3)[0].inputs["x"], drawn)
     remembered = synthetic(normed(), 8, {}, 3)  # it has a BatchNormalization: inputs that it remembers
-    drawn = gaussian_batches(normed(), 1, 8, {}, 3)
-    assert not (remembered[0].inputs["x"] == drawn[0].inputs["x"]).all()
+    assert not (remembered[0].inputs["x"] == gaussian_batches(normed(), 1, 8, {}, 3)[0].inputs["x"]).all()
     model = onnx.ModelProto()
     model.CopyFrom(stored("residual"))
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
@@ -119,7 +130,7 @@ def test_vbp_takes_hidden_neurons_alone_and_moves_their_means(tmp_path: Path) ->
     assert report["graph"]["fits"]["fitted"][0]["how"] == "bias"
     weights = [numpy_helper.to_array(one) for one in onnx.load(artifact / "network.onnx").graph.initializer]
     assert any(one.shape == (kept[hidden], 16) for one in weights)
-    with pytest.raises(TargetUnreachable, match="options.units mlp takes hidden neurons"):
+    with pytest.raises(TargetUnreachable, match=r"options\.units mlp takes hidden neurons"):
         ran(job(tmp_path / "two", recipe="vbp-vit", **SEEN))
 
 
@@ -158,8 +169,6 @@ def test_the_report_names_operators_that_were_fitted_and_those_that_were_not(tmp
 )
 def test_notes_say_what_stayed(tmp_path: Path, uncut: list[tuple[int, str]], words: str) -> None:
     report, _, _ = ran(job(tmp_path))
-    listed = [
-        {"tensor": "w", "axis": 0, "channels": count, "reason": reason} for count, reason in uncut
-    ]
+    listed = [{"tensor": "w", "axis": 0, "channels": count, "reason": reason} for count, reason in uncut]
     changed = {**report, "graph": {**report["graph"], "uncut": listed}}
     assert words in notes(changed, "channel")
