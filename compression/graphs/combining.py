@@ -138,7 +138,8 @@ class _Combining:
                 break
             if behind.operator == "BatchNormalization":
                 scale, bias, mean, variance = (self._vector(one, len(filters)) for one in constants)
-                factor: Floats = scale / np.sqrt(variance + behind.number("epsilon", 1e-5))
+                root: Floats = np.sqrt(variance + behind.number("epsilon", 1e-5))
+                factor: Floats = scale / root
                 filters, shift = filters * factor[:, None], (shift - mean) * factor + bias
             elif behind.operator == "Add" and self._whole(constants[0], len(filters)):
                 shift = shift + self._vector(constants[0], len(filters))
@@ -156,7 +157,8 @@ class _Combining:
 
     def _vector(self, name: str, channels: int) -> Floats:
         array = self.graph.initializers[name].astype(np.float64).reshape(-1)
-        return np.broadcast_to(array, (channels,)).copy()
+        found: Floats = np.broadcast_to(array, (channels,)).copy()
+        return found
 
     def _pass_on(self, site: Site, gone: NDArray[np.int64], kept: NDArray[np.int64], shares: Floats) -> None:
         """Add what read the units that went to what reads those that stay."""
@@ -175,8 +177,8 @@ def combinations(filters: Floats, gone: list[int], kept: NDArray[np.int64], damp
     staying = filters[kept]
     gram = staying @ staying.T
     ridge = max(damping, 1e-9) * float(np.trace(gram)) / len(kept) + np.finfo(np.float64).tiny
-    shares: Floats = np.linalg.solve(gram + ridge * np.eye(len(kept)), staying @ filters[gone].T).T
-    return shares
+    shares = np.linalg.solve(gram + ridge * np.eye(len(kept)), staying @ filters[gone].T).T
+    return np.asarray(shares, dtype=np.float64)
 
 
 def _plain(node: Node) -> bool:

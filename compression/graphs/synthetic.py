@@ -19,9 +19,9 @@ RATE = 0.1
 
 
 def image_noise(graph: Graph, count: int, size: int, sizes: Mapping[str, int], seed: int) -> list[Batch]:
-    """`count` batches of `size` samples: Gaussians of mean 0 and variance 1 whose amplitude falls with one over
-    the frequency where an input is of images, as that of photographs does (Field 1987, Relations between the
-    statistics of natural images and the response properties of cortical cells); white noise elsewhere.
+    """`count` batches of `size` samples: Gaussians of mean 0 and variance 1 whose amplitude falls with one
+    over the frequency where an input is of images, as that of photographs does (Field 1987, Relations between
+    the statistics of natural images and the response properties of cortical cells); white noise elsewhere.
     Inputs of integers are zero."""
     return [
         Batch({name: _coloured(one) for name, one in batch.inputs.items()})
@@ -38,7 +38,7 @@ def _coloured(noise: Tensor) -> Tensor:
     frequency[0, 0] = 1 / max(height, width)  # the mean varies as the slowest wave does
     amplitude = 1 / frequency
     amplitude = amplitude / amplitude.square().mean().sqrt()
-    made = torch.fft.ifft2(torch.fft.fft2(noise.double()) * amplitude).real
+    made: Tensor = torch.fft.ifft2(torch.fft.fft2(noise.double()) * amplitude).real
     return made.to(noise.dtype)
 
 

@@ -1,4 +1,7 @@
-"""x"""
+"""Channels by their activation attention maps.
+
+The paper's schedules, which prune and train until a goal breaks, are not part of it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ ATTENTION_MAPS = recipes.register(
     channel_recipe(
         "attention-maps",
         "Activation attention maps",
-        "x",
+        "Removes channels of a graph with the least mean squared activation (attention maps of power 2; "
+        "power 1 is the criterion attention-l1). Needs images, no labels.",
         Paper(
             "Adaptive Activation-based Structured Pruning",
             "Zhao, Jain, Zhao",

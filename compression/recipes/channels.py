@@ -45,12 +45,29 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             Literal[tuple(UPDATES)],
             Field("none", description="What happens to the weights that stay."),
         ),
+        **_choice_fields(),
+        **_data_fields(),
+        "sizes": (
+            dict[str, Annotated[int, Field(ge=1, le=1 << 20)]],
+            Field(
+                {},
+                max_length=32,
+                description="Lengths of named axes of the inputs other than the batch, for which costs are "
+                "counted: such as length: 128.",
+            ),
+        ),
+    }
+
+
+def _choice_fields() -> dict[str, tuple[Any, Any]]:
+    """How many units go from where."""
+    return {
         "allocation": (
             Literal["global", "uniform"],
             Field(
                 "global",
-                description="Over all groups, by scores divided by the mean of their group, or the same "
-                "share of every group.",
+                description="Over all groups, by their scores (see normalise), or the same share of every "
+                "group.",
             ),
         ),
         "normalise": (
@@ -68,6 +85,26 @@ def _fields() -> dict[str, tuple[Any, Any]]:
                 description="What may go: all units, or hidden neurons between two matrices alone (MLPs).",
             ),
         ),
+        "minimum_share": (
+            float,
+            Field(SHARE_KEPT, ge=0, le=1, description="Share of every group's units that stays at least."),
+        ),
+        "channel_multiple": (
+            int,
+            Field(
+                1,
+                ge=1,
+                le=1024,
+                description="Units that stay of a group are a multiple of it, or all. Runtimes compute "
+                "convolutions in blocks of 8 or 16 channels, so that other numbers save less time.",
+            ),
+        ),
+    }
+
+
+def _data_fields() -> dict[str, tuple[Any, Any]]:
+    """What criteria and updates see."""
+    return {
         "data": (
             Literal["images", "synthetic"],
             Field(
@@ -87,29 +124,6 @@ def _fields() -> dict[str, tuple[Any, Any]]:
                 "none",
                 description="What a calibration image weighs in the statistics of the criterion: all the "
                 "same, or so that all classes weigh the same (needs labels). Updates weigh images the same.",
-            ),
-        ),
-        "minimum_share": (
-            float,
-            Field(SHARE_KEPT, ge=0, le=1, description="Share of every group's units that stays at least."),
-        ),
-        "channel_multiple": (
-            int,
-            Field(
-                1,
-                ge=1,
-                le=1024,
-                description="Units that stay of a group are a multiple of it, or all. Runtimes compute "
-                "convolutions in blocks of 8 or 16 channels, so that other numbers save less time.",
-            ),
-        ),
-        "sizes": (
-            dict[str, Annotated[int, Field(ge=1, le=1 << 20)]],
-            Field(
-                {},
-                max_length=32,
-                description="Lengths of named axes of the inputs other than the batch, for which costs are "
-                "counted: such as length: 128.",
             ),
         ),
     }

@@ -1,4 +1,10 @@
-"""x"""
+"""NViT: one saliency for all kinds of units.
+
+The paper subtracts from the saliency what a table of latencies says that a unit saves; here it is divided
+by the multiply-accumulates that go with the unit. The paper also cuts widths of queries, keys and values
+beside heads and the width of the residual stream, which graphs keep where a norm reads it, and prunes step
+by step while it trains; here all units go at once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,9 @@ NVIT = recipes.register(
     channel_recipe(
         "nvit",
         "NViT",
-        "x",
+        "Removes units of a graph with the least squared sum of gradient times weight, over all weights "
+        "that go with a unit, for the multiply-accumulates they save. Compares heads, hidden neurons and "
+        "channels over the whole network. Needs labels; meant to be followed by training.",
         Paper(
             "Global Vision Transformer Pruning with Hessian-Aware Saliency",
             "Yang, Yin, Shen, Molchanov, Li, Kautz",

@@ -120,8 +120,9 @@ def _within(anatomy: Anatomy, bound: Bound, ways: Ways, model: CostModel) -> Cho
         least = bound.of(costs)
         raise TargetUnreachable(
             f"{bound.kind} of at most {bound.most:,.0f} are asked for; with {ways.criterion}, "
-            f"options.units {ways.units}, minimum_share {ways.share_kept}, channel_multiple {ways.multiple}, at "
-            f"least {least:,.0f} of {bound.dense:,} stay (a ratio of {least / bound.dense:.3f}): ask for that much "
+            f"options.units {ways.units}, minimum_share {ways.share_kept} and channel_multiple "
+            f"{ways.multiple} at least {least:,.0f} of {bound.dense:,} stay (a ratio of "
+            f"{least / bound.dense:.3f}): ask for that much "
             f"or more. What stays: {reasons(anatomy)}"
         )
     return chosen

@@ -77,7 +77,9 @@ def test_inputs_that_are_made_up() -> None:
     pixels, noise = (torch.cat([one.inputs["x"] for one in some]) for some in (made, white))
     assert abs(float(pixels.var()) - 1) < 0.1
     assert abs(float(pixels.mean())) < 0.1
-    power = np.abs(np.fft.fft2(pixels.double().numpy())) ** 2 / np.abs(np.fft.fft2(noise.double().numpy())) ** 2
+    power = (
+        np.abs(np.fft.fft2(pixels.double().numpy())) ** 2 / np.abs(np.fft.fft2(noise.double().numpy())) ** 2
+    )
     for row, column in ((0, 1), (2, 0), (3, 4), (8, 8)):
         # of frequency (0, 1), the slowest but the mean: power falls with the square of the frequency
         wanted = power[..., 0, 1] / (row**2 + column**2)
