@@ -77,8 +77,11 @@ def _recipe(spec: JobSpecification, catalogue: Catalogue) -> Offer:
 def _check_family(draft: Draft) -> None:
     recipe, inspection = draft.recipe, draft.inspection
     if inspection.family not in recipe.families:
+        blind = is_graph(inspection) and inspection.task == "other"  # no data are read for it
         others = [
-            name for name, offer in draft.catalogue.recipes.items() if inspection.family in offer.families
+            name
+            for name, offer in draft.catalogue.recipes.items()
+            if inspection.family in offer.families and not (blind and offer.needs)
         ]
         why = "" if is_graph(inspection) else why_not(draft, recipe.granularities[0])
         draft.refuse(

@@ -67,6 +67,28 @@ def sample_weights(batch: Batch, samples: int, weights: NDArray[np.float64] | No
     return torch.from_numpy(weights)[batch.labels.flatten().cpu()]
 
 
+def first_samples(seen: Probe, batches: Batches, most: int) -> list[Batch]:
+    """The first `most` samples, at least one, in the batches they came in; the last is cut short. A graph
+    that takes one size of batch alone keeps whole batches."""
+    found: list[Batch] = []
+    left = max(most, 1)
+    for batch in batches:
+        samples = samples_of(seen, batch)
+        if left <= 0:
+            break
+        found.append(batch if samples <= left else _cut_short(seen, batch, left))
+        left -= samples
+    return found
+
+
+def _cut_short(seen: Probe, batch: Batch, count: int) -> Batch:
+    inputs = {}
+    for name, tensor in batch.inputs.items():
+        axis = next((axis for axis in range(tensor.ndim) if seen.varies(name, axis)), None)
+        inputs[name] = tensor if axis is None else tensor.narrow(axis, 0, count)
+    return Batch(inputs, None if batch.labels is None else batch.labels[:count])
+
+
 def cross_entropy(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
     """Cross entropy of the first output, logits [samples, classes, ...], in nats, averaged over what other
     axes it has; [samples]. BatchInvalid where labels and logits do not fit."""

@@ -35,7 +35,8 @@ ACTIVATIONS = frozenset(
 )
 GRADIENTS = frozenset({"gradient.sum", "gradient.square"})
 CURVATURES = frozenset({"curvature.trace", "curvature.self"})
-NEEDS = ACTIVATIONS | GRADIENTS | CURVATURES | {"activation.rank", "reading", "relevance", "removal"}
+OTHERS = frozenset({"activation.rank", "change", "gradient.group", "reading", "relevance", "removal"})
+NEEDS = ACTIVATIONS | GRADIENTS | CURVATURES | OTHERS
 """What a criterion may ask for; see `Evidence`."""
 
 
@@ -56,10 +57,11 @@ class Evidence:
     of a sample's loss with respect to a factor at all gates of the unit: "gradient.sum" is the mean of g,
     "gradient.square" that of g^2. "reading" is what the unit's readers lose at least, over the variance
     of what they give; "relevance" the mean of the size of a sample's relevance; "removal" the rise of the
-    mean loss without the unit.
+    mean loss without the unit; "gradient.group" the mean over batches of the squared sum of gradient times
+    weight (`saliency.py`).
     `weights`: by initializer that makes units, float64 of its shape, with H the Hessian of the mean loss:
     "curvature.trace" the diagonal of H, estimated; "curvature.self" the product H w; "gradient" that of the
-    mean loss. `samples`: how many were seen.
+    mean loss; "change" by how much filters change the data (`changes.py`). `samples`: how many were seen.
     """
 
     gates: Gates
@@ -108,11 +110,13 @@ def collect(
     BatchInvalid where there is no batch or labels are missing; EvidenceMissing for a need that is none.
     """
     from compression.graphs import (
+        changes,
         curvature,
         ranks,
         reading,
         relevance,
         removing,
+        saliency,
     )  # they need Evidence's parts
 
     how = how or Collecting()
@@ -133,14 +137,18 @@ def collect(
     if needs & GRADIENTS:
         units |= _gradients(module, gates, batches, weights, needs, how.seed)
     if "activation.rank" in needs:
-        units["activation.rank"] = ranks.feature_ranks(module, gates, batches, how.rank_samples)
+        units["activation.rank"] = ranks.feature_ranks(module, gates, batches, how)
     if "reading" in needs:
         units["reading"] = reading.losses_of_reading(module, gates, batches, weights)
     if "relevance" in needs:
         units["relevance"] = relevance.relevances(module, gates, batches, weights)
     if "removal" in needs:
         units["removal"] = removing.rises(module, gates, batches, weights, how)
+    if "gradient.group" in needs:
+        units["gradient.group"] = saliency.squared_group_gradients(anatomy, gates, batches, weights)
     made = curvature.curvatures(anatomy, batches, weights, needs, how) if needs & CURVATURES else {}
+    if "change" in needs:
+        made["change"] = changes.filter_changes(anatomy, batches, weights)
     return Evidence(gates, sum(samples_of(anatomy.probe, one) for one in batches), units, made)
 
 

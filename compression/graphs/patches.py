@@ -11,8 +11,8 @@ from compression.graphs.operators.convolution import padded, window
 
 def patches(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     """What each output of a node is a product of, as rows: [positions, in] in the order of its outputs, a
-    convolution's inputs channel by channel. For Gemm and MatMul whose second input is the weight, and
-    convolutions of one group over one or two axes."""
+    convolution's inputs channel by channel, so that those of a group are neighbours. For Gemm and MatMul
+    whose second input is the weight, and convolutions over one or two axes."""
     if node.operator in {"Gemm", "MatMul"}:
         return x.reshape(-1, x.shape[-1])
     strides, dilations, before, after = window(node, x.shape[2:], weight.shape[2:])

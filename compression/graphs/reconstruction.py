@@ -11,7 +11,8 @@ the next node runs; so each sees the errors that are left before it.
   BatchNorm does, for those that the exporter folded into convolutions. Elsewhere the mean alone.
 - `least-squares`: weights W + D and bias with the least mean of ||y_dense - y||^2 + damping * v * ||D||^2,
   v the mean variance of an input (closed form; the update of OBSPA and UDFC, arXiv:2403.18955, 2308.07209,
-  in its regression form). Grouped and transposed convolutions get their means alone.
+  in its regression form). Each group of a convolution is fitted for itself, with the v of its own inputs.
+  Transposed convolutions and those over three axes get their means alone.
 
 Without data, batches of unit Gaussians (`gaussian_batches`) stand in, or such as have the statistics that
 BatchNorms remember (`synthetic.py`).
@@ -34,6 +35,7 @@ from compression.graphs.executor import to_numpy
 from compression.graphs.graph import Graph, Node
 from compression.graphs.lockstep import Lockstep
 from compression.graphs.patches import patches
+from compression.graphs.regression import Regression
 from compression.graphs.removal import Cut, Removed, removed_labels
 
 HOWS = ("bias", "least-squares", "moments")
@@ -144,8 +146,8 @@ class _Work:
 
     def _fit(self, node: Node) -> str:
         how = self.fit.how
-        if how == "least-squares" and (node.operator == "ConvTranspose" or node.integer("group", 1) > 1
-                                       or self.small.initializers[node.inputs[1]].ndim > 4):  # fmt: skip
+        many_axes = self.small.initializers[node.inputs[1]].ndim > 4
+        if how == "least-squares" and (node.operator == "ConvTranspose" or many_axes):
             how = "bias"
         if how == "moments" and node.operator != "Conv":
             how = "bias"
@@ -189,17 +191,18 @@ class _Work:
         pairs = self._pairs(node)
         total = sum(wanted.numel() // wanted.shape[-1] for wanted, _ in pairs)
         stride = -(-total // self.fit.rows)
-        sums = _Regression()
+        groups = node.integer("group", 1) if node.operator == "Conv" else 1
+        sums = Regression()
         for place, (wanted, made) in enumerate(pairs):
             inputs = patches(
                 node, self.small.values[place][node.inputs[0]], self.small.initializers[node.inputs[1]]
             )
-            errors = (wanted - made).reshape(-1, wanted.shape[-1])
-            sums.add(inputs[::stride], errors[::stride])
+            errors = (wanted - made).reshape(-1, groups, wanted.shape[-1] // groups)
+            sums.add(inputs.reshape(len(inputs), groups, -1)[::stride], errors[::stride])
         change, shift = sums.solve(self.fit.damping)
         weight = self.small.initializers[node.inputs[1]]
         rows = node.operator == "Conv" or bool(node.integer("transB", 0))  # [out, in]
-        self._change(node, (change.T if rows else change).reshape(weight.shape), shift)
+        self._change(node, (change.mT if rows else change).reshape(weight.shape), shift.flatten())
 
     def _change(self, node: Node, change: Tensor | None, shift: Tensor) -> None:
         bias = self._bias(node)
@@ -208,35 +211,6 @@ class _Work:
             if more is not None:
                 old = self.small.initializers[name]
                 self.small.initializers[name] = (old.double() + more).to(old.dtype)
-
-
-class _Regression:
-    """Sums for the least squares of errors [rows, out] by inputs [rows, in], with a constant; float64."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.sums: list[Tensor] = []
-
-    def add(self, inputs: Tensor, errors: Tensor) -> None:
-        parts = [
-            inputs.T @ inputs, inputs.T @ errors,
-            inputs.sum(0, dtype=torch.float64), errors.sum(0, dtype=torch.float64),
-        ]  # fmt: skip
-        self.rows += inputs.shape[0]
-        parts = [part.double() for part in parts]
-        self.sums = [a + b for a, b in zip(self.sums, parts, strict=True)] if self.sums else parts
-
-    def solve(self, damping: float) -> tuple[Tensor, Tensor]:
-        """(change of the weights [in, out], shift [out])."""
-        gram, cross, first, error = (part / self.rows for part in self.sums)
-        gram = gram - first[:, None] * first[None, :]
-        cross = cross - first[:, None] * error[None, :]
-        diagonal = gram.diagonal().clamp(min=0)
-        # a little more than rounding, so that inputs that never vary leave their weights alone
-        ridge = max(damping, 1e-7) * float(diagonal.mean()) + torch.finfo(torch.float64).tiny
-        gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        change = torch.linalg.solve(gram, cross)
-        return change, error - first @ change
 
 
 def _mean(parts: list[Tensor]) -> Tensor:

@@ -8,7 +8,15 @@ its inputs (Bach et al. 2015; for pruning Yeom et al. 2021, arXiv:1912.08881):
 - moving (reshape, concatenation, maximum, ...): the relevance goes where the value came from;
 - a function of single elements (ReLU, ...): the relevance passes.
 
-Products of two computed values, softmax and norms by statistics have no rule here and are refused.
+Through attention and norms by the rules of AttnLRP (Achtibat et al. 2024, arXiv:2402.05602):
+
+- a product of two computed values (matrices or elements): both factors get half of what the linear rule would
+  give each; a product of two functions of the elements of one value (x * sigmoid(x)) is such a function too;
+- softmax s of x: x * (R - s * sum R), the Taylor expansion at x;
+- norms over channels, groups or positions, and quotients of computed values: linear, with the deviation (the
+  divisor) as a constant.
+
+Operators of recurrent layers, exponentials and what else is not named here have no rule and are refused.
 """
 
 from __future__ import annotations
@@ -22,25 +30,10 @@ from compression.graphs.evidence import Floats, add_units, by_sample
 from compression.graphs.executor import GraphModule
 from compression.graphs.gates import Gates
 from compression.graphs.graph import Node
-from compression.graphs.operators import Circumstances, execute
+from compression.graphs.relevance_rules import Functions, parts
 
-EPSILON = 1e-2
-"""The stabiliser e, as a share of the root mean square of z over the batch."""
-LINEAR = {
-    "Add", "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "Mean",
-    "ReduceMean", "ReduceSum", "Resize", "Sub", "Sum",
-}  # fmt: skip
-SCALING = {"Div", "Einsum", "Gemm", "MatMul", "Mul"}
-"""Linear where all but one of the inputs are constant."""
-MOVING = {
-    "Cast", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GlobalMaxPool", "Identity",
-    "MaxPool", "Pad", "ReduceMax", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze",
-}  # fmt: skip
-PASSING = {
-    "Celu", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu",
-    "Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu",
-}  # fmt: skip
+SIZES = {"Shape", "Size"}
+"""What is computed from these alone is a constant here."""
 
 
 def relevances(module: GraphModule, gates: Gates, batches: Batches, weights: Floats | None) -> Floats:
@@ -68,14 +61,21 @@ def propagate(module: GraphModule, batch: Batch) -> dict[str, Tensor]:
     graph = module.graph
     computed = {value.name for value in graph.inputs}
     for node in graph.nodes:
-        if any(name in computed for name in node.inputs):
+        if node.operator not in SIZES and any(name in computed for name in node.inputs):
             computed.update(name for name in node.outputs if name)
+    functions = Functions(graph, computed)
     with torch.no_grad():
         names = [name for node in graph.nodes for name in node.outputs if name]
         values = dict(batch.inputs) | module.run(batch.inputs, names)
     found = {graph.outputs[0].name: _explained(values[graph.outputs[0].name], batch)}
     for node in reversed(graph.nodes):
-        if any(name in found for name in node.outputs):
+        if not any(name in found for name in node.outputs):
+            continue
+        factors = [name for name in node.inputs if name in computed]
+        source = functions.source(*factors) if node.operator == "Mul" and len(factors) == 2 else None
+        if source is not None:
+            _add(found, source, found[node.value])
+        else:
             _back(module, node, values, computed, found)
     return found
 
@@ -101,47 +101,10 @@ def _back(
     ]
     if not data:
         return
-    scaling = node.operator in SCALING and len(data) == 1
-    multiplied = node.operator in SCALING or node.operator in {"Conv", "ConvTranspose", "BatchNormalization"}
-    if node.operator in PASSING and data == [0]:
-        parts = [found[node.value]]
-    elif scaling or (node.operator in LINEAR and (data == [0] or not multiplied)):
-        parts = _through(node, arguments, data, found, module.graph.opset, linear=True)
-    elif node.operator in MOVING and (data == [0] or node.operator == "Concat"):
-        parts = _through(node, arguments, data, found, module.graph.opset, linear=False)
-    else:
-        raise OperatorUnknown(f"{node.label}: relevance has no rule for this operator")
-    for place, part in zip(data, parts, strict=True):
-        name = node.inputs[place]
-        found[name] = found[name] + part if name in found else part
+    made = parts(node, arguments, data, found, module.graph.opset)
+    for place, part in zip(data, made, strict=True):
+        _add(found, node.inputs[place], part)
 
 
-def _through(
-    node: Node,
-    arguments: list[Tensor | None],
-    data: list[int],
-    found: dict[str, Tensor],
-    opset: int,
-    *,
-    linear: bool,
-) -> list[Tensor]:
-    inputs = list(arguments)
-    leaves = []
-    for place in data:
-        given = arguments[place]
-        assert given is not None
-        leaf = given.detach().clone().requires_grad_()
-        inputs[place] = leaf
-        leaves.append(leaf)
-    with torch.enable_grad():
-        outputs = execute(node, inputs, Circumstances(opset))
-    pairs = [(made, found[name]) for name, made in zip(node.outputs, outputs, strict=False) if name in found]
-    slopes = [relevance / _stable(made.detach()) if linear else relevance for made, relevance in pairs]
-    got = torch.autograd.grad([made for made, _ in pairs], leaves, slopes, allow_unused=True)
-    parts = [torch.zeros_like(leaf) if one is None else one for one, leaf in zip(got, leaves, strict=True)]
-    return [part * leaf.detach() for part, leaf in zip(parts, leaves, strict=True)] if linear else parts
-
-
-def _stable(z: Tensor) -> Tensor:
-    epsilon = EPSILON * z.square().mean().sqrt().clamp(min=torch.finfo(z.dtype).tiny)
-    return z + torch.where(z >= 0, epsilon, -epsilon)
+def _add(found: dict[str, Tensor], name: str, part: Tensor) -> None:
+    found[name] = found[name] + part if name in found else part

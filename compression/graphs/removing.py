@@ -10,7 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compression.graphs.batches import Batch, Batches, cross_entropy, distance, sample_weights, samples_of
+from compression.graphs.batches import (
+    Batches,
+    class_weights,
+    cross_entropy,
+    distance,
+    first_samples,
+    sample_weights,
+    samples_of,
+)
 from compression.graphs.evidence import Collecting, Floats
 from compression.graphs.executor import GraphModule
 from compression.graphs.gates import Gates
@@ -20,15 +28,11 @@ def rises(
     module: GraphModule, gates: Gates, batches: Batches, weights: Floats | None, how: Collecting
 ) -> Floats:
     """By unit, the mean loss without it less that of the dense network. With `together` above 1 that many
-    neighbours of a group go at once and share the rise. At most `removal_samples` samples are used, at least
-    one batch. Not a number for units of groups that gates say nothing of."""
-    used: list[Batch] = []
-    seen = 0
-    for batch in batches:
-        if used and seen + samples_of(gates.anatomy.probe, batch) > how.removal_samples:
-            break
-        used.append(batch)
-        seen += samples_of(gates.anatomy.probe, batch)
+    neighbours of a group go at once and share the rise. The first `removal_samples` samples are used. Not a
+    number for units of groups that gates say nothing of."""
+    used = first_samples(gates.anatomy.probe, batches, how.removal_samples)
+    if weights is not None:  # of the samples that are used, so that their classes weigh the same
+        weights = class_weights(used)
     with torch.no_grad():
         dense = [module.run(batch.inputs) for batch in used]
         before = _mean_loss(module, gates, used, dense, weights)

@@ -1,4 +1,5 @@
-"""Batches without data that look to every BatchNormalization as the training data did."""
+"""Batches without data: noise with the spectrum of images, and inputs that look to every BatchNormalization
+as the training data did."""
 
 from __future__ import annotations
 
@@ -11,8 +12,34 @@ from compression.graphs.batches import Batch, BatchInvalid, gaussian_batches
 from compression.graphs.executor import GraphModule
 from compression.graphs.graph import Graph
 
+SPATIAL = 4
+"""Inputs of so many axes [batch, channels, height, width] are taken for images."""
 RATE = 0.1
 """Adam's step size for the inputs."""
+
+
+def image_noise(graph: Graph, count: int, size: int, sizes: Mapping[str, int], seed: int) -> list[Batch]:
+    """`count` batches of `size` samples: Gaussians of mean 0 and variance 1 whose amplitude falls with one
+    over the frequency where an input is of images, as that of photographs does (Field 1987, Relations between
+    the statistics of natural images and the response properties of cortical cells); white noise elsewhere.
+    Inputs of integers are zero."""
+    return [
+        Batch({name: _coloured(one) for name, one in batch.inputs.items()})
+        for batch in gaussian_batches(graph, count, size, sizes, seed)
+    ]
+
+
+def _coloured(noise: Tensor) -> Tensor:
+    if noise.ndim != SPATIAL or not noise.is_floating_point() or max(noise.shape[2:]) < 2:
+        return noise
+    height, width = noise.shape[2:]
+    across = torch.fft.fftfreq(width, dtype=torch.float64)
+    frequency = (torch.fft.fftfreq(height, dtype=torch.float64)[:, None].square() + across.square()).sqrt()
+    frequency[0, 0] = 1 / max(height, width)  # the mean varies as the slowest wave does
+    amplitude = 1 / frequency
+    amplitude = amplitude / amplitude.square().mean().sqrt()
+    made: Tensor = torch.fft.ifft2(torch.fft.fft2(noise.double()) * amplitude).real
+    return made.to(noise.dtype)
 
 
 def remembered_batches(

@@ -21,7 +21,9 @@ UPDATES = {
     "none": "What stays keeps its weights.",
     "bias": "Readers of what went get the mean of what it gave them, added to their biases.",
     "moments": "Readers give every channel the mean and deviation that it had, as BatchNorms do.",
-    "least-squares": "Readers are fitted to what they gave in the dense graph, by least squares over images.",
+    "least-squares": "Readers are fitted to what they gave in the dense graph, by least squares over data.",
+    "combination": "Readers take over what went as linear combinations of what stays, by the filters that "
+    "make both; reads no data.",
 }
 ALLOCATIONS = {
     "global": "The units with the lowest scores of all groups go.",
@@ -30,6 +32,10 @@ ALLOCATIONS = {
     "floors": "Group after group gives units as long as no output gets worse than its floor, which falls "
     "from round to round.",
 }
+WITHOUT_DATA = frozenset({"none", "combination"})
+"""Updates that read no data."""
+LABELLED = frozenset({"gradient.sum", "gradient.group"})
+"""What cannot be measured without the class of every sample."""
 
 
 def channel_options(name: str, **defaults: Any) -> type[RecipeOptions]:
@@ -50,6 +56,31 @@ def _fields() -> dict[str, tuple[Any, Any]]:
             Field("none", description="What happens to the weights that stay."),
         ),
         **_SHARES,
+        **_choice_fields(),
+        **_data_fields(),
+        **schedule_fields(),
+        "sizes": (
+            dict[str, Annotated[int, Field(ge=1, le=1 << 20)]],
+            Field(
+                {},
+                max_length=32,
+                description="Lengths of named axes of the inputs other than the batch, for which costs are "
+                "counted: such as length: 128.",
+            ),
+        ),
+    }
+
+
+def _choice_fields() -> dict[str, tuple[Any, Any]]:
+    """What may go, and how little may be left of it."""
+    return {
+        "units": (
+            Literal["all", "mlp"],
+            Field(
+                "all",
+                description="What may go: all units, or hidden neurons between two matrices alone (MLPs).",
+            ),
+        ),
         "minimum_share": (
             float,
             Field(SHARE_KEPT, ge=0, le=1, description="Share of every group's units that stays at least."),
@@ -66,14 +97,31 @@ def _fields() -> dict[str, tuple[Any, Any]]:
                 "then the default.",
             ),
         ),
-        **schedule_fields(),
-        "sizes": (
-            dict[str, Annotated[int, Field(ge=1, le=1 << 20)]],
+    }
+
+
+def _data_fields() -> dict[str, tuple[Any, Any]]:
+    """What criteria and updates see."""
+    return {
+        "data": (
+            Literal["images", "synthetic"],
             Field(
-                {},
-                max_length=32,
-                description="Lengths of named axes of the inputs other than the batch, for which costs are "
-                "counted: such as length: 128.",
+                "images",
+                description="What criteria and updates see: calibration images, or inputs made without data, "
+                "drawn to fit the statistics that BatchNorms remember, or noise with the spectrum of "
+                "photographs where the graph has none (exporters fold most). They have no labels.",
+            ),
+        ),
+        "synthetic_samples": (
+            int,
+            Field(256, ge=1, le=65536, description="How many synthetic inputs are made."),
+        ),
+        "class_weights": (
+            Literal["none", "balanced"],
+            Field(
+                "none",
+                description="What a calibration image weighs in the statistics of the criterion: all the "
+                "same, or so that all classes weigh the same (needs labels). Updates weigh images the same.",
             ),
         ),
     }
@@ -88,8 +136,8 @@ _SHARES: dict[str, tuple[Any, Any]] = {
         Literal[tuple(NORMALISE)],
         Field(
             "mean",
-            description="What scores are divided by before groups are compared: the mean or the largest of "
-            "their group, or nothing.",
+            description="What scores are divided by before groups are compared: the mean or the largest size "
+            "of their group's, or nothing, for criteria that are comparable.",
         ),
     ),
     "floor_rise": (
@@ -116,12 +164,19 @@ _SHARES: dict[str, tuple[Any, Any]] = {
 
 
 def data_needs(
-    criterion: str, update: str, schedule: str = ONE_SHOT, allocation: str = "global"
+    criterion: str,
+    update: str,
+    schedule: str = ONE_SHOT,
+    allocation: str = "global",
+    data: str = "images",
 ) -> frozenset[str]:
-    """What a criterion, an update, a schedule and an allocation ask of a job: "calibration", or nothing."""
-    looks = bool(CRITERIA[criterion].needs) or update != "none"
-    looks = looks or SCHEDULES[schedule].trains or allocation == "floors"
-    return frozenset({"calibration"} if looks else ())
+    """What a criterion, an update, a schedule and an allocation ask of a job: "calibration", "labels", or
+    nothing."""
+    needs, trains = CRITERIA[criterion].needs, SCHEDULES[schedule].trains
+    looks = bool(needs) or update not in WITHOUT_DATA or allocation == "floors"
+    if not trains and (data != "images" or not looks):
+        return frozenset()
+    return frozenset({"calibration"} | ({"labels"} if needs & LABELLED else set()))
 
 
 def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **defaults: Any) -> Recipe:
@@ -133,7 +188,7 @@ def channel_recipe(name: str, title: str, summary: str, paper: Paper | None, **d
         title=title,
         summary=summary,
         paper=paper,
-        needs=data_needs(chosen.criterion, chosen.update, chosen.schedule, chosen.allocation),
+        needs=data_needs(chosen.criterion, chosen.update, chosen.schedule, chosen.allocation, chosen.data),
         families=(FAMILY,),
         granularities=(CHANNEL,),
         targets=TARGETS,

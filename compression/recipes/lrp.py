@@ -10,7 +10,8 @@ LRP = recipes.register(
     channel_recipe(
         "lrp",
         "Relevance",
-        "Removes channels of a graph that get the least relevance for the outputs. Not for attention.",
+        "Removes channels of a graph that get the least relevance for the outputs; through attention by "
+        "AttnLRP.",
         Paper(
             "Pruning by Explaining: A Novel Criterion for Deep Neural Network Pruning",
             "Yeom, Seegerer, Lapuschkin, Binder, Wiedemann, Mueller, Samek",

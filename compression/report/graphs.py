@@ -82,4 +82,24 @@ def graph(report: Json) -> str:
         + _slow(found["slow"])
         + folded(f"Groups of channels that go as one ({found['group_count']:,})", groups)
         + folded(f"Channels that could not be removed ({found['uncut_count']:,} tensors)", uncut)
+        + _fits(found["fits"])
     )
+
+
+def _fits(fits: Json | None) -> str:
+    """What the update did to the weights that stay."""
+    if fits is None:
+        return ""
+    fitted = table(
+        ["operator", "how"], [[Cell(one["operator"], "code wide"), one["how"]] for one in fits["fitted"]]
+    )
+    left = table(
+        ["operator", "it keeps its weights because"],
+        [[Cell(one["operator"], "code wide"), one["reason"]] for one in fits["left"]],
+    )
+    found = folded(f"Operators that the update {fits['update']} changed ({fits['fitted_count']:,})", fitted)
+    if fits["left_count"]:
+        found += folded(
+            f"Operators that read something else and were not changed ({fits['left_count']:,})", left
+        )
+    return found

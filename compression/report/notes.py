@@ -99,10 +99,12 @@ def _graph(report: Json) -> str:
     kept: dict[str, int] = {}
     for one in graph["uncut"]:
         kept[one["reason"]] = kept.get(one["reason"], 0) + one["channels"]
+    total = sum(kept.values())
     reason = max(kept, key=lambda name: (kept[name], name))
-    return (
-        f"{sum(kept.values()):,} channels could not be removed; of these {kept[reason]:,} because {reason}."
-    )
+    channels = "1 channel" if total == 1 else f"{total:,} channels"
+    if len(kept) == 1:
+        return f"{channels} could not be removed, because {reason}."
+    return f"{channels} could not be removed, {kept[reason]:,} of them because {reason}."
 
 
 def _varied(widths: Json, ratio: float) -> str:

@@ -108,6 +108,12 @@ def _check_training(draft: Draft, name: str) -> None:
             'or bytes, or take the schedule "one-shot".',
             "option_conflict",
         )
+    if draft.specification.options["data"] == "synthetic":
+        draft.refuse(
+            "/options/data",
+            f'The schedule {name!r} learns from images: leave it out, or take the schedule "one-shot".',
+            "option_conflict",
+        )
     if draft.specification.options["allocation"] == "floors":
         draft.refuse(
             "/options/allocation",
@@ -140,6 +146,8 @@ def _resolve_data(draft: Draft) -> None:
         draft.refuse(part, "A domain is one of text: leave it out.", "option_conflict")
         return
     needed = not draft.faults and _reads_data(draft)
+    if not draft.faults:
+        _check_synthetic(draft)
     if inspection.task == "other":
         _refuse_data(draft)
         if needed:
@@ -147,7 +155,7 @@ def _resolve_data(draft: Draft) -> None:
                 "/options",
                 f"{draft.recipe.name} with these options looks at images, and this model does not classify "
                 "any: take a criterion of weights alone, such as group-l2, another allocation than floors, "
-                "the update none and the schedule one-shot.",
+                "the update none and the schedule one-shot, or options.data synthetic.",
                 "option_conflict",
             )
         return
@@ -177,19 +185,55 @@ def _resolve_data(draft: Draft) -> None:
 
 
 def _reads_data(draft: Draft) -> bool:
-    """Whether the criterion, the update, the schedule or the allocation looks at data."""
+    """Whether the criterion, the update, the schedule or the allocation looks at images."""
     chosen = draft.specification.options
-    return any(
-        entry["needs"]
+    schedule = next(
+        one for one in draft.catalogue.data["graph_schedules"] if one["name"] == chosen["schedule"]
+    )
+    return bool(schedule["needs"]) or (chosen["data"] == "images" and bool(_needs(draft)))
+
+
+def _needs(draft: Draft) -> set[str]:
+    """What the criterion, the update and the allocation ask of data of any kind."""
+    chosen = draft.specification.options
+    return {
+        need
         for axis, name in (
             ("graph_criteria", "criterion"),
             ("graph_updates", "update"),
-            ("graph_schedules", "schedule"),
             ("graph_allocations", "allocation"),
         )
         for entry in draft.catalogue.data[axis]
         if entry["name"] == chosen[name]
-    )
+        for need in entry["needs"]
+    }
+
+
+def _check_synthetic(draft: Draft) -> None:
+    """Notes a fault where synthetic inputs cannot give what is asked for."""
+    options = draft.specification.options
+    if options["data"] != "synthetic":
+        return
+    if "labels" in _needs(draft):
+        draft.refuse(
+            "/options/data",
+            f"The criterion {options['criterion']} follows a loss of labelled images, and synthetic inputs "
+            'have no labels: write "images", or take another criterion, such as obs.',
+            "option_conflict",
+        )
+    if options["class_weights"] == "balanced":
+        draft.refuse(
+            "/options/class_weights",
+            'Synthetic inputs have no classes: leave it out, or write "data": "images".',
+            "option_conflict",
+        )
+    if draft.specification.calibration is not None:
+        draft.refuse(
+            "/calibration",
+            'With "data": "synthetic" no calibration images are read: leave it out, or write "data": '
+            '"images".',
+            "option_conflict",
+        )
 
 
 def _check_complete(draft: Draft, given: Preprocessing) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from secateur import Client, errors
 from tests.api.gateway import Gateway, send_upload
+from tests.engine.graphs.exports import stored
 from tests.onnx_wire import graph, model, small_network, tensor
 
 
@@ -85,7 +86,8 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
         "criterion": "random", "update": "none", "allocation": "global", "minimum_share": 0.1,
         "channel_multiple": 1, "sizes": {}, "normalise": "mean", "floor_rise": 0.05, "floor_rounds": 8,
         "floor_relax": 2.0, "floor_share": 0.125, "schedule": "one-shot", "steps": 200, "rounds": 5,
-        "batch_size": 64, "learning_rate": None, "loss": "auto", "penalty": None,
+        "batch_size": 64, "learning_rate": None, "loss": "auto", "penalty": None, "units": "all",
+        "data": "images", "synthetic_samples": 256, "class_weights": "none",
     }  # fmt: skip
     again = client.post("/v1/plans", json=resolved).json()
     assert again["specification"] == resolved
@@ -94,7 +96,7 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
 @pytest.mark.parametrize(
     ("changes", "pointer", "words"),
     [
-        ({"recipe": "wanda"}, "/recipe", "recipes for this model: autobot, depgraph, fpgm, group-l1"),
+        ({"recipe": "wanda"}, "/recipe", "recipes for this model: attention-maps, autobot, beta-rank"),
         ({"recipe": "obspa"}, "/calibration", "looks at images"),
         ({"options": {"update": "bias"}}, "/calibration", "looks at images"),
         ({"recovery": {"method": "lora"}}, "/recovery/method", "there are: batchnorm, distillation, none"),
@@ -121,6 +123,19 @@ def test_what_graphs_do_not_take_is_refused(
     assert answer.status_code == 422
     assert [each["pointer"] for each in answer.json()["errors"]] == [pointer]
     assert words in answer.json()["errors"][0]["message"]
+
+
+def test_recipes_offered_for_graphs_of_other_tasks_need_no_images(client: httpx2.Client) -> None:
+    sent = create(client, ("model.onnx", stored("recurrent").SerializeToString()))
+    assert sent.json()["task"] == "other"
+    wanted = {"model": sent.json()["id"], "recipe": "wanda", "target": {"macs": 0.5}}
+    message = client.post("/v1/jobs", json=wanted).json()["errors"][0]["message"]
+    offered = message.rpartition("recipes for this model: ")[2].rstrip(".").split(", ")
+    needs = {one["name"]: one["needs"] for one in client.get("/v1/recipes").json()["data"]}
+    assert {"group-l1", "group-lamp", "udfc"} <= set(offered)
+    assert not any(needs[name] for name in offered)
+    answer = client.post("/v1/jobs", json={**wanted, "recipe": "obspa"})
+    assert "or options.data synthetic" in answer.json()["errors"][0]["message"]
 
 
 def test_operators_that_cannot_be_computed_refuse_jobs_alone(client: httpx2.Client) -> None:

@@ -12,9 +12,11 @@ from compression.graphs.dependencies import Anatomy
 from compression.graphs.executor import trained_initializers
 from compression.graphs.graph import Graph
 from compression.graphs.pruning import Chosen
+from compression.graphs.reconstruction import Reconstructed
 
 LISTED = 1000
 """So many groups, and so many tensors that stay whole, are listed."""
+LOGGED = 8
 
 
 def cost(graph: Graph, counted: Costs, stored: int, dtype: str) -> dict[str, Any]:
@@ -38,11 +40,42 @@ def cost(graph: Graph, counted: Costs, stored: int, dtype: str) -> dict[str, Any
     }
 
 
+def fits_account(done: Reconstructed, update: str) -> dict[str, Any]:
+    """Which operators an update changed and how, and which of those that read less than before it did not,
+    and why."""
+    nodes = done.graph.producers()
+    fitted = [{"operator": nodes[value].label, "how": how} for value, how in done.fitted.items()]
+    left = [{"operator": nodes[value].label, "reason": why} for value, why in done.left.items()]
+    return {
+        "update": update,
+        "fitted": fitted[:LISTED],
+        "fitted_count": len(fitted),
+        "left": left[:LISTED],
+        "left_count": len(left),
+    }
+
+
+def told(fits: Mapping[str, Any]) -> list[str]:
+    """The same for the job's log."""
+    count = fits["fitted_count"]
+    lines = [f"{count:,} operators were fitted." if count != 1 else "1 operator was fitted."]
+    for one in fits["left"][:LOGGED]:
+        lines.append(f"{one['operator']} was not fitted: {one['reason']}.")
+    if fits["left_count"] > LOGGED:
+        lines.append(f"{fits['left_count'] - LOGGED:,} more were not; the report lists them.")
+    return lines
+
+
 def graph_account(
-    anatomy: Anatomy, units: Chosen, costs: tuple[Mapping[str, Any], Mapping[str, Any]], exactness: float
+    anatomy: Anatomy,
+    units: Chosen,
+    costs: tuple[Mapping[str, Any], Mapping[str, Any]],
+    exactness: float,
+    fits: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Groups with how many units they kept, what stays whole and by which operator; `sparsity` is the share
-    of all parameters that is gone, `exactness` the difference of masked and cut outputs."""
+    of all parameters that is gone, `exactness` the difference of masked and cut outputs, `fits` what an
+    update changed (None without one)."""
     dense, pruned = costs
     groups = [
         {
@@ -74,4 +107,5 @@ def graph_account(
         "uncut": uncut[:LISTED],
         "uncut_count": len(uncut),
         "exactness": exactness,
+        "fits": None if fits is None else dict(fits),
     }

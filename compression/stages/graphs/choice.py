@@ -14,6 +14,7 @@ from compression.graphs.criteria import CRITERIA, Scores
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy
 from compression.graphs.evidence import Evidence
+from compression.graphs.feedforward import hidden_neurons
 from compression.graphs.floors import Floors, choose_above_floors
 from compression.graphs.pruning import Chosen, score_units
 from compression.graphs.tasks import tasks_of
@@ -43,6 +44,7 @@ class Ways:
     batches: Batches = ()
     floors: Floors | None = None
     rise: float = 0.0
+    units: str = "all"
     given: Mapping[str, Scores] | None = None
     scales: Mapping[str, float] | None = None
     share: float = 1.0
@@ -53,14 +55,16 @@ class Ways:
 
 
 def plain_ways(options: Mapping[str, Any], criterion: str, seed: int) -> Ways:
-    """The options of a recipe of channels as ways to choose, without what data say."""
+    """The options of a recipe of channels as ways to choose, without what data say. Scores of another
+    criterion than the recipe's are divided by their means."""
     return Ways(
         criterion,
         str(options["allocation"]),
-        str(options["normalise"]),
+        str(options["normalise"]) if criterion == options["criterion"] else "mean",
         float(options["minimum_share"]),
         int(options["channel_multiple"]),
         seed,
+        units=str(options["units"]),
     )
 
 
@@ -139,7 +143,8 @@ def within(anatomy: Anatomy, limit: Limit, ways: Ways) -> Chosen:
     except OutOfReach as error:
         raise TargetUnreachable(
             f"{limit.kind} of at most {limit.told(limit.most)} are asked for; with {ways.criterion}, "
-            f"options.minimum_share {ways.share_kept} and channel_multiple {ways.multiple} at least "
+            f"options.units {ways.units}, minimum_share {ways.share_kept} and channel_multiple "
+            f"{ways.multiple} at least "
             f"{limit.told(error.least)} of {limit.told(limit.dense)} stay (a ratio of "
             f"{error.least / limit.dense:.3f}): ask for that much or more. What stays: {reasons(anatomy)}"
         ) from None
@@ -147,15 +152,22 @@ def within(anatomy: Anatomy, limit: Limit, ways: Ways) -> Chosen:
 
 def known_scores(anatomy: Anatomy, ways: Ways) -> dict[str, Scores]:
     """The scores of the groups that the criterion says something of. TargetUnreachable if there are none."""
+    hidden = hidden_neurons(anatomy) if ways.units == "mlp" else None
+    if hidden is not None and not hidden:
+        raise TargetUnreachable(
+            "options.units mlp takes hidden neurons between two matrices alone, and this graph has none: "
+            "write options.units all"
+        )
     found = ways.given
     if found is None:
         found = score_units(anatomy, ways.criterion, ways.evidence, ways.seed)
+    found = {name: one for name, one in found.items() if hidden is None or name in hidden}
     if not found:
         raise TargetUnreachable(
             f"the criterion {ways.criterion} says nothing of any channel of this graph: "
             f"{CRITERIA[ways.criterion].summary} Choose another recipe, such as group-l2"
         )
-    return dict(found)
+    return found
 
 
 def reasons(anatomy: Anatomy) -> str:

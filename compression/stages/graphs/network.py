@@ -30,9 +30,9 @@ def inputs_of(graph: Graph, pixels: Tensor) -> dict[str, Tensor]:
     return {value.name: pixels.to(TORCH_TYPES[value.dtype])}
 
 
-def calibration_batches(graph: Graph, batches: Sequence[Batch], labelled: bool) -> graph_batches.Batches:
-    """Calibration images as a graph takes them. DatasetInvalid where labels are needed and missing, or a
-    graph takes several images at once and no other number."""
+def calibration_batches(graph: Graph, batches: Sequence[Batch], labelled: str = "") -> graph_batches.Batches:
+    """Calibration images as a graph takes them; `labelled` says why labels are needed, if they are.
+    DatasetInvalid where these are missing, or a graph takes several images at once and no other number."""
     if (fixed_batch(graph) or 1) > 1:
         raise DatasetInvalid(
             f"the model takes {fixed_batch(graph)} images at once and no other number, so they are not told "
@@ -42,7 +42,7 @@ def calibration_batches(graph: Graph, batches: Sequence[Batch], labelled: bool) 
     for batch in batches:
         labels = batch.get("labels")
         if labels is None and labelled:
-            raise DatasetInvalid("this criterion follows a loss: give calibration images with labels")
+            raise DatasetInvalid(f"{labelled}: give calibration images with labels")
         size = fixed_batch(graph) or len(batch[PIXELS])
         for at in range(0, len(batch[PIXELS]), size):
             pixels = batch[PIXELS][at : at + size]

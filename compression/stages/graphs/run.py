@@ -9,7 +9,7 @@ from typing import Any
 from compression.evaluation.quality import evaluate
 from compression.evaluation.types import EvaluationData
 from compression.export.artifact import Artifact
-from compression.graphs.batches import Batches
+from compression.graphs.combining import combine
 from compression.graphs.costs import Costs, costs
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy, analyse
@@ -21,11 +21,12 @@ from compression.loading.images.plan import Images
 from compression.stages import data as datasets
 from compression.stages.graphs import artifact as artifacts
 from compression.stages.graphs import choice, latency, training
-from compression.stages.graphs.account import cost, graph_account
+from compression.stages.graphs.account import cost, fits_account, graph_account, told
 from compression.stages.graphs.check import ROWS, Checks, check_exact
 from compression.stages.graphs.files import check_finite, read_network, store
-from compression.stages.graphs.network import Network, calibration_batches, fixed_inputs
+from compression.stages.graphs.network import Network, fixed_inputs
 from compression.stages.graphs.recover import Recovered, check_recoverable, recover
+from compression.stages.graphs.statistics import Shown
 from compression.stages.graphs.ways import ways_of
 from compression.stages.job import Data, Loaded
 
@@ -48,6 +49,7 @@ class GraphJob:
         self.recovered: Recovered | None = None
         self.slow: dict[str, Any] | None = None
         self.timing: latency.Timing | None = None
+        self.fits: dict[str, Any] | None = None
         self.quality: dict[str, Quality | None] = {"dense": None, "pruned": None, "recovered": None}
 
     def inspect(self) -> None:
@@ -77,6 +79,7 @@ class GraphJob:
     def calibrate(self) -> None:
         """Open the calibration images, where there are any."""
         datasets.calibrate(self.loaded, self.data)
+        self.shown = Shown(self.anatomy, self.options, self.data, self.loaded.specification.seed)
 
     def prune(self) -> None:
         """Choose units (a step that is kept) and cut them out."""
@@ -102,18 +105,17 @@ class GraphJob:
             self._fit(str(self.options["update"]))
 
     def _fit(self, update: str) -> None:
-        """Fit what stays to what the graph gives uncut, as it was trained, on the calibration images."""
-        done = reconstruct(self.trained, self.units, self._calibration(False), Fit(update))
+        """Change what stays so that it makes up for what went in the graph as it was trained; `fits` is what
+        the report says of it."""
+        if update == "combination":
+            done = combine(self.trained, self.units)
+        else:
+            done = reconstruct(self.trained, self.units, self.shown.batches(), Fit(update))
         self.smaller = done.graph
         self.pruned = costs(self.smaller, self.options["sizes"])
-        self.loaded.observer.log(f"{len(done.fitted)} operators were fitted to what they gave before.")
-        for name, why in list(done.left.items())[:8]:
-            self.loaded.observer.log(f"The operator that makes {name!r} was not fitted: {why}.")
-
-    def _calibration(self, labelled: bool) -> Batches:
-        calibration = self.data.calibration
-        assert isinstance(calibration, Images)
-        return calibration_batches(self.anatomy.graph, calibration.batches, labelled)
+        self.fits = fits_account(done, update)
+        for line in told(self.fits):
+            self.loaded.observer.log(line)
 
     def recover(self) -> None:
         """Recover the cut graph, if that was asked for."""
@@ -151,7 +153,8 @@ class GraphJob:
 
     def _choose(self, criterion: str, *, baseline: bool = False) -> latency.Timed:
         target = self.loaded.specification.target
-        ways = ways_of(self.loaded, self.anatomy, criterion, self._calibration, baseline=baseline)
+        seed = self.loaded.specification.seed
+        ways = ways_of(self.options, seed, criterion, self.shown, baseline=baseline)
         if target.kind == "latency":
             self.timing = self.timing or latency.Timing(self.loaded, self.anatomy, self.inputs)
             return self.timing.choose(ways)
@@ -202,8 +205,9 @@ class GraphJob:
 
     def account(self, found: dict[str, Any]) -> dict[str, Any]:
         """What the report says of the graph."""
-        told = graph_account(self.anatomy, self.units, (found["dense"], found["pruned"]), self.exactness)
-        return {**told, "slow": self.slow}
+        costs_of = found["dense"], found["pruned"]
+        account = graph_account(self.anatomy, self.units, costs_of, self.exactness, self.fits)
+        return {**account, "slow": self.slow}
 
     def _judged(self, network: Network, reference: Network | None = None) -> Quality:
         data = self.data.evaluation

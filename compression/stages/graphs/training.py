@@ -13,18 +13,17 @@ from compression.errors import DatasetInsufficient, DatasetInvalid
 from compression.graphs import batches as graph_batches
 from compression.graphs.allocation import Chosen
 from compression.graphs.costs import costs
-from compression.graphs.criteria import CRITERIA, Scores
+from compression.graphs.criteria import Scores
 from compression.graphs.dependencies import Anatomy
-from compression.graphs.evidence import Collecting
 from compression.graphs.executor import to_numpy, to_torch
 from compression.graphs.losses import Objective
-from compression.graphs.pruning import evidence_for, score_units
+from compression.graphs.pruning import score_units
 from compression.graphs.schedules import SCHEDULES, Outcome, Settings, Work
-from compression.loading.images.plan import ImagePlan, Images, TrainingImages
+from compression.loading.images.plan import ImagePlan, TrainingImages
 from compression.specification import quantity
 from compression.stages.graphs import choice
-from compression.stages.graphs.network import PIXELS, calibration_batches, fixed_batch, inputs_of
-from compression.stages.graphs.ways import FOLLOW_A_LOSS
+from compression.stages.graphs.network import PIXELS, fixed_batch, inputs_of
+from compression.stages.graphs.statistics import Shown
 from compression.stages.job import Data, Loaded
 
 TRAINED = "trained"
@@ -66,7 +65,8 @@ def _work(loaded: Loaded, data: Data, anatomy: Anatomy, stored: int) -> Work:
     dtype = str(loaded.admission.dtype)
 
     def score(changed: Anatomy) -> dict[str, Scores]:
-        return scores_of(changed, criterion, data, spec.seed)
+        evidence = Shown(changed, options, data, spec.seed).evidence(criterion)
+        return score_units(changed, criterion, evidence, spec.seed)
 
     def choose(
         scores: Mapping[str, Scores], share: float = 1.0, scales: Mapping[str, float] | None = None
@@ -97,17 +97,6 @@ def _work(loaded: Loaded, data: Data, anatomy: Anatomy, stored: int) -> Work:
         loaded.store,
         loaded.observer,
     )
-
-
-def scores_of(anatomy: Anatomy, criterion: str, data: Data, seed: int) -> dict[str, Scores]:
-    """The scores of a criterion, with what it needs of the calibration images; DatasetInvalid without labels
-    where it follows a loss."""
-    needs, evidence = CRITERIA[criterion].needs, None
-    if needs:
-        assert isinstance(data.calibration, Images)
-        batches = calibration_batches(anatomy.graph, data.calibration.batches, bool(needs & FOLLOW_A_LOSS))
-        evidence = evidence_for(anatomy, criterion, batches, Collecting(seed=seed))
-    return score_units(anatomy, criterion, evidence, seed)
 
 
 def _images(loaded: Loaded, data: Data, anatomy: Anatomy) -> TrainingImages:

@@ -2,61 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from compression.graphs.batches import Batch, Batches
-from compression.graphs.criteria import CRITERIA
-from compression.graphs.dependencies import Anatomy
-from compression.graphs.evidence import Collecting
 from compression.graphs.floors import Floors
-from compression.graphs.pruning import evidence_for
-from compression.stages.graphs.choice import Ways
-from compression.stages.job import Loaded
+from compression.stages.graphs.choice import Ways, plain_ways
+from compression.stages.graphs.statistics import Shown
 
-FOLLOW_A_LOSS = frozenset({"gradient.sum", "removal"})
 FLOOR_SAMPLES = 128
 """Calibration samples that floors are measured on at most: every step of every group runs them all."""
 
 
 def ways_of(
-    loaded: Loaded,
-    anatomy: Anatomy,
+    options: Mapping[str, Any],
+    seed: int,
     criterion: str,
-    batches: Callable[[bool], Batches],
+    shown: Shown,
     *,
     baseline: bool = False,
 ) -> Ways:
-    """The options as ways to choose, scored by a criterion. `batches` gives those of the calibration data,
-    which must have labels if it is told so. A baseline is held to no floors, as it is there to show what
-    they spare: the lowest scores of all groups go instead."""
-    options, seed = loaded.specification.options, loaded.specification.seed
-    needs = CRITERIA[criterion].needs
-    evidence = None
-    if needs:
-        found = batches(bool(needs & FOLLOW_A_LOSS))
-        evidence = evidence_for(anatomy, criterion, found, Collecting(seed=seed))
-    allocation = str(options["allocation"])
-    if baseline and allocation == "floors":
-        allocation = "global"
-    floors: Floors | None = None
-    measured: Batches = ()
-    if allocation == "floors":
-        floors = Floors(
-            float(options["floor_share"]), int(options["floor_rounds"]), float(options["floor_relax"])
-        )
-        measured = _first(batches(False))
-    return Ways(
-        criterion,
-        allocation,
-        str(options["normalise"]),
-        float(options["minimum_share"]),
-        int(options["channel_multiple"]),
-        seed,
-        evidence,
-        measured,
-        floors,
-        float(options["floor_rise"]),
+    """The options as ways to choose, scored by a criterion with what the data say. A baseline is held to no
+    floors, as it is there to show what they spare: the lowest scores of all groups go instead."""
+    ways = replace(plain_ways(options, criterion, seed), evidence=shown.evidence(criterion))
+    if ways.allocation != "floors":
+        return ways
+    if baseline:
+        return replace(ways, allocation="global")
+    floors = Floors(
+        float(options["floor_share"]), int(options["floor_rounds"]), float(options["floor_relax"])
     )
+    measured = _first(shown.batches())
+    return replace(ways, batches=measured, floors=floors, rise=float(options["floor_rise"]))
 
 
 def _first(batches: Batches) -> Batches:
