@@ -11,7 +11,7 @@ DEPGRAPH = recipes.register(
         "depgraph",
         "DepGraph",
         "Trains a graph with a penalty on all that hangs together in a unit, up to 16 times as much for weak "
-        "units, and removes those that got weakest. Needs images; for some hundred steps and more.",
+        "units, and removes those that got weakest. Needs images; a thousand steps and more, and recovery.",
         Paper(
             "DepGraph: Towards Any Structural Pruning",
             "Fang, Ma, Song, Mi, Wang",
@@ -20,5 +20,6 @@ DEPGRAPH = recipes.register(
         ),
         criterion="group-l2",
         schedule="group-lasso",
+        steps=1000,
     )
 )

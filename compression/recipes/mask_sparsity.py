@@ -11,7 +11,8 @@ MASK_SPARSITY = recipes.register(
         "mask-sparsity",
         "MaskSparsity",
         "Picks channels of a graph, trains with an L1 penalty on their scales in batch normalisations (or on "
-        "the norms of their weights) alone, and removes them. Needs images; best where scales were exported.",
+        "the norms of what makes them) alone, and removes them; what is left of them, a constant, goes into "
+        "the biases of their readers. Needs images; best where scales were exported.",
         Paper(
             "Pruning-aware Sparse Regularization for Network Pruning",
             "Jiang, Zhao, Zhao, An, Tang, Wang",
@@ -19,6 +20,7 @@ MASK_SPARSITY = recipes.register(
             "2201.06776",
         ),
         criterion="group-l2",
+        update="bias",
         schedule="mask-sparsity",
     )
 )

@@ -47,7 +47,7 @@ def schedule_fields() -> dict[str, tuple[Any, Any]]:
                 None,
                 ge=0,
                 description=f"{_TRAINS} how hard units are pressed: the largest L2 penalty of growing-reg "
-                "(null: 1), the L1 penalty of mask-sparsity (0.2), the penalty of group-lasso (0.03) and of "
+                "(null: 1), the L1 penalty of mask-sparsity (0.2), the penalty of group-lasso (0.003) and of "
                 "oto (0.2, times the norm a unit begins with), the weight of the costs of gates (6).",
             ),
         ),

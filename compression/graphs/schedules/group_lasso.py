@@ -14,7 +14,7 @@ from compression.graphs.training import GraphTrained
 from compression.recovery.training import Hook
 
 COURSE = Course("training-group-lasso", 0.01)
-PENALTY = 0.03
+PENALTY = 0.003
 ALPHA = 4.0
 
 

@@ -20,8 +20,8 @@ PENALTY = 0.2
 
 class MaskedSparsity(Hook):
     """Adds the subgradient of penalty * |scale| to the scales of units, bool [units], and, for units that no
-    normalisation scales, of penalty * start * |slices|: the norm of all that makes them, by the norm that it
-    began with, so that large and small ones take as many steps."""
+    normalisation scales, of penalty * start * |slices|: the norm of all that makes them (biases, too), by the
+    norm that it began with, so that large and small ones take as many steps."""
 
     def __init__(
         self, scales: Slices, makers: Slices, units: Tensor, penalty: float, masters: Mapping[str, Tensor]
@@ -67,7 +67,7 @@ class MaskSparsity:
         units = work.choose(work.score(work.anatomy))
         trained = GraphTrained(work.anatomy.graph)
         scales = Slices(work.anatomy, batch_norm_scales(work.anatomy) & set(trained.masters))
-        makers = Slices(work.anatomy, trained.masters, {"producer"})
+        makers = Slices(work.anatomy, trained.masters, {"producer", "follower"})
         doomed = scales.numbers(units)
         penalty = PENALTY if work.settings.penalty is None else work.settings.penalty
         watched = scales if scales.slices else makers

@@ -35,9 +35,10 @@ def prepared(loaded: Loaded, data: Data, anatomy: Anatomy, stored: int) -> tuple
     bytes of the model's files. Kept as a step. Raises DatasetInvalid, DatasetInsufficient, TargetUnreachable,
     RecoveryDiverged."""
     if not loaded.store.has(TRAINED):
-        outcome = SCHEDULES[str(loaded.specification.options["schedule"])].run(
-            _work(loaded, data, anatomy, stored)
-        )
+        work = _work(loaded, data, anatomy, stored)
+        # Whether any choice meets the target is known before hours of training.
+        work.choose({group.name: np.arange(1.0, group.units + 1) for group in anatomy.groups})
+        outcome = SCHEDULES[str(loaded.specification.options["schedule"])].run(work)
         for line in outcome.told:
             loaded.observer.log(line)
         _keep(loaded, anatomy, outcome)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from compression import pipeline
-from compression.errors import DatasetInsufficient, DatasetInvalid, SpecificationInvalid
+from compression.errors import DatasetInsufficient, DatasetInvalid, SpecificationInvalid, TargetUnreachable
 from compression.graphs.schedules import SCHEDULES
 from compression.recipes import recipes
 from tests.engine.graphs.test_graph_jobs import HOW, answers, changed, job, ran
@@ -129,6 +129,14 @@ def test_images_without_labels_follow_the_dense_graph(tmp_path: Path) -> None:
     assert report["verification"]["ok"]
     with pytest.raises(DatasetInvalid, match=r'options\.loss "labels" needs .* take "dense"'):
         ran(unjudged(tmp_path / "labels", None, 24, recipe="oto", options={**SHORT, "loss": "labels"}))
+
+
+def test_a_target_beyond_reach_is_told_before_training(tmp_path: Path) -> None:
+    folder = unjudged(tmp_path, None, 24, recipe="autobot", options=SHORT, target={"macs": 0.001})
+    recorder = Recorder()
+    with pytest.raises(TargetUnreachable, match=r"at least .* stay"):
+        pipeline.run(request(folder, folder / "work"), recorder)
+    assert not recorder.steps
 
 
 def test_one_image_is_too_few(tmp_path: Path) -> None:
