@@ -11,6 +11,7 @@ from compression.anatomy.graph import CHANNEL, FORMAT
 from compression.preprocessing import Preprocessing
 from compression.resolving.data import check_gates, resolve_evaluation, resolve_recovery
 from compression.resolving.draft import Draft
+from compression.resolving.graph_weights import check_weights, reads_data, resolve_structure, single_weights
 from compression.resolving.images import resolve_preprocessing
 from compression.specification import quantity
 
@@ -45,11 +46,14 @@ def _check_operators(draft: Draft) -> None:
 
 
 def _check_structure(draft: Draft) -> None:
+    if single_weights(draft):
+        resolve_structure(draft)
+        return
     structure = draft.specification.structure
     if structure.granularity not in (None, CHANNEL):
         draft.refuse(
             "/structure/granularity",
-            f"A graph is cut by {CHANNEL!r} alone: write that, or leave it out.",
+            f"{draft.recipe.name} cuts a graph by {CHANNEL!r} alone: write that, or leave it out.",
             "granularity_unsupported",
         )
     if structure.ignore:
@@ -79,10 +83,13 @@ def _resolve_data(draft: Draft) -> None:
     if inspection.task == "other":
         _refuse_data(draft)
         if needed:
+            weights_alone = "take a criterion of weights alone, such as group-l2, and the update none"
+            if single_weights(draft):
+                weights_alone = "take a recipe of weights alone, such as magnitude"
             draft.refuse(
                 "/options",
                 f"{draft.recipe.name} with these options looks at images, and this model does not classify "
-                "any: take a criterion of weights alone, such as group-l2, and the update none.",
+                f"any: {weights_alone}.",
                 "option_conflict",
             )
         return
@@ -113,6 +120,8 @@ def _resolve_data(draft: Draft) -> None:
 
 def _reads_data(draft: Draft) -> bool:
     """Whether the criterion or the update looks at data."""
+    if single_weights(draft):
+        return reads_data(draft)
     chosen = draft.specification.options
     return any(
         entry["needs"]
@@ -196,6 +205,8 @@ def _check_target(draft: Draft) -> None:
             f"{draft.recipe.name} cannot aim at {target.kind}; it offers: {', '.join(draft.recipe.targets)}.",
             "target_unsupported",
         )
+    elif single_weights(draft):
+        check_weights(draft)
     elif target.kind in ("parameters", "bytes"):
         form, amount = quantity(target.kind, target.value)
         dense = getattr(draft.inspection, target.kind)

@@ -76,10 +76,26 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
     assert again["specification"] == resolved
 
 
+def test_single_weights_are_planned(client: httpx2.Client, network: dict[str, Any]) -> None:
+    wanted: dict[str, Any] = {"model": network["id"], "recipe": "magnitude", "target": {"sparsity": 0.5}}
+    found = client.post("/v1/plans", json=wanted).json()
+    assert found["specification"]["structure"]["granularity"] == "unstructured"
+    assert found["cut"]["weights_removed"] == found["asked"]["at_most"] == 255
+    assert sum(site["remove"] for site in found["cut"]["sites"]) == 255
+    wanted |= {"structure": {"granularity": "2:6"}, "target": {"sparsity": 0.6667}}
+    found = client.post("/v1/plans", json=wanted).json()
+    assert [site["name"] for site in found["cut"]["sites"]] == ["conv2.weight", "fc.weight"]
+    assert "conv1.weight" in found["notes"][1]
+    wanted["options"] = {"allocation": "lim"}
+    answer = client.post("/v1/jobs", json={**wanted, "structure": {"granularity": "unstructured"}})
+    assert answer.status_code == 422
+    assert "possible: dlp, erk, global, lamp, owl, uniform, zd" in answer.json()["errors"][0]["message"]
+
+
 @pytest.mark.parametrize(
     ("changes", "pointer", "words"),
     [
-        ({"recipe": "wanda"}, "/recipe", "recipes for this model: fpgm, group-l1"),
+        ({"recipe": "slicegpt"}, "/recipe", "recipes for this model: alps, dlp, dsnot, fpgm"),
         ({"recipe": "obspa"}, "/calibration", "looks at images"),
         ({"options": {"update": "bias"}}, "/calibration", "looks at images"),
         ({"recovery": {"method": "lora"}}, "/recovery/method", "not trained yet"),
@@ -145,7 +161,7 @@ def test_the_client_sends_a_file_or_a_folder(gateway: Gateway, client: httpx2.Cl
             assert {file.path for file in sent.files} == {"model.onnx", "model.onnx.data"}
             assert sent.inspection["kind"] == "graph"
         with pytest.raises(errors.ApiError, match="does not work on the family 'graph'"):
-            connected.submit({"model": sent.id, "recipe": "magnitude", "target": {"sparsity": 0.5}})
+            connected.submit({"model": sent.id, "recipe": "shortgpt", "target": {"sparsity": 0.5}})
         program = tmp_path / "model.pt2"
         program.write_bytes(b"PK")
         with pytest.raises(errors.InputInvalid, match="secateur convert"):

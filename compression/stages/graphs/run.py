@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from compression.anatomy.graph import CHANNEL
 from compression.evaluation.quality import evaluate
 from compression.evaluation.types import EvaluationData
 from compression.export.artifact import Artifact
@@ -44,6 +45,7 @@ class GraphJob:
         self.dense: Costs
         self.data = Data()
         self.quality: dict[str, Quality | None] = {"dense": None, "pruned": None, "recovered": None}
+        self.facts: list[dict[str, Any]] = []
 
     def inspect(self) -> None:
         """Read the graph and find what hangs together. Raises GraphInvalid, OperatorUnknown,
@@ -151,14 +153,20 @@ class GraphJob:
         stored = artifacts.stored_bytes(loaded, loaded.folder)
         dense = cost(self.anatomy.graph, self.dense, stored, dtype)
         pruned = cost(self.smaller, self.pruned, self._written_bytes(), dtype)
-        found = {"dense": dense, "pruned": pruned}
+        found = self._counted({"dense": dense, "pruned": pruned})
         counts = ("parameters", "nonzeros", "bytes", "macs", "sparsity")
         figures = {
             "cost": {name: {key: part[key] for key in counts} for name, part in found.items()},
             "quality": {name: part["metrics"] for name, part in self.quality.items() if part},
         }
-        artifact = artifacts.write(loaded, self.anatomy, self.units, self.smaller, figures)
-        return artifact, found
+        return self._write(figures), found
+
+    def _counted(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Costs with what this kind of job counts besides."""
+        return found
+
+    def _write(self, figures: dict[str, Any]) -> Artifact:
+        return artifacts.write(self.loaded, self.anatomy, self.units, self.smaller, figures)
 
     def _written_bytes(self) -> int:
         """Bytes of the result's files: written once to be counted, since the card names them."""
@@ -201,7 +209,7 @@ class GraphJob:
 
 def run(loaded: Loaded, enter: Enter) -> tuple[Artifact, dict[str, Any]]:
     """All stages after loading; the artifact, and the parts of `ReportInputs` that the job alone knows."""
-    job = GraphJob(loaded)
+    job = _job(loaded)
     enter("inspect")
     job.inspect()
     enter("baseline")
@@ -226,4 +234,14 @@ def run(loaded: Loaded, enter: Enter) -> tuple[Artifact, dict[str, Any]]:
         "measured": measured,
         "verification": verified,
         "graph": job.account(found),
+        "facts": job.facts,
     }
+
+
+def _job(loaded: Loaded) -> GraphJob:
+    if loaded.specification.structure.granularity == CHANNEL:
+        return GraphJob(loaded)
+    # It is built on this module.
+    from compression.stages.graphs.weights import WeightsJob
+
+    return WeightsJob(loaded)
