@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from compression.loading import convert as pickles
+
 
 def convert(
     source: Path, destination: Path, *more: str, **environment: str
@@ -97,25 +99,24 @@ def test_masks_of_pruning_are_folded(tmp_path: Path) -> None:
     left = {f"{name}_orig": tensor for name, tensor in made.items()}
     left |= {f"{name}_mask": mask for name, mask in masks.items()}
     left |= {"norm.attention_mask": torch.ones(2)}
-    done = convert(folder(tmp_path / "pickled", left), tmp_path / "a")
-    assert done.returncode == 0, done.stderr
-    assert "layers.0.weight: the mask that torch.nn.utils.prune left is folded" in done.stdout
+    assert pickles.convert(folder(tmp_path / "pickled", left), tmp_path / "a") == 4
     # Halves may lie in different shards, and safetensors are folded, too.
     (tmp_path / "stored").mkdir()
     for number, ending in enumerate(("mask", "orig")):
         part = {name: tensor for name, tensor in left.items() if name.endswith(ending)}
         save_file(part, tmp_path / "stored" / f"model-{number + 1:05}-of-00002.safetensors")
-    assert convert(tmp_path / "stored", tmp_path / "b").returncode == 0
+    assert pickles.convert(tmp_path / "stored", tmp_path / "b") == 4
     for place in (tmp_path / "a", tmp_path / "b"):
         found = load_file(place / "model.safetensors")
         assert found.keys() == {*made, "norm.attention_mask"}
         assert all(torch.equal(found[name], made[name] * masks[name]) for name in made)
     del left["layers.1.weight_mask"]
-    done = convert(folder(tmp_path / "half", left), tmp_path / "c")
-    assert done.returncode == 2
-    assert "layers.1.weight_orig, but no layers.1.weight_mask" in done.stderr
-    done = convert(tmp_path / "a", tmp_path / "d")
-    assert "it can be uploaded as it is" in done.stderr
+    with pytest.raises(
+        pickles.NotConvertible, match=r"layers\.1\.weight_orig, but no layers\.1\.weight_mask"
+    ):
+        pickles.convert(folder(tmp_path / "half", left), tmp_path / "c")
+    with pytest.raises(pickles.NotConvertible, match="it can be uploaded as it is"):
+        pickles.convert(tmp_path / "a", tmp_path / "d")
 
 
 class Bomb:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import M
 
 from compression import pipeline
 from compression.errors import ArchitectureUnknown
-from compression.loading import image_settings
+from compression.loading import convert_images, image_settings
 from compression.loading.admission import admit_model, folder_sources
 from compression.loading.images.pixels import normalise, prepare
 from compression.preprocessing import complete
 from compression.report.schema import validate
+from secateur import convert as commands
+from secateur.errors import InputInvalid
 from tests.engine.jobs import Recorder, request, write_job
 from tests.pictures import write_npz
 
@@ -57,24 +60,32 @@ def saved(model: Any, folder: Path) -> Path:
     return folder
 
 
-def convert(source: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "secateur", "convert", str(source), str(out), *more],
+def by_the_command(source: Path, out: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "secateur", "convert", str(source), str(out)],
         capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "differs from torch by at most" in done.stdout
 
 
-@pytest.mark.parametrize("make", [resnet, convnext])
-def test_a_classifier_becomes_a_graph_that_a_job_cuts(tmp_path: Path, make: Any) -> None:
+def by_the_script(source: Path, out: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "differs from torch by at most" in convert_images.convert(source, out, [])[0]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("make", "convert"), [(resnet, by_the_command), (convnext, by_the_script)])
+def test_a_classifier_becomes_a_graph_that_a_job_cuts(tmp_path: Path, make: Any, convert: Any) -> None:
     torch.manual_seed(0)
     model = make()
     source = saved(model, tmp_path / "source")
     with pytest.raises(ArchitectureUnknown, match="secateur convert FOLDER OUT"):
         admit_model(folder_sources(source))
-    done = convert(source, tmp_path / "job" / "model")
-    assert done.returncode == 0, done.stderr
-    assert "differs from torch by at most" in done.stdout
     folder = tmp_path / "job" / "model"
+    folder.parent.mkdir()
+    convert(source, folder)
     assert {path.name for path in folder.iterdir()} == {
         "model.onnx", "config.json", "preprocessor_config.json",
     }  # fmt: skip
@@ -148,15 +159,28 @@ def test_settings_of_timm() -> None:
 
 def test_sources_that_do_not_fit(tmp_path: Path) -> None:
     source = saved(resnet(), tmp_path / "source")
-    done = convert(source, tmp_path / "out.onnx")
-    assert "must be a folder" in done.stdout + done.stderr
+    assert commands.is_classifier(str(source))
+    with pytest.raises(InputInvalid, match="must be a folder"):
+        commands.run_classifier(source, tmp_path / "out.onnx", [])
+    with pytest.raises(InputInvalid, match="is there already"):
+        commands.run_classifier(source, source, [])
     config = json.loads((source / "config.json").read_text())
-    changed = config | {"embedding_size": 16}
-    (source / "config.json").write_text(json.dumps(changed))
-    done = convert(source, tmp_path / "out")
-    assert done.returncode == 2
-    assert "error:" in done.stderr
+    refused = {
+        "missing keys in the weights for ResNet": config | {"embedding_size": 16},
+        "has no class MineForImageClassification": config | {"architectures": ["MineForImageClassification"]},
+        "must name one": config | {"architectures": ["ResNetModel"]},
+    }
+    for words, changed in refused.items():
+        (source / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(convert_images.NotConvertible, match=words):
+            convert_images.convert(source, tmp_path / "out", [])
+    (source / "preprocessor_config.json").unlink()
+    with pytest.raises(convert_images.NotConvertible, match="says how large images are"):
+        convert_images.convert(source, tmp_path / "out", [])
     assert not (tmp_path / "out").exists()
     (source / "config.json").write_text(json.dumps({"architecture": "resnet18", "num_classes": 3}))
+    assert commands.is_classifier(str(source))
     with pytest.raises(ArchitectureUnknown, match=r"an architecture of timm.*secateur convert FOLDER OUT"):
         admit_model(folder_sources(source))
+    (source / "model.safetensors").unlink()
+    assert not commands.is_classifier(str(source))
