@@ -190,10 +190,9 @@ def convert(folder: Path, out: Path, given: Sequence[str]) -> list[str]:
 
 def _input(config: Mapping[str, Any], how: Mapping[str, Any]) -> Any:
     """The input as the settings say it. Raises NotConvertible."""
-    size = how.get("crop_size") if how.get("do_center_crop") else how.get("size")
-    side = config.get("image_size")
-    if isinstance(size, Mapping) and "height" in size:
-        height, width = size["height"], size["width"]
+    made, side = settings.output(how), config.get("image_size")
+    if made is not None:
+        height, width = made
     elif isinstance(side, int):
         height = width = side
     elif isinstance(side, list) and len(side) == 2:

@@ -70,6 +70,23 @@ def of_processor(given: Mapping[str, Any]) -> Json:
     return _plain(found)
 
 
+def output(how: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of what settings that `of_processor` or `of_timm` gave make of an image; None where
+    they do not say."""
+    if not how:
+        return None
+    given = str(how.get("image_processor_type") or how.get("feature_extractor_type"))
+    # Of the plain processors ViT's alone cuts nothing out where its file does not say so.
+    crops = how.get("do_center_crop", not given.startswith("ViT"))
+    size = how.get("crop_size" if crops else "size", 224)
+    if isinstance(size, int):
+        # A number is the shortest edge there, and the other one depends on the image.
+        return (size, size) if crops or given.startswith(("ViT", "DeiT")) else None
+    if isinstance(size, Mapping) and "height" in size and "width" in size:
+        return int(size["height"]), int(size["width"])
+    return None
+
+
 def _plain(found: Mapping[str, Any]) -> Json:
     return {"image_processor_type": "BitImageProcessor", **{key: found[key] for key in _KEYS if key in found}}
 

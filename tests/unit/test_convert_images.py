@@ -133,6 +133,25 @@ def test_settings_mean_what_the_processors_do(processor: Any, given: dict[str, A
     assert np.allclose(made.numpy(), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"image_processor_type": "DeiTImageProcessor", "size": 72, "crop_size": 64}, (64, 64)),
+        ({"image_processor_type": "DeiTImageProcessorFast", "size": 256}, (224, 224)),
+        ({"image_processor_type": "DeiTImageProcessor", "do_center_crop": False, "size": 72}, (72, 72)),
+        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 96}, (96, 96)),
+        ({"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 48}}, (32, 48)),
+        ({"image_processor_type": "BitImageProcessor", "do_center_crop": False,
+          "size": {"shortest_edge": 32}}, None),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 224}, (224, 224)),
+        ({"image_processor_type": "EfficientNetImageProcessor"}, (346, 346)),
+        ({"image_processor_type": "LevitImageProcessor"}, None),
+    ],
+)  # fmt: skip
+def test_sizes_that_settings_make(given: dict[str, Any], wanted: tuple[int, int] | None) -> None:
+    assert image_settings.output(image_settings.of_processor(given)) == wanted
+
+
 def test_settings_of_timm() -> None:
     given = {
         "input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.1, 0.2, 0.3],
