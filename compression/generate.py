@@ -25,7 +25,7 @@ from compression.recipes.channels import ALLOCATIONS, UPDATES
 from compression.recipes.channels import data_needs as graph_needs
 from compression.recipes.ranks import rank_options
 from compression.recipes.structures import structure_options
-from compression.recipes.weights import data_needs, weight_options
+from compression.recipes.weights import data_needs, weight_options, works_on_graphs
 from compression.recovery.graphs import graph_recoveries
 from compression.recovery.registry import load_all
 from compression.schedules import schedules
@@ -42,7 +42,7 @@ def catalogue() -> dict[str, Any]:
     return {
         "version": VERSION,
         "recipes": [recipe.to_json() for recipe in recipes],
-        "criteria": _weighed(criteria),
+        "criteria": _of_weights(criteria),
         "layer_criteria": _weighed(layer_criteria),
         "layer_updates": _weighed(layer_updates),
         "structure_criteria": _of_kinds(structure_criteria),
@@ -53,8 +53,8 @@ def catalogue() -> dict[str, Any]:
         "granularities": [
             {"name": g.name, "summary": g.summary, "pattern": g.pattern} for g in granularities
         ],
-        "allocations": _weighed(allocations),
-        "updates": _weighed(updates),
+        "allocations": _of_weights(allocations),
+        "updates": _of_weights(updates),
         "structure_updates": _of_kinds(structure_updates),
         "structure_allocations": _weighed(structure_allocations),
         "rank_criteria": _weighed(rank_criteria),
@@ -100,6 +100,12 @@ def _weighed(registry: Iterable[Any]) -> list[dict[str, Any]]:
         }
         for entry in registry
     ]
+
+
+def _of_weights(registry: Iterable[Any]) -> list[dict[str, Any]]:
+    """The same with whether they work on the weights of graphs."""
+    known = {entry.name: works_on_graphs(entry.needs) for entry in registry}
+    return [{**entry, "graphs": known[entry["name"]]} for entry in _weighed(registry)]
 
 
 def _of_kinds(registry: Iterable[Any]) -> list[dict[str, Any]]:

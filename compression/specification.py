@@ -162,7 +162,7 @@ class Structure(Part):
         default=None,
         description='"unstructured", n:m such as "2:4", blocks such as "16x16", "layer", "neuron", "head", '
         '"neuron+head", "hidden", "neuron+hidden", "neuron+head+hidden", "expert", "vocabulary" or "rank"; '
-        'of a graph (ONNX) "channel".',
+        'of a graph (ONNX) "channel" and those of single weights.',
     )
     ignore: list[Text] = Field(
         default=[],

@@ -37,12 +37,12 @@ def sample_positions(states: States, limit: int = SAMPLE_TOKENS) -> Positions:
     """
     numbers = range(len(states))
     found = Positions(
-        _spread([_places(states.real(number), states.places(number)) for number in numbers], limit)
+        spread_evenly([_places(states.real(number), states.places(number)) for number in numbers], limit)
     )
     if states.memory is not None:
         sizes = [states.memory[number].shape[:-1].numel() for number in numbers]
         places = [_places(states.real_memory(number), size) for number, size in enumerate(sizes)]
-        found.memory = _spread(places, limit)
+        found.memory = spread_evenly(places, limit)
     return found
 
 
@@ -50,7 +50,7 @@ def _places(real: Tensor | None, size: int) -> Tensor:
     return torch.arange(size) if real is None else real.reshape(-1).nonzero().flatten()
 
 
-def _spread(places: Sequence[Tensor], limit: int) -> list[Tensor]:
+def spread_evenly(places: Sequence[Tensor], limit: int) -> list[Tensor]:
     """At most `limit` of the places, spread evenly."""
     total = sum(place.numel() for place in places)
     count = min(limit, total)

@@ -180,7 +180,8 @@ def convert_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder with pytorch_model.bin (or shards), or a .bin/.pt file; MODULE:FACTORY or a .pt2."
+            help="Folder with pytorch_model.bin (or shards), or a .bin/.pt file; MODULE:FACTORY or a .pt2; "
+            "folder with an image classifier of transformers or timm."
         ),
     ],
     destination: Annotated[
@@ -197,15 +198,21 @@ def convert_command(
 ) -> None:
     """Turn pickled weights into safetensors, or a network into ONNX, on this machine.
 
-    Of pickled weights only plain tensors are read. MODULE:FACTORY and .pt2 files are run: use your own.
+    Masks that torch.nn.utils.prune left are folded. An image classifier (config.json and safetensors) becomes
+    a folder with ONNX. Of pickled weights only plain tensors are read. MODULE:FACTORY and .pt2 files are run:
+    use your own.
     """
     place = out or destination
     if place is None or (out and destination):
         raise errors.InputInvalid("Name one destination: a new folder, or a new .onnx file.")
     if converting.is_graph(source):
         raise typer.Exit(converting.run_graph(source, place, weights, input or (), python))
-    if weights or input:
-        raise errors.InputInvalid("--weights and --input belong to MODULE:FACTORY.")
+    if weights:
+        raise errors.InputInvalid("--weights belongs to MODULE:FACTORY.")
+    if converting.is_classifier(source):
+        raise typer.Exit(converting.run_classifier(Path(source), place, input or (), python))
+    if input:
+        raise errors.InputInvalid("--input belongs to MODULE:FACTORY and to classifiers of images.")
     raise typer.Exit(converting.run(Path(source), place, python))
 
 

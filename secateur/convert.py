@@ -5,6 +5,7 @@ Python."""
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,51 @@ from secateur.errors import InputInvalid
 def is_graph(source: str) -> bool:
     """Whether a source is to become ONNX: MODULE:FACTORY, or a .pt2 file."""
     return source.endswith(".pt2") or (":" in source and not Path(source).exists())
+
+
+def is_classifier(source: str) -> bool:
+    """Whether a source is a folder with an image classifier of transformers or timm, its weights as
+    safetensors."""
+    folder = Path(source)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(config, dict) or not any(folder.glob("*.safetensors")):
+        return False
+    names = config.get("architectures") or []
+    named = isinstance(names, list) and any("ForImageClassification" in str(name) for name in names)
+    return named or (isinstance(config.get("architecture"), str) and "architectures" not in config)
+
+
+def run_classifier(source: Path, out: Path, inputs: Sequence[str], python: str | None = None) -> int:
+    """Turn a folder with an image classifier into the folder `out` with ONNX, and check it as the service
+    would. The exit status is that of the converter or of the check; `out` is written where both are 0.
+
+    Raises: InputInvalid when `out` does not fit, or the converter or the interpreter is not there.
+    """
+    if out.suffix == ".onnx":
+        raise InputInvalid(
+            f"{out} must be a folder: beside the graph it gets the names of the classes and how images "
+            "become its input."
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputInvalid(f"{out} is there already; name a new folder.")
+    work = out.with_name(f".{out.name}.converting")
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        options = [part for each in inputs for part in ("--input", each)]
+        status = _start(python, str(_script("convert_images.py")), str(source), str(work), *options)
+        status = status or _start(None, "-m", "compression.loading.onnx", str(work))
+        if status == 0:
+            if out.exists():
+                out.rmdir()
+            work.rename(out)
+    except OSError as error:
+        raise InputInvalid(f"{out} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return status
 
 
 def run(source: Path, destination: Path, python: str | None = None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compression.anatomy.graph_sites import GraphSite
 from compression.anatomy.inspection import Inspection
 
 FAMILY = "graph"
@@ -30,7 +31,7 @@ def is_graph(inspection: Inspection) -> bool:
 
 def graph_inspection(data: Mapping[str, Any]) -> Inspection:
     """The inspection of a graph (compression/loading/onnx/inspection.py) as that of a model without layers.
-    `not_prunable` has the operators that the engine does not know."""
+    `not_prunable` has the operators that the engine does not know; `sites` are matrices of single weights."""
     image, classes, labels = data.get("image"), data.get("classes"), data.get("labels")
     if labels is None and classes is not None:
         labels = [f"LABEL_{number}" for number in range(classes)]
@@ -52,7 +53,7 @@ def graph_inspection(data: Mapping[str, Any]) -> Inspection:
         has_pooler=False,
         layer_prefix="",
         layer_parameters=0,
-        sites=(),
+        sites=tuple(GraphSite.from_json(each) for each in data.get("sites", ())),
         prunable_parameters=data["parameters"],
         granularities=tuple(data["granularities"]),
         not_prunable=tuple(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from compression.anatomy.graph import CHANNEL
+from compression.anatomy.graph_cut import left_whole, weights_asked, weights_cut
 from compression.anatomy.inspection import Inspection
 from compression.specification import JobSpecification, quantity
 
@@ -21,6 +23,7 @@ UNKNOWN = (
     "plan says what is asked for. A target beyond reach fails the job with what can be reached and the "
     "operators that keep channels."
 )
+ZEROS = "Zeros are stored and multiplied like any other number: the file and its time stay as they are."
 BASIS = (
     "The time to start, read and measure, and 5 ms for each image that a model is judged on, four times that "
     "for each that a recovery learns from; a network that takes longer for an image takes longer. Memory: "
@@ -36,6 +39,8 @@ def plan_graph(specification: JobSpecification, inspection: Inspection) -> dict[
     """The plan of a resolved specification for a graph, as JSON data: `dense` has the figures that are known
     (parameters, bytes), `asked` the bound that the target sets, as an amount where it is known."""
     target = specification.target
+    whole = specification.structure.granularity == CHANNEL
+    nothing: dict[str, Any] = {"sites": [], "weights_removed": None, "layers_removed": None}
     return {
         "valid": True,
         "dense": {"parameters": inspection.parameters, "bytes": inspection.bytes},
@@ -43,14 +48,14 @@ def plan_graph(specification: JobSpecification, inspection: Inspection) -> dict[
         "asked": {"kind": target.kind, "value": target.value, "at_most": _amount(specification, inspection)},
         "ratios": {},
         "latency": {"reason": NO_TIMES, "predictions": []},
-        "cut": {"sites": [], "weights_removed": None, "layers_removed": None},
+        "cut": nothing if whole else weights_cut(specification, inspection),
         "sequence_length": None,
         "estimate": {
             "seconds": round(_START + _images(specification) * _IMAGE, 1),
             "memory_bytes": _INTERPRETER + _memory(specification, inspection),
             "basis": BASIS,
         },
-        "notes": [UNKNOWN],
+        "notes": [UNKNOWN] if whole else [ZEROS, *left_whole(specification, inspection)],
     }
 
 
@@ -78,6 +83,8 @@ def _memory(specification: JobSpecification, inspection: Inspection) -> int:
 def _amount(specification: JobSpecification, inspection: Inspection) -> int | None:
     """Parameters, bytes or multiply-accumulates that may stay; None where only the job knows, and for
     seconds."""
+    if specification.structure.granularity != CHANNEL:
+        return weights_asked(specification, inspection)
     target = specification.target
     if target.kind == "latency":
         return None

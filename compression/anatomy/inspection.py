@@ -53,6 +53,11 @@ class Site:
         """Number of weights."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """Outputs and inputs, and of a convolution the sizes of its kernel."""
+        return self.shape
+
 
 @dataclass(frozen=True)
 class Inspection:

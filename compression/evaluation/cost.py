@@ -55,7 +55,7 @@ def cost(
         for site in sites.get(name, []):
             piece = slice_of(site.name)
             weight = tensor if piece is None else take(tensor, piece)
-            rows[site.name] = _row(site, weight, kept_only=kept_only)
+            rows[site.name] = site_row(site, weight, kept_only=kept_only)
     prunable = sum(site.size for site in inspection.sites)
     kept_prunable = sum(row["nonzeros"] for row in rows.values())
     saved = sum(
@@ -79,7 +79,8 @@ def cost(
     }
 
 
-def _row(site: Site, weight: Tensor, *, kept_only: bool) -> dict[str, Any]:
+def site_row(site: Site, weight: Tensor, *, kept_only: bool) -> dict[str, Any]:
+    """One entry of ``sites``, of a weight in any shape."""
     kept = int(weight.count_nonzero())
     return {
         "name": site.name,

@@ -258,6 +258,13 @@ def _check_tensors(tensors: Mapping[str, TensorHeader], expected: Expected, rewr
             )
     if missing:
         more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        if f"{missing[0]}_orig" in tensors:
+            refuse(
+                f"The files hold {missing[0]}_orig in place of {missing[0]}: masks that torch.nn.utils.prune "
+                "left are not multiplied in. Do so on your machine: secateur convert FOLDER OUT, and upload "
+                "OUT.",
+                missing[0],
+            )
         instead = get_close_matches(missing[0], unknown[:2000], n=1, cutoff=0.8)
         hint = f" The files hold {instead[0]!r} instead." if instead else ""
         refuse(

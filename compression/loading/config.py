@@ -109,9 +109,20 @@ def _implementation(name: str, value: Any) -> bool:
     return "_implementation" in name and name != "_attn_implementation_autoset"
 
 
+_CONVERT = (
+    "it is an image classifier that goes in as ONNX. Convert the folder on your machine: secateur convert "
+    "FOLDER OUT, and upload OUT."
+)
+
+
 def _architecture(raw: Mapping[str, Any], file: str) -> str:
     given = raw.get("architectures")
     known = ", ".join(architectures())
+    if given is None and isinstance(raw.get("architecture"), str):
+        raise ArchitectureUnknown(
+            f"{file}: {raw['architecture'][:80]!r} is an architecture of timm: {_CONVERT}",
+            pointer="/architecture",
+        )
     if given is None:
         raise ArchitectureUnknown(
             f"{file}: 'architectures' is missing; it must name the model's class, one of {known}.",
@@ -120,6 +131,11 @@ def _architecture(raw: Mapping[str, Any], file: str) -> str:
     if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], str):
         raise ArchitectureUnknown(
             f"{file}: 'architectures' is {shown(given)}; it must be a list with one of {known}.",
+            pointer="/architectures",
+        )
+    if "ForImageClassification" in given[0] and given[0] not in architectures():
+        raise ArchitectureUnknown(
+            f"{file}: the architecture {given[0][:80]!r} is not taken in as it is: {_CONVERT}",
             pointer="/architectures",
         )
     return given[0]

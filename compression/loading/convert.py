@@ -1,11 +1,12 @@
-"""Turns pickled PyTorch weights into a safetensors folder, on the owner's own machine, never in the service.
+"""Turns pickled PyTorch weights into a safetensors folder, on the owner's own machine, never in the service;
+safetensors, too, where torch.nn.utils.prune left masks beside weights, which are multiplied in.
 
     python convert.py SOURCE DESTINATION
 
-SOURCE is a folder with pytorch_model.bin (or its shards) or one .bin/.pt/.pth file; DESTINATION is a new or
-empty folder. Only plain tensors are read (`weights_only`): a pickle that wants to run code is refused.
-Tensors that share memory are written once where the configuration ties them, else as copies. Needs torch and
-safetensors and nothing else, so any Python that has them can run this file.
+SOURCE is a folder with pytorch_model.bin (or its shards) or one .bin/.pt/.pth/.safetensors file; DESTINATION
+is a new or empty folder. Only plain tensors are read (`weights_only`): a pickle that wants to run code is
+refused. Tensors that share memory are written once where the configuration ties them, else as copies. Needs
+torch and safetensors and nothing else, so any Python that has them can run this file.
 """
 
 from __future__ import annotations
@@ -62,13 +63,29 @@ def sources(place: Path) -> list[Path]:
         )
         if found:
             return found
-    if any(place.glob("*.safetensors")):
+    stored = sorted(place.glob("*.safetensors"))
+    if any(name.endswith("_orig") for path in stored for name in names_of(path)):
+        return stored
+    if stored:
         raise NotConvertible(f"{place} has safetensors already; it can be uploaded as it is")
     raise NotConvertible(f"{place} has no *.bin, *.pt or *.pth file")
 
 
+def names_of(path: Path) -> list[str]:
+    """The names of the tensors of a safetensors file, from its header alone.
+
+    Raises: NotConvertible.
+    """
+    try:
+        with path.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    except (OSError, ValueError, MemoryError, OverflowError) as error:
+        raise NotConvertible(f"{path.name} is no safetensors file") from error
+    return [name for name in header if name != "__metadata__"]
+
+
 def read(path: Path) -> dict[str, Any]:
-    """The tensors of one pickled file by name, on the CPU; nothing of the file is executed.
+    """The tensors of one file by name, on the CPU; nothing of a pickled file is executed.
 
     Raises: NotConvertible.
     """
@@ -76,6 +93,10 @@ def read(path: Path) -> dict[str, Any]:
 
     import torch
 
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
@@ -100,8 +121,32 @@ def usual_name(name: str) -> str:
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
 
+def folded(tensors: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Weights with what torch.nn.utils.prune leaves (`x_orig` and its `x_mask`, in any order and in any
+    file) as `x`, their product.
+
+    Raises: NotConvertible where one of the two is missing.
+    """
+    halves: dict[str, dict[str, Any]] = {}
+    for name, tensor in tensors:
+        stem, _, ending = name.rpartition("_")
+        if ending not in ("orig", "mask") or not stem:
+            yield name, tensor
+            continue
+        pair = halves.setdefault(stem, {})
+        pair[ending] = tensor
+        if len(pair) == 2:
+            del halves[stem]
+            say(f"{stem}: the mask that torch.nn.utils.prune left is folded")
+            yield stem, pair["orig"] * pair["mask"].to(pair["orig"].dtype)
+    for stem, pair in halves.items():
+        if "orig" in pair:
+            raise NotConvertible(f"the weights hold {stem}_orig, but no {stem}_mask")
+        yield f"{stem}_mask", pair["mask"]
+
+
 def weights(paths: list[Path], tied: bool) -> Iterator[tuple[str, Any]]:
-    """Every weight once, contiguous, float32, bfloat16 or float16.
+    """Every weight once, contiguous, float32, bfloat16 or float16; `folded`.
 
     Raises: NotConvertible.
     """
@@ -190,7 +235,7 @@ def convert(source: Path, destination: Path) -> int:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        count = write(weights(paths, bool(config.get("tie_word_embeddings", True))), work)
+        count = write(folded(weights(paths, bool(config.get("tie_word_embeddings", True)))), work)
         for pattern in KEPT:
             for path in home.glob(pattern):
                 if path.is_file():

@@ -101,22 +101,30 @@ def build(source: str, weights: Path | None) -> Any:
         raise NotConvertible(f"{source} does not give a module: {first_line(error)}") from error
     if not isinstance(model, torch.nn.Module):
         raise NotConvertible(f"{source} gives a {type(model).__name__}, not a torch.nn.Module")
-    make_plain(model)
+    given = {} if weights is None else fold(read_weights(weights))
+    computed = any(".parametrizations." in f".{name}" for name in given)
+    if not computed:
+        make_plain(model)
     if weights is not None:
         try:
-            model.load_state_dict(fold(read_weights(weights)))
+            model.load_state_dict(given)
         except RuntimeError as error:
             raise NotConvertible(
                 f"{weights.name} does not fit {source}: {' '.join(str(error).split())[:600]}"
             ) from error
+    if computed:
+        make_plain(model)
     return model.eval()
 
 
 def make_plain(model: Any) -> None:
-    """Multiplies the masks of torch.nn.utils.prune into the weights of a module and takes the hooks away."""
-    from torch.nn.utils import prune
+    """Multiplies the masks of torch.nn.utils.prune into the weights of a module and takes the hooks away;
+    what torch.nn.utils.parametrize computes weights by is replaced by what it gives."""
+    from torch.nn.utils import parametrize, prune
 
-    for module in model.modules():
+    for module in list(model.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name)
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]

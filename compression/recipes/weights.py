@@ -11,6 +11,7 @@ from pydantic import Field
 
 from compression.allocation import allocations
 from compression.anatomy.families import DECODERS, ENCODERS
+from compression.anatomy.graph import FAMILY
 from compression.criteria import criteria
 from compression.recipes.base import Paper, Recipe, RecipeOptions, options_model, parameter_fields
 from compression.updates import updates
@@ -42,6 +43,14 @@ _DATA = {
     "domain.gradient.mean": {"calibration", "domain", "gradients", "loss"},
     "domain.gradient.square": {"calibration", "domain", "gradients", "loss"},
 }
+
+_OF_GRAPHS = {"activations", "means", "magnitudes", "hessian", "scores", "weights"}
+"""Needs that are met by graphs: what enters a matrix, and its values; no layers, hidden states or losses."""
+
+
+def works_on_graphs(needs: Iterable[str]) -> bool:
+    """Whether what an entry needs can be known of a graph."""
+    return _OF_GRAPHS.issuperset(needs)
 
 
 def data_needs(needs: Iterable[str]) -> set[str]:
@@ -180,13 +189,14 @@ def weight_recipe(
         *(need for update in chosen.update for need in updates[update].needs),
     ]
     weighted = chosen.token_weight != "none"  # noqa: S105
+    graphs = (FAMILY,) if works_on_graphs(needs) and not weighted else ()
     return Recipe(
         name=name,
         title=title,
         summary=summary,
         paper=paper,
         needs=frozenset(data_needs(needs) | ({"calibration"} if weighted else set())),
-        families=(*DECODERS, *ENCODERS),
+        families=(*DECODERS, *ENCODERS, *graphs),
         granularities=granularities,
         targets=("sparsity",),
         options=options,

@@ -101,6 +101,7 @@ def _runtimes(
         latency_ratio=latency["ratio"] if latency else None,
         gguf=inputs.artifact.get("gguf") is not None,
         layout=_layout(inputs),
+        graph=inputs.graph is not None,
     )
 
 

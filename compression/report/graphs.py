@@ -42,6 +42,21 @@ def _slow(found: Json | None) -> str:
     return told + (table(heads, rows) if rows else "")
 
 
+def weights(report: Json) -> str:
+    """Of a graph that lost single weights: which matrices could lose none, and why; empty for other
+    models."""
+    found = report["graph"]
+    if found is None:
+        return ""
+    rows = [
+        [Cell(one["tensor"], "code wide"), number(f"{one['weights']:,}"), one["reason"]]
+        for one in found["whole"]
+    ]
+    told = f"<p>{found['nodes']:,} nodes of operator set {found['opset']}. The masks are in the artifact.</p>"
+    listed = table(["tensor", number("weights"), "it stays because"], rows)
+    return told + folded(f"Matrices that stay whole ({len(rows):,})", listed)
+
+
 def graph(report: Json) -> str:
     """What could be cut in a graph, what it kept, and what stayed whole; empty for other models."""
     found = report["graph"]

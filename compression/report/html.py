@@ -8,6 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from compression.anatomy.graph import CHANNEL
 from compression.report import graphs, judgement, sections
 from compression.report.formats import bytes_text, number_text, percent, seconds_text
 from compression.report.markup import section, tile
@@ -33,8 +34,8 @@ def render(report: Json) -> str:
         section("Gates", judgement.gates(report)),
         section("What changed in its answers", judgement.damage(report)),
         section("Channels", graphs.graph(report))
-        if report["graph"] is not None
-        else section("Layer by layer", sections.layers(report)),
+        if report["granularity"] == CHANNEL
+        else section("Layer by layer", sections.layers(report) + graphs.weights(report)),
         section("Recovery", sections.recovery(report)),
         section("Speed and memory, measured", sections.speed(report)),
         section("Where it runs", sections.runtimes(report)),

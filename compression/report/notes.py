@@ -34,7 +34,7 @@ def _size(report: Json, granularity: str) -> str:
             f"The weight files shrank to {percent(ratio)} of their size: "
             f"{dense['layers'] - pruned['layers']} of {dense['layers']} layers are gone."
         )
-    if report["graph"] is not None:
+    if granularity == CHANNEL:
         return _fewer_channels(report["graph"], ratio)
     if report["widths"] is not None and report["widths"]["structures"][0]["layers"] is not None:
         return _varied(report["widths"], ratio)

@@ -25,15 +25,18 @@ def runtimes(
     latency_ratio: float | None,
     gguf: bool = False,
     layout: str | None = None,
+    graph: bool = False,
 ) -> list[dict[str, Any]]:
     """One entry a runtime: ``name``, ``version``, ``loads``, ``faster``, ``checked``, ``note``.
 
     ``faster`` is yes, no or depends: than the dense model in the same runtime. ``gguf``: whether the
     artifact has a GGUF file; ``layout`` how layers with widths of their own, low-rank weights and weights on
-    skip connections are written (None: there are none).
+    skip connections are written (None: there are none); ``graph`` whether the model is a file of ONNX.
     """
     if granularity == CHANNEL:
         return _graph_runtimes(versions, verified, latency_ratio)
+    if graph:
+        return _sparse_graph_runtimes(versions, granularity, verified, latency_ratio)
     layers = granularity == "layer" or granularity in STRUCTURES
     rows = granularity == VOCABULARY
     measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
@@ -94,6 +97,26 @@ def _graph_runtimes(
         _entry(
             "TensorRT", "current", "after conversion", "depends", "Builds engines from ONNX files. " + less
         ),
+    ]
+
+
+def _sparse_graph_runtimes(
+    versions: Mapping[str, str], granularity: str, verified: bool, latency_ratio: float | None
+) -> list[dict[str, Any]]:
+    """Those of a file of ONNX with zeros."""
+    measured = "" if latency_ratio is None else f" Measured here: {latency_ratio:.2f} times the dense time."
+    note = "Zeros are multiplied like any other number." + measured
+    two_four = n_m(granularity) == (2, 4)
+    sparse = (
+        "Built with sparse weights enabled, 2:4 along the channels can be faster on NVIDIA GPUs with sparse "
+        "tensor cores; measure first."
+        if two_four
+        else "Its sparse kernels know the pattern 2:4 alone."
+    )
+    return [
+        _entry("ONNX Runtime", versions.get("onnxruntime", ""), "yes", "no", note, checked=verified),
+        _entry("OpenVINO", "current", "yes", "no", "Reads ONNX files as they are; zeros are multiplied."),
+        _entry("TensorRT", "current", "after conversion", "depends" if two_four else "no", sparse),
     ]
 
 

@@ -14,6 +14,7 @@ from compression.anatomy.graph import BLOCK, CHANNEL, FORMAT
 from compression.preprocessing import Preprocessing
 from compression.resolving.data import check_gates, resolve_evaluation, resolve_recovery
 from compression.resolving.draft import Draft
+from compression.resolving.graph_weights import check_weights, reads_data, resolve_structure, single_weights
 from compression.resolving.images import resolve_preprocessing
 from compression.specification import quantity
 
@@ -50,11 +51,14 @@ def _check_operators(draft: Draft) -> None:
 
 
 def _check_structure(draft: Draft) -> None:
+    if single_weights(draft):
+        resolve_structure(draft)
+        return
     structure = draft.specification.structure
     if structure.granularity not in (None, CHANNEL):
         draft.refuse(
             "/structure/granularity",
-            f"A graph is cut by {CHANNEL!r} alone: write that, or leave it out.",
+            f"{draft.recipe.name} cuts a graph by {CHANNEL!r} alone: write that, or leave it out.",
             "granularity_unsupported",
         )
     if structure.ignore:
@@ -70,6 +74,9 @@ def _resolve_options(draft: Draft) -> None:
     schema, given = draft.recipe.options, draft.specification.options
     draft.faults += options.check_options(given, schema, draft.recipe.name, ["options"])
     chosen = options.with_defaults(given, schema)
+    if single_weights(draft):
+        draft.replace(options=chosen)
+        return
     if draft.specification.target.kind == "latency":
         chosen["channel_multiple"] = _timed_multiple(draft, given, chosen["channel_multiple"])
     draft.replace(options=chosen)
@@ -146,18 +153,12 @@ def _resolve_data(draft: Draft) -> None:
         draft.refuse(part, "A domain is one of text: leave it out.", "option_conflict")
         return
     needed = not draft.faults and _reads_data(draft)
-    if not draft.faults:
+    if not draft.faults and not single_weights(draft):
         _check_synthetic(draft)
     if inspection.task == "other":
         _refuse_data(draft)
         if needed:
-            draft.refuse(
-                "/options",
-                f"{draft.recipe.name} with these options looks at images, and this model does not classify "
-                "any: take a criterion of weights alone, such as group-l2, another allocation than floors, "
-                "the update none and the schedule one-shot, or options.data synthetic.",
-                "option_conflict",
-            )
+            _refuse_looking(draft)
         return
     if needed and calibration is None:
         draft.refuse(
@@ -184,8 +185,25 @@ def _resolve_data(draft: Draft) -> None:
     resolve_preprocessing(draft)
 
 
+def _refuse_looking(draft: Draft) -> None:
+    alone = (
+        "take a criterion of weights alone, such as group-l2, another allocation than floors, the update "
+        "none and the schedule one-shot, or options.data synthetic"
+    )
+    if single_weights(draft):
+        alone = "take a recipe of weights alone, such as magnitude"
+    draft.refuse(
+        "/options",
+        f"{draft.recipe.name} with these options looks at images, and this model does not classify any: "
+        f"{alone}.",
+        "option_conflict",
+    )
+
+
 def _reads_data(draft: Draft) -> bool:
-    """Whether the criterion, the update, the schedule or the allocation looks at images."""
+    """Whether what the job asks for looks at images."""
+    if single_weights(draft):
+        return reads_data(draft)
     chosen = draft.specification.options
     schedule = next(
         one for one in draft.catalogue.data["graph_schedules"] if one["name"] == chosen["schedule"]
@@ -321,6 +339,8 @@ def _check_target(draft: Draft) -> None:
             f"{draft.recipe.name} cannot aim at {target.kind}; it offers: {', '.join(draft.recipe.targets)}.",
             "target_unsupported",
         )
+    elif single_weights(draft):
+        check_weights(draft)
     elif target.kind in ("parameters", "bytes"):
         form, amount = quantity(target.kind, target.value)
         dense = getattr(draft.inspection, target.kind)

@@ -93,10 +93,26 @@ def test_a_job_is_taken_and_resolved(client: httpx2.Client, network: dict[str, A
     assert again["specification"] == resolved
 
 
+def test_single_weights_are_planned(client: httpx2.Client, network: dict[str, Any]) -> None:
+    wanted: dict[str, Any] = {"model": network["id"], "recipe": "magnitude", "target": {"sparsity": 0.5}}
+    found = client.post("/v1/plans", json=wanted).json()
+    assert found["specification"]["structure"]["granularity"] == "unstructured"
+    assert found["cut"]["weights_removed"] == found["asked"]["at_most"] == 255
+    assert sum(site["remove"] for site in found["cut"]["sites"]) == 255
+    wanted |= {"structure": {"granularity": "2:6"}, "target": {"sparsity": 0.6667}}
+    found = client.post("/v1/plans", json=wanted).json()
+    assert [site["name"] for site in found["cut"]["sites"]] == ["conv2.weight", "fc.weight"]
+    assert "conv1.weight" in found["notes"][1]
+    wanted["options"] = {"allocation": "lim"}
+    answer = client.post("/v1/jobs", json={**wanted, "structure": {"granularity": "unstructured"}})
+    assert answer.status_code == 422
+    assert "possible: dlp, erk, global, lamp, owl, uniform, zd" in answer.json()["errors"][0]["message"]
+
+
 @pytest.mark.parametrize(
     ("changes", "pointer", "words"),
     [
-        ({"recipe": "wanda"}, "/recipe", "recipes for this model: attention-maps, autobot, beta-rank"),
+        ({"recipe": "slicegpt"}, "/recipe", "recipes for this model: alps, attention-maps, autobot"),
         ({"recipe": "obspa"}, "/calibration", "looks at images"),
         ({"options": {"update": "bias"}}, "/calibration", "looks at images"),
         ({"recovery": {"method": "lora"}}, "/recovery/method", "there are: batchnorm, distillation, none"),
@@ -128,7 +144,7 @@ def test_what_graphs_do_not_take_is_refused(
 def test_recipes_offered_for_graphs_of_other_tasks_need_no_images(client: httpx2.Client) -> None:
     sent = create(client, ("model.onnx", stored("recurrent").SerializeToString()))
     assert sent.json()["task"] == "other"
-    wanted = {"model": sent.json()["id"], "recipe": "wanda", "target": {"macs": 0.5}}
+    wanted = {"model": sent.json()["id"], "recipe": "slicegpt", "target": {"macs": 0.5}}
     message = client.post("/v1/jobs", json=wanted).json()["errors"][0]["message"]
     offered = message.rpartition("recipes for this model: ")[2].rstrip(".").split(", ")
     needs = {one["name"]: one["needs"] for one in client.get("/v1/recipes").json()["data"]}
@@ -177,7 +193,7 @@ def test_the_client_sends_a_file_or_a_folder(gateway: Gateway, client: httpx2.Cl
             assert {file.path for file in sent.files} == {"model.onnx", "model.onnx.data"}
             assert sent.inspection["kind"] == "graph"
         with pytest.raises(errors.ApiError, match="does not work on the family 'graph'"):
-            connected.submit({"model": sent.id, "recipe": "magnitude", "target": {"sparsity": 0.5}})
+            connected.submit({"model": sent.id, "recipe": "shortgpt", "target": {"sparsity": 0.5}})
         program = tmp_path / "model.pt2"
         program.write_bytes(b"PK")
         with pytest.raises(errors.InputInvalid, match="secateur convert"):

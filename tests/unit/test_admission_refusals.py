@@ -48,6 +48,17 @@ def test_a_misnamed_weight_is_recognised(tmp_path: Path) -> None:
         admitted(tmp_path)
 
 
+def test_masks_of_pruning_are_recognised(tmp_path: Path) -> None:
+    def leave(tensors: dict[str, Any]) -> None:
+        weight = tensors.pop("model.layers.1.mlp.up_proj.weight")
+        tensors["model.layers.1.mlp.up_proj.weight_orig"] = weight
+        tensors["model.layers.1.mlp.up_proj.weight_mask"] = weight
+
+    edit_tensors(tiny_llama(tmp_path), leave)
+    with pytest.raises(TensorsMismatch, match=r"not multiplied in.*secateur convert FOLDER OUT"):
+        admitted(tmp_path)
+
+
 def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
     tiny_llama(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+
+from compression.loading import convert as pickles
 
 
 def convert(
@@ -89,6 +91,32 @@ def test_shards_are_read_together(tmp_path: Path) -> None:
         torch.save({name: tensor}, tmp_path / f"pytorch_model-{number + 1:05}-of-00003.bin")
     assert convert(tmp_path, tmp_path / "out").returncode == 0
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == made.keys()
+
+
+def test_masks_of_pruning_are_folded(tmp_path: Path) -> None:
+    made = weights()
+    masks = {name: (tensor > 0).float() for name, tensor in made.items()}
+    left = {f"{name}_orig": tensor for name, tensor in made.items()}
+    left |= {f"{name}_mask": mask for name, mask in masks.items()}
+    left |= {"norm.attention_mask": torch.ones(2)}
+    assert pickles.convert(folder(tmp_path / "pickled", left), tmp_path / "a") == 4
+    # Halves may lie in different shards, and safetensors are folded, too.
+    (tmp_path / "stored").mkdir()
+    for number, ending in enumerate(("mask", "orig")):
+        part = {name: tensor for name, tensor in left.items() if name.endswith(ending)}
+        save_file(part, tmp_path / "stored" / f"model-{number + 1:05}-of-00002.safetensors")
+    assert pickles.convert(tmp_path / "stored", tmp_path / "b") == 4
+    for place in (tmp_path / "a", tmp_path / "b"):
+        found = load_file(place / "model.safetensors")
+        assert found.keys() == {*made, "norm.attention_mask"}
+        assert all(torch.equal(found[name], made[name] * masks[name]) for name in made)
+    del left["layers.1.weight_mask"]
+    with pytest.raises(
+        pickles.NotConvertible, match=r"layers\.1\.weight_orig, but no layers\.1\.weight_mask"
+    ):
+        pickles.convert(folder(tmp_path / "half", left), tmp_path / "c")
+    with pytest.raises(pickles.NotConvertible, match="it can be uploaded as it is"):
+        pickles.convert(tmp_path / "a", tmp_path / "d")
 
 
 class Bomb:

@@ -14,7 +14,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 
 from compression.loading import convert_graph
 from compression.loading.admission import admit_model, folder_sources
@@ -196,6 +196,24 @@ def test_leftovers_of_pruning_are_folded() -> None:
     assert fold({"attention_mask": torch.ones(1)}).keys() == {"attention_mask"}
 
 
+class Halved(nn.Module):
+    """A weight that is computed from a stored one."""
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * (weight.abs() > 0.2)
+
+
+def test_weights_that_are_computed_become_plain() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    parametrize.register_parametrization(layers[0], "weight", Halved())
+    prune.random_unstructured(layers[1], "weight", 0.5)
+    wanted = layers(torch.ones(2, 4))
+    make_plain(layers)
+    assert set(layers.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert torch.equal(layers(torch.ones(2, 4)), wanted)
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -220,7 +238,7 @@ def test_inputs_that_say_nothing(text: str) -> None:
 def test_the_command_names_what_is_missing(folder: Path) -> None:
     assert "Name one destination" in convert(folder, "my_networks:network").stderr
     assert "must end with .onnx" in convert(folder, "my_networks:network", "out.bin").stderr
-    assert "belong to MODULE:FACTORY" in convert(folder, ".", "out", "--input", "x:1").stderr
+    assert "belongs to MODULE:FACTORY" in convert(folder, ".", "out", "--input", "x:1").stderr
     bare = folder / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     done = convert(folder, "my_networks:network", "net.onnx", "--python", str(bare / "bin" / "python"))

@@ -59,7 +59,15 @@ def test_a_small_network() -> None:
         "parameters_by_operator": {"Conv": 492, "Gemm": 28, "BatchNormalization": 12},
         "tensors": 9,
         "tensor_bytes": 4 * (PARAMETERS + 12),
-        "granularities": ["channel"],
+        "granularities": ["channel", "unstructured", "n:m", "block"],
+        "sites": [
+            {"name": name, "layer": layer, "shape": shape, "kind": kind, "transposed": False,
+             "kernel": kernel, "groups": 1}
+            for layer, (name, shape, kind, kernel) in enumerate([
+                ("conv1.weight", [6, 27], "Conv", [3, 3]), ("conv2.weight", [6, 54], "Conv", [3, 3]),
+                ("fc.weight", [4, 6], "Gemm", []),
+            ])
+        ],
         "image": (3, 8, 8),
         "classes": 4,
         "preprocessing": None,
@@ -174,8 +182,8 @@ def test_quantised_networks_have_nothing_to_prune() -> None:
 
 def test_recipes_of_other_models_are_refused(tmp_path: Path) -> None:
     small_network(tmp_path / "model.onnx")
-    wanted = {"model": "mdl_x", "recipe": "magnitude", "target": {"sparsity": 0.5}}
-    with pytest.raises(SpecificationInvalid, match="magnitude does not work on the family 'graph'") as caught:
+    wanted = {"model": "mdl_x", "recipe": "shortgpt", "target": {"sparsity": 0.5}}
+    with pytest.raises(SpecificationInvalid, match="shortgpt does not work on the family 'graph'") as caught:
         resolve_alone(wanted, tmp_path, {})
     assert [fault.pointer for fault in caught.value.errors] == ["/recipe"]
     with pytest.raises(FormatNotPrunable, match="'transformers', 'onnx'"):

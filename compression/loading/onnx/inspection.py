@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from compression.loading.onnx.checks import constants
+from compression.loading.onnx.matrices import Operation, find_matrices
 from compression.loading.onnx.operators import is_known
-from compression.loading.onnx.parts import FLOATING, Graph, Header, Place, Tensor, Unsupported, Value
+from compression.loading.onnx.parts import FLOATING, Graph, Header, Node, Place, Tensor, Unsupported, Value
 
+SINGLE = ("unstructured", "n:m", "block")
 EXAMPLES = 3
 """Nodes that are named for each unknown operator."""
 _BUFFERS = {"BatchNormalization": (3, 4)}
@@ -59,6 +61,7 @@ def describe(header: Header, graph: Graph, weights: Weights) -> dict[str, Any]:
     counts = {_full(*key): count for key, count in operators.most_common()}
     stored = constants(graph).values()
     unknown = _unknown(graph, operators)
+    sites = weight_sites(graph)
     return {
         "kind": "graph",
         "opset": header.opsets[""],
@@ -75,8 +78,32 @@ def describe(header: Header, graph: Graph, weights: Weights) -> dict[str, Any]:
         "parameters_by_operator": weights.by_operator,
         "tensors": len(stored),
         "tensor_bytes": sum(tensor.bytes for tensor in stored),
-        "granularities": [] if unknown else ["channel"],
+        "granularities": [] if unknown else ["channel", *(SINGLE if sites else ())],
+        "sites": sites,
     }
+
+
+def weight_sites(graph: Graph) -> list[dict[str, Any]]:
+    """The matrices of single weights, as JSON data."""
+    shapes = {
+        name: tensor.dims
+        for name, tensor in constants(graph).items()
+        if tensor.dtype in FLOATING and tensor.dims
+    }
+    nodes = [_operation(node) for node in graph.nodes if node.constant is None]
+    return [one.to_json() for one in find_matrices(nodes, shapes).found]
+
+
+def _operation(node: Node) -> Operation:
+    values = {name: attribute.value for name, attribute in node.attributes.items()}
+    permutation = values.get("perm")
+    return Operation(
+        f"{node.domain}.{node.operator}" if node.domain else node.operator,
+        node.inputs,
+        node.outputs,
+        {name: value for name, value in values.items() if isinstance(value, int)},
+        tuple(map(int, permutation)) if isinstance(permutation, tuple) else None,
+    )
 
 
 def image_of(graph: Graph) -> tuple[int, int, int] | None:

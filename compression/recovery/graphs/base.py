@@ -13,6 +13,7 @@ from compression.graphs.batches import Batch
 from compression.graphs.graph import Graph
 from compression.graphs.losses import Inner
 from compression.graphs.operators.table import TORCH_TYPES
+from compression.graphs.removal import Kept
 from compression.loading.images.augmentation import Augmentation
 from compression.loading.images.streaming import StreamedImages
 from compression.recovery.types import Observer, Store
@@ -65,7 +66,8 @@ class GraphRecoveryContext:
 
     `graph` is the cut one, `dense` the one that it came from; `inner` are values that both compute. `data`
     are the images to learn from, none of which judges the result. `batch` is the only size of batches that
-    the graph takes (None: any). `threads` decode images.
+    the graph takes (None: any). Weights that `masks` (bool, of the shape of their tensor, by its name) do not
+    keep stay zero. `threads` decode images.
     """
 
     method: str
@@ -79,6 +81,7 @@ class GraphRecoveryContext:
     observer: Observer
     inner: Sequence[Inner] = ()
     batch: int | None = None
+    masks: Mapping[str, Kept] = field(default_factory=dict)
     threads: int = 2
 
     def inputs(self, pixels: Tensor) -> dict[str, Tensor]:

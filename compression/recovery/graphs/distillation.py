@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from compression.errors import RecoveryImpossible
 from compression.evaluation.types import Batch
 from compression.graphs.graph import Graph
 from compression.graphs.losses import Objective, objective_loss
+from compression.graphs.removal import Kept
 from compression.graphs.training import GraphTrained, watching
 from compression.graphs.unfolding import fold, folded_convolutions
 from compression.recovery.graphs import graph_recoveries
@@ -28,7 +29,7 @@ from compression.recovery.graphs.base import (
 )
 from compression.recovery.graphs.batchnorm import kept, unfolded
 from compression.recovery.graphs.feed import Feed
-from compression.recovery.training import Loss, Plan, Trainer, derived_seed, indices_at, split
+from compression.recovery.training import Hook, Loss, Plan, Trainer, derived_seed, indices_at, split
 
 RATES = {"sgd": (0.01, 0.002), "adamw": (1e-3, 3e-4)}
 """Peak learning rates where a job names none: of graphs with BatchNorms, and of those without, which diverge
@@ -91,6 +92,18 @@ class GraphTrainingOptions(ImageOptions):
         return RATES[self.optimiser][0 if norms else 1] if self.learning_rate is None else self.learning_rate
 
 
+class KeptZero(Hook):
+    """Weights that went are zero after every step."""
+
+    def __init__(self, masks: Mapping[str, Kept]) -> None:
+        self._gone = {name: torch.from_numpy(~kept) for name, kept in masks.items()}
+
+    def after_step(self, masters: Mapping[str, Tensor], step: int) -> None:
+        for name, gone in self._gone.items():
+            if name in masters:
+                masters[name].masked_fill_(gone.to(masters[name].device), 0.0)
+
+
 @graph_recoveries.register
 class GraphDistillation:
     """Trains all weights towards the dense graph's outputs, or by labels."""
@@ -130,7 +143,8 @@ class GraphDistillation:
         trained = GraphTrained(graph, frozen=alone)
         loss = loss_of(context, options, trained)
         with Feed(context.data, maker(context, options, plan, training), plan.steps, context.threads) as feed:
-            trainer = Trainer(trained, loss, feed, plan, context.store, context.observer, feed=feed.at)
+            hooks = [KeptZero(context.masks)] if context.masks else []
+            trainer = Trainer(trained, loss, feed, plan, context.store, context.observer, hooks, feed=feed.at)
             history = trainer.run()
             history["loading"] = feed.facts()
         if facts is not None:

@@ -6,7 +6,7 @@ Nothing in it depends on when, where or for which job it was written.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,33 @@ COMPANIONS = ("config.json", "preprocessor_config.json")
 UNITS = "secateur/units.json"
 
 
+CHANNELS_GONE = (
+    "Channels are gone, and it is smaller in every runtime; what that saves in time depends on shapes",
+    "and device. `secateur/units.json` says which channels of the dense network stay.",
+)
+
+
 def write(
     loaded: Loaded, anatomy: Anatomy, units: Chosen, smaller: Graph, figures: Mapping[str, Any]
 ) -> Artifact:
     """Write the folder `work/artifact`; what an earlier attempt left there is written anew."""
+
+    def beside(folder: Path) -> None:
+        write_json(folder / UNITS, units_account(anatomy, units))
+
+    return write_folder(loaded, smaller, figures, beside, CHANNELS_GONE)
+
+
+def write_folder(
+    loaded: Loaded,
+    smaller: Graph,
+    figures: Mapping[str, Any],
+    beside: Callable[[Path], None],
+    gone: Sequence[str],
+    masks: Mapping[str, str] | None = None,
+) -> Artifact:
+    """The same; `beside` writes what tells of the removal, `gone` are lines of the card, `masks` is the
+    manifest's entry for them."""
     folder = loaded.work / "artifact"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "secateur").mkdir(parents=True)
@@ -40,11 +63,12 @@ def write(
     for name in COMPANIONS:
         if (loaded.folder / name).exists():
             shutil.copyfile(loaded.folder / name, folder / name)
-    write_json(folder / UNITS, units_account(anatomy, units))
-    (folder / "README.md").write_text(card(loaded, smaller, file, figures), encoding="utf-8")
+    beside(folder)
+    (folder / "README.md").write_text(card(loaded, smaller, file, figures, gone), encoding="utf-8")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = [file_entry(folder, path) for path in paths]
     manifest = _manifest(loaded, smaller, files, figures)
+    manifest["structure"]["masks"] = masks
     path = folder / "secateur" / "manifest.json"
     write_json(path, manifest)
     return Artifact(folder, manifest, [*files, file_entry(folder, path)])
@@ -105,8 +129,8 @@ def _manifest(
     }
 
 
-def card(loaded: Loaded, smaller: Graph, file: str, figures: Mapping[str, Any]) -> str:
-    """Markdown; it holds no time and nothing that was timed."""
+def card(loaded: Loaded, smaller: Graph, file: str, figures: Mapping[str, Any], gone: Sequence[str]) -> str:
+    """Markdown; it holds no time and nothing that was timed. `gone` are lines on what it is not."""
     spec = loaded.specification
     inputs = ", ".join(f"`{value.name}` {_shape(value.shape)}" for value in smaller.inputs)
     outputs = ", ".join(f"`{value.name}` {_shape(value.shape)}" for value in smaller.outputs)
@@ -145,8 +169,7 @@ def card(loaded: Loaded, smaller: Graph, file: str, figures: Mapping[str, Any]) 
         "",
         "## What it is not",
         "",
-        "Channels are gone, and it is smaller in every runtime; what that saves in time depends on shapes",
-        "and device. `secateur/units.json` says which channels of the dense network stay.",
+        *gone,
         "",
         "`secateur/manifest.json` has the whole specification, the versions and the sha256 of every file.",
         "",

@@ -14,7 +14,7 @@ from compression.graphs.executor import trained_initializers
 from compression.graphs.graph import Graph
 from compression.graphs.losses import Inner
 from compression.graphs.pruning import Chosen
-from compression.graphs.removal import Cut, removed_labels
+from compression.graphs.removal import Cut, Kept, removed_labels
 from compression.loading.images.plan import ImagePlan
 from compression.recovery.graphs import graph_recoveries
 from compression.recovery.graphs.base import GraphRecoveryContext
@@ -40,8 +40,16 @@ def check_recoverable(loaded: Loaded, graph: Graph) -> None:
     graph_recoveries[loaded.specification.recovery.method].check(graph, fixed_batch(graph))
 
 
-def recover(loaded: Loaded, data: Data, anatomy: Anatomy, units: Chosen, smaller: Graph) -> Recovered | None:
-    """Recover the cut graph, if the specification asks for it. Raises RecoveryImpossible, RecoveryDiverged,
+def recover(
+    loaded: Loaded,
+    data: Data,
+    anatomy: Anatomy,
+    units: Chosen,
+    smaller: Graph,
+    masks: Mapping[str, Kept],
+) -> Recovered | None:
+    """Recover the pruned graph, if the specification asks for it; weights that `masks` (of the shapes of
+    their tensors) do not keep stay zero. Raises RecoveryImpossible, RecoveryDiverged,
     DatasetInvalid, DatasetInsufficient."""
     spec = loaded.specification.recovery
     if spec.method == "none":
@@ -69,6 +77,7 @@ def recover(loaded: Loaded, data: Data, anatomy: Anatomy, units: Chosen, smaller
             observer=loaded.observer,
             inner=inner_values(anatomy, units, smaller),
             batch=fixed_batch(smaller),
+            masks=masks,
             threads=max(LEAST_THREADS, loaded.request.threads),
         )
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from compression.anatomy.graph import CHANNEL
 from compression.evaluation.quality import evaluate
 from compression.evaluation.types import EvaluationData
 from compression.export.artifact import Artifact
@@ -16,6 +17,7 @@ from compression.graphs.dependencies import Anatomy, analyse
 from compression.graphs.graph import Graph
 from compression.graphs.pruning import Chosen
 from compression.graphs.reconstruction import Fit, reconstruct
+from compression.graphs.removal import Kept
 from compression.graphs.schedules.base import ONE_SHOT
 from compression.loading.images.plan import Images
 from compression.stages import data as datasets
@@ -51,6 +53,7 @@ class GraphJob:
         self.timing: latency.Timing | None = None
         self.fits: dict[str, Any] | None = None
         self.quality: dict[str, Quality | None] = {"dense": None, "pruned": None, "recovered": None}
+        self.facts: list[dict[str, Any]] = []
 
     def inspect(self) -> None:
         """Read the graph and find what hangs together. Raises GraphInvalid, OperatorUnknown,
@@ -119,7 +122,13 @@ class GraphJob:
 
     def recover(self) -> None:
         """Recover the cut graph, if that was asked for."""
-        self.recovered = recover(self.loaded, self.data, self.anatomy, self.units, self.smaller)
+        self.recovered = recover(
+            self.loaded, self.data, self.anatomy, self.units, self.smaller, self._masks()
+        )
+
+    def _masks(self) -> Mapping[str, Kept]:
+        """By initializer, which weights stay; nothing where whole channels went."""
+        return {}
 
     @property
     def final(self) -> Graph:
@@ -170,13 +179,20 @@ class GraphJob:
         found = {"dense": dense, "pruned": cost(self.smaller, self.pruned, self._written_bytes(), dtype)}
         if self.recovered is not None:
             found["recovered"] = cost(self.final, self.pruned, self._written_bytes(), dtype)
+        found = self._counted(found)
         counts = ("parameters", "nonzeros", "bytes", "macs", "sparsity")
         figures = {
             "cost": {name: {key: part[key] for key in counts} for name, part in found.items()},
             "quality": {name: part["metrics"] for name, part in self.quality.items() if part},
         }
-        artifact = artifacts.write(loaded, self.anatomy, self.units, self.final, figures)
-        return artifact, found
+        return self._write(figures), found
+
+    def _counted(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Costs with what this kind of job counts besides."""
+        return found
+
+    def _write(self, figures: dict[str, Any]) -> Artifact:
+        return artifacts.write(self.loaded, self.anatomy, self.units, self.final, figures)
 
     def _written_bytes(self) -> int:
         """Bytes of the result's files: written once to be counted, since the card names them."""
@@ -196,12 +212,15 @@ class GraphJob:
         self.loaded.observer.progress(1, 2)
         measured = checks.measure(artifact, verified)
         if measured["latency"] is not None:
-            measured["latency"]["predicted"] = self.loaded.store.data(CHOICE).get("promised")
-            self.slow = latency.explain(
-                self.loaded, self.anatomy, self.units, measured["latency"], self.pruned.macs / self.dense.macs
-            )
+            self._explain(measured["latency"])
         self.loaded.observer.progress(2, 2)
         return verified, measured
+
+    def _explain(self, found: dict[str, Any]) -> None:
+        """Beside a measured latency, what was promised, and which layers did not get faster."""
+        found["predicted"] = self.loaded.store.data(CHOICE).get("promised")
+        ratio = self.pruned.macs / self.dense.macs
+        self.slow = latency.explain(self.loaded, self.anatomy, self.units, found, ratio)
 
     def account(self, found: dict[str, Any]) -> dict[str, Any]:
         """What the report says of the graph."""
@@ -226,7 +245,7 @@ class GraphJob:
 
 def run(loaded: Loaded, enter: Enter) -> tuple[Artifact, dict[str, Any]]:
     """All stages after loading; the artifact, and the parts of `ReportInputs` that the job alone knows."""
-    job = GraphJob(loaded)
+    job = _job(loaded)
     enter("inspect")
     job.inspect()
     enter("baseline")
@@ -253,4 +272,14 @@ def run(loaded: Loaded, enter: Enter) -> tuple[Artifact, dict[str, Any]]:
         "verification": verified,
         "graph": job.account(found),
         "recovery": None if job.recovered is None else job.recovered.history,
+        "facts": job.facts,
     }
+
+
+def _job(loaded: Loaded) -> GraphJob:
+    if loaded.specification.structure.granularity == CHANNEL:
+        return GraphJob(loaded)
+    # It is built on this module.
+    from compression.stages.graphs.weights import WeightsJob
+
+    return WeightsJob(loaded)
