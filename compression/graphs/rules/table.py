@@ -7,6 +7,7 @@ provided that the removed part of every `contraction` is zero.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -137,6 +138,21 @@ class Analysis:
             self.derived.update(node.outputs)
             if node.operator in MOVING and names[0] in self.constants:
                 self.constants.update(node.outputs)
+
+    @functools.cached_property
+    def producers(self) -> dict[str, Node]:
+        """The node that computes each value."""
+        return self.graph.producers()
+
+    def squared(self, value: str) -> bool:
+        """Whether a value is a square: a product with itself, or a power of two."""
+        made = self.producers.get(value)
+        if made is None:
+            return False
+        if made.operator == "Pow":
+            power = self.graph.initializers.get(made.inputs[1])
+            return power is not None and power.size == 1 and float(power.item()) == 2
+        return made.operator == "Mul" and made.inputs[0] == made.inputs[1]
 
     def choose(self, node: Node, ways: int) -> int:
         """Which of several ways of cutting is taken at a node."""

@@ -40,6 +40,8 @@ CASES: list[tuple[str, dict[str, Any], list[Any], int, int, int]] = [
     ("Pad", {"mode": "reflect"}, [whole(0, 2, 1, 1, 0, 3, 1, 1)], 17, 18, 0),
     ("Transpose", {"perm": [0, 1, 3, 2]}, [], 12, 18, 12),
     ("ReduceL2", {"keepdims": 1}, [whole(2, 3)], 12, 18, 12),
+    ("ReduceMean", {"keepdims": 1}, [whole(1)], 1, 18, 12),
+    ("ReduceMean", {"keepdims": 1}, [whole(1, 2)], 1, 20, 12),
     ("Slice", {}, [whole(11), whole(-100), whole(1), whole(-1)], 12, 18, 0),
     ("Gather", {"axis": 1}, [whole(3, 3, 0, -2)], 4, 18, 12),
 ]  # fmt: skip
