@@ -12,6 +12,11 @@ SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceMean", "ReduceSumSquare"}
 `rewriting.py`)."""
 
 
+def sums(node: Node, nonnegative: frozenset[str]) -> bool:
+    """Whether zeros change nothing of a reduction: a sum, or a maximum of what is never negative."""
+    return node.operator in SUMS or (node.operator == "ReduceMax" and node.inputs[0] in nonnegative)
+
+
 @rule("BatchNormalization", "InstanceNormalization")
 def by_channel(analysis: Analysis, node: Node) -> None:
     axes = list(analysis.of(node.inputs[0]))
@@ -106,7 +111,7 @@ def reduction(analysis: Analysis, node: Node) -> None:
             continue
         if node.operator == "ReduceMean" and analysis.squared(data):
             analysis.freeze(axes[axis], node, "is the mean of squares, as of a norm over it")
-        elif node.operator in SUMS:
+        elif sums(node, analysis.nonnegative):
             analysis.contract(node, [(data, axis)])
         else:
             analysis.freeze(axes[axis], node, "reduces it")

@@ -15,6 +15,7 @@ import numpy as np
 from compression.graphs.graph import Graph, Node
 from compression.graphs.labels import CONSUMED, PRODUCED, ZEROED, Axis, Ids, Labels
 from compression.graphs.probe import Probe
+from compression.graphs.signs import nonnegative_values
 
 Axes = tuple[Axis, ...]
 Rule = Callable[["Analysis", Node], None]
@@ -143,6 +144,11 @@ class Analysis:
     def producers(self) -> dict[str, Node]:
         """The node that computes each value."""
         return self.graph.producers()
+
+    @functools.cached_property
+    def nonnegative(self) -> frozenset[str]:
+        """Values that are never negative."""
+        return nonnegative_values(self.graph)
 
     def squared(self, value: str) -> bool:
         """Whether a value is a square: a product with itself, or a power of two."""
