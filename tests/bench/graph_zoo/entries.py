@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ name them."""
 @dataclass(frozen=True)
 class Architecture:
     """An architecture: `build` makes what the exporter of its source takes, `inputs` are shapes with a batch
-    of one, as `secateur convert` reads them; `sizes` those of other axes that stay free."""
+    of one, as `secateur convert` reads them. `traced`: written by torch's older exporter, since the newer one
+    fails."""
 
     name: str
     source: str
     build: Callable[[], Any]
     inputs: tuple[str, ...] = ("image:1x3x64x64",)
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    traced: bool = False
 
 
 def architectures() -> dict[str, Architecture]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,21 @@ def stir(model: Any) -> None:
                 tensor.add_(torch.rand_like(tensor) * 0.3)
 
 
+def trace(model: Any, inputs: Sequence[Input], place: Path) -> None:
+    """Write a network by the older exporter."""
+    names = [each.name for each in inputs]
+    torch.onnx.export(
+        model,
+        tuple(each.example(2) for each in inputs),
+        place,
+        dynamo=False,
+        opset_version=17,
+        input_names=names,
+        output_names=["output"],
+        dynamic_axes={name: {0: "batch"} for name in [*names, "output"]},
+    )
+
+
 def main() -> None:
     one = architectures()[sys.argv[1]]
     warnings.simplefilter("ignore")
@@ -40,7 +56,11 @@ def main() -> None:
     torch.manual_seed(0)
     model = one.build().eval()
     stir(model)
-    written(exported(model, [Input.parse(text) for text in one.inputs]), Path(sys.argv[2]))
+    inputs, place = [Input.parse(text) for text in one.inputs], Path(sys.argv[2])
+    if one.traced:
+        trace(model, inputs, place)
+    else:
+        written(exported(model, inputs), place)
 
 
 if __name__ == "__main__":

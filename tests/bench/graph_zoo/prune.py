@@ -24,6 +24,7 @@ from compression.graphs.costs import CostModel, costs
 from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy, analyse
 from compression.graphs.executor import GraphModule
+from compression.graphs.folding import fold_norms
 from compression.graphs.graph import Graph, read_graph, write_graph
 from compression.graphs.masking import disagreement, mask
 from compression.graphs.probe import sample_inputs
@@ -78,7 +79,7 @@ def against_runtime(graph: Graph, path: Path, inputs: dict[str, torch.Tensor]) -
 def judged(path: Path) -> dict[str, Any]:
     """What came of one graph; `fault` is empty where all is well."""
     begun = time.process_time()
-    graph = read_graph(path)
+    graph = fold_norms(read_graph(path))
     found: dict[str, Any] = {"nodes": len(graph.nodes), "opset": graph.opset}
     inputs = sample_inputs(graph, ROWS, {}, seed=3)
     found["dense"] = against_runtime(graph, path, inputs)

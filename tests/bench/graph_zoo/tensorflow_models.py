@@ -72,28 +72,38 @@ def up_and_down() -> Any:
 
 
 def recurrent() -> Any:
-    """A bidirectional LSTM and a GRU."""
+    """A bidirectional LSTM, and another one along its states."""
     from tensorflow.keras import Sequential, layers
 
     return Sequential(
         [
             layers.Input((12, 8)),
             layers.Bidirectional(layers.LSTM(24, return_sequences=True)),
-            layers.GRU(32),
+            layers.LSTM(32),
             layers.Dense(5),
         ]
     )
 
 
+def gated() -> Any:
+    """A GRU."""
+    from tensorflow.keras import Sequential, layers
+
+    return Sequential([layers.Input((12, 8)), layers.GRU(32), layers.Dense(5)])
+
+
 def attention() -> Any:
     """A transformer block with MultiHeadAttention."""
-    from tensorflow.keras import Model, layers
+    from tensorflow.keras import Model, activations, layers
 
     steps = layers.Input((16, 12))
     x = layers.Dense(32)(steps)
     y = layers.LayerNormalization()(x)
     x = layers.Add()([x, layers.MultiHeadAttention(4, 8)(y, y)])
-    y = layers.Dense(64, activation="gelu")(layers.LayerNormalization()(x))
+    # The exact gelu becomes an operator `Erfc`, which ONNX does not have.
+    y = layers.Dense(64, activation=lambda value: activations.gelu(value, approximate=True))(
+        layers.LayerNormalization()(x)
+    )
     x = layers.Add()([x, layers.Dense(32)(y)])
     return Model(steps, layers.Dense(5)(layers.GlobalAveragePooling1D()(x)))
 
@@ -105,7 +115,8 @@ MODELS = {
     "Keras, DenseNet 121": dense,
     "Keras, EfficientNet B0": efficient,
     "Keras, U-Net": up_and_down,
-    "Keras, recurrent": recurrent,
+    "Keras, LSTM": recurrent,
+    "Keras, GRU": gated,
     "Keras, attention": attention,
 }
 
