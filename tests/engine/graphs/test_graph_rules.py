@@ -69,3 +69,25 @@ def test_an_operator_in_the_middle(case: tuple[str, dict[str, Any], list[Any], i
     assert disagreement(mask(found, {}), small, {"x": torch.from_numpy(x)}) > 1e-3
     masked = mask(found, removed).module().eval()(torch.from_numpy(x))["y"].detach().numpy()
     np.testing.assert_allclose(runtime(small, {"x": x})[0], masked, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_that_become_an_image_go_by_channel() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["h"]),
+        helper.make_node("Reshape", ["h", "flat"], ["f"]),
+        helper.make_node("Col2Im", ["f", "image", "block"], ["k"], strides=[2, 2]),
+        helper.make_node("Conv", ["k", "last"], ["y"]),
+    ]
+    weights = {
+        "first": floats(20, 3, 1, 1), "flat": whole(0, 20, -1), "image": whole(4, 8), "block": whole(2, 2),
+        "last": floats(2, 5, 1, 1),
+    }  # fmt: skip
+    found = analyse(read_graph(model_of(nodes, {"x": floats(2, 3, 4, 2)}, ["y"], weights)))
+    assert [group.units for group in found.groups] == [5]
+    removed = {found.groups[0].name: [1, 4]}
+    small = cut(found, removed)
+    assert small.initializers["first"].shape[0] == 12
+    x = floats(3, 3, 4, 2, seed=1)
+    assert disagreement(mask(found, removed), small, {"x": torch.from_numpy(x)}) < 1e-5
+    masked = mask(found, removed).module().eval()(torch.from_numpy(x))["y"].detach().numpy()
+    np.testing.assert_allclose(runtime(small, {"x": x})[0], masked, rtol=1e-4, atol=1e-5)
