@@ -180,7 +180,8 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
         "DPTForDepthEstimation",
         VIT
         | {
-            "backbone_out_indices": [0, 1, 1, 2],
+            "num_hidden_layers": 4,
+            "backbone_out_indices": [0, 1, 2, 3],
             "neck_hidden_sizes": [16, 24, 32, 32],
             "fusion_hidden_size": 32,
             "is_hybrid": False,

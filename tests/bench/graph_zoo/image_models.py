@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 SIZES = {
+    "coatnet_pico_rw_224": 64,
     "coat_lite_tiny": 64,
     "convit_tiny": 64,
     "pit_ti_224": 64,
@@ -50,7 +51,6 @@ FREE = (
     "selecsls42",
     "ese_vovnet19b_dw",
     "mobilenetv4_conv_small_050",
-    "coatnet_pico_rw_224",
     "regnetz_005",
 )
 """Models that take images of any size."""

@@ -115,6 +115,7 @@ CASES: list[tuple[str, dict[str, Any], list[Any], list[Any], int]] = [
     ("Tile", {}, [floats(2, 3)], [whole(2, 3)], 20),
     ("Pad", {}, [X], [whole(0, 1, 0, 2, 0, 0, -1, 1), np.float32(0.7).reshape(())], 20),
     ("Pad", {"mode": "reflect"}, [X], [whole(0, 0, 1, 2, 0, 0, 3, 1)], 20),
+    ("Pad", {"mode": "reflect"}, [X], [whole(0, 0, 0, 0, 0, 0, 0, 0)], 20),
     ("Pad", {"mode": "edge"}, [X], [whole(1, 2, 3, 1)], 20),
     ("ConstantOfShape", {}, [], [whole(2, 3)], 20),
     ("Range", {}, [], [whole(1)[0], whole(9)[0], whole(3)[0]], 20),
