@@ -142,9 +142,6 @@ def slice_(cut: Cut, node: Node) -> Node:
     data = node.inputs[0]
     probe = cut.anatomy.probe
     shape = probe.shape(data)
-    for place in range(1, len(node.inputs)):
-        if node.inputs[place] and cut.told(node.inputs[place]):
-            node = _vector(cut, node, place, f"input{place}", {})
     places = probe.integers(node.input(3)) if node.input(3) else tuple(range(len(shape)))
     starts, ends = probe.integers(node.inputs[1]), probe.integers(node.inputs[2])
     first: dict[int, int] = {}
@@ -159,9 +156,11 @@ def slice_(cut: Cut, node: Node) -> Node:
             raise CutImpossible(f"{node.label}: the part it takes of a shorter axis varies")
         low, high, _ = slice(start, end).indices(shape[axis])
         first[number], last[number] = int(kept[:low].sum()), int(kept[:high].sum())
-    if not first:
-        return node
-    return _vector(cut, _vector(cut, node, 1, "starts", first), 2, "ends", last)
+    wanted = {1: first, 2: last}
+    for place, what in enumerate(("starts", "ends", "axes", "steps")[: len(node.inputs) - 1], start=1):
+        if node.inputs[place] and (wanted.get(place) or cut.told(node.inputs[place])):
+            node = _vector(cut, node, place, what, wanted.get(place, {}))
+    return node
 
 
 @rewrites("Gather")

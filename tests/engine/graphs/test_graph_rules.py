@@ -91,3 +91,27 @@ def test_blocks_that_become_an_image_go_by_channel() -> None:
     assert disagreement(mask(found, removed), small, {"x": torch.from_numpy(x)}) < 1e-5
     masked = mask(found, removed).module().eval()(torch.from_numpy(x))["y"].detach().numpy()
     np.testing.assert_allclose(runtime(small, {"x": x})[0], masked, rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_whose_end_is_counted_from_the_channels() -> None:
+    """The first half of the channels, as older exporters write `x[:, : x.shape[1] // 2]`."""
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["h"]),
+        helper.make_node("Shape", ["h"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["channels"]),
+        helper.make_node("Div", ["channels", "two"], ["half"]),
+        helper.make_node("Slice", ["h", "zero", "half", "one"], ["k"]),
+        helper.make_node("Conv", ["k", "last"], ["y"]),
+    ]
+    weights = {
+        "first": floats(12, 3, 1, 1), "last": floats(2, 6, 1, 1), "zero": whole(0),
+        "one": whole(1), "two": whole(2),
+    }  # fmt: skip
+    found = analyse(read_graph(model_of(nodes, {"x": floats(2, 3, 4, 4)}, ["y"], weights)))
+    assert sum(group.units for group in found.groups) == 12
+    removed = {group.name: [0, 2, 3] for group in found.groups}
+    small = cut(found, removed)
+    x = floats(3, 3, 4, 4, seed=1)
+    assert disagreement(mask(found, removed), small, {"x": torch.from_numpy(x)}) < 1e-5
+    masked = mask(found, removed).module().eval()(torch.from_numpy(x))["y"].detach().numpy()
+    np.testing.assert_allclose(runtime(small, {"x": x})[0], masked, rtol=1e-4, atol=1e-5)
