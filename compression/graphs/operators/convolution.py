@@ -151,5 +151,6 @@ def col2im(node: Node, x: Inputs, _: Circumstances) -> Tensor:
         raise refuse(node, f"{len(sizes)} spatial axes")
     strides, dilations, before, after = window(node, sizes, block)
     whole = [size + low + high for size, low, high in zip(sizes, before, after, strict=True)]
-    made = F.fold(x[0], whole, block, dilations, 0, strides)
+    pairs = [(one[0], one[1]) for one in (whole, block, dilations, strides)]
+    made = F.fold(x[0], pairs[0], pairs[1], pairs[2], 0, pairs[3])
     return made[:, :, before[0] : before[0] + sizes[0], before[1] : before[1] + sizes[1]]
