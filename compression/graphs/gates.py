@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from compression.graphs.dependencies import Anatomy, Group
 from compression.graphs.graph import Graph, Node
 from compression.graphs.operators.reduction import reduced_axes
-from compression.graphs.rules.normalisation import SUMS
+from compression.graphs.rules.normalisation import sums
+from compression.graphs.signs import nonnegative_values
 
 RECURRENT = {"GRU", "LSTM", "RNN"}
 
@@ -58,13 +59,13 @@ class Gates:
 def gated(anatomy: Anatomy) -> Gates:
     """The graph of an anatomy with a gate at every edge along which units are read."""
     first, numbers = _numbers(anatomy)
-    derived = _derived(anatomy.graph)
+    derived, nonnegative = _derived(anatomy.graph), nonnegative_values(anatomy.graph)
     taken = set(anatomy.probe.shapes[0])
     nodes: list[Node] = []
     gates: list[Gate] = []
     for node in anatomy.graph.nodes:
         inputs = list(node.inputs)
-        for place, axes in _read(anatomy, node, derived).items():
+        for place, axes in _read(anatomy, node, derived, nonnegative).items():
             source = node.inputs[place]
             value = f"{source}.gate.{len(gates)}"
             while value in taken:
@@ -105,11 +106,13 @@ def _derived(graph: Graph) -> set[str]:
     return found
 
 
-def _read(anatomy: Anatomy, node: Node, derived: set[str]) -> dict[int, list[int]]:
+def _read(
+    anatomy: Anatomy, node: Node, derived: set[str], nonnegative: frozenset[str]
+) -> dict[int, list[int]]:
     """By the place of an input of a node, its axes with units that the node sums over; of sides that are
     multiplied, one."""
     found: dict[int, list[int]] = {}
-    for sides in _sums(anatomy, node):
+    for sides in _sums(anatomy, node, nonnegative):
         named = [(place, axis) for place, axis in sides if anatomy.axes.get(node.inputs[place])]
         if not named:
             continue
@@ -119,7 +122,7 @@ def _read(anatomy: Anatomy, node: Node, derived: set[str]) -> dict[int, list[int
     return found
 
 
-def _sums(anatomy: Anatomy, node: Node) -> Iterator[list[tuple[int, int]]]:
+def _sums(anatomy: Anatomy, node: Node, nonnegative: frozenset[str]) -> Iterator[list[tuple[int, int]]]:
     """The (input, axis) pairs that a node multiplies and sums over together."""
     ranks = [len(anatomy.probe.shapes[0].get(name, ())) for name in node.inputs]
     if node.operator in {"Conv", "ConvTranspose"}:
@@ -140,7 +143,7 @@ def _sums(anatomy: Anatomy, node: Node) -> Iterator[list[tuple[int, int]]]:
                 yield [(place, term.index(letter)) for place, term in enumerate(letters) if letter in term]
     elif node.operator in RECURRENT:
         yield [(0, 2)]
-    elif node.operator in SUMS:
+    elif sums(node, nonnegative):
         given = anatomy.probe.integers(node.inputs[1]) if node.input(1) else None
         listed = None if given is None else [one for one in given if one is not None]
         for axis in reduced_axes(node, listed, ranks[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,13 +25,18 @@ Integers = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Probe:
-    """Shapes of all values and initializers in the first and in the second sample, and small integer
-    values."""
+    """Shapes of all values and initializers in the first and in the second sample, small integer values,
+    and the element types of what is float."""
 
     graph: Graph
     shapes: tuple[Mapping[str, Shape], Mapping[str, Shape]]
     numbers: tuple[Mapping[str, Integers], Mapping[str, Integers]]
-    floating: frozenset[str]
+    kinds: Mapping[str, str]
+
+    @functools.cached_property
+    def floating(self) -> frozenset[str]:
+        """Names of what is float."""
+        return frozenset(self.kinds)
 
     def shape(self, value: str) -> Shape:
         """The shape of a value in the first sample."""
@@ -93,42 +99,42 @@ def probe(graph: Graph, sizes: Mapping[str, int] | None = None) -> Probe:
     module = GraphModule(graph).eval()
     shapes: list[dict[str, Shape]] = []
     numbers: list[dict[str, Integers]] = []
-    floating: set[str] = set()
+    kinds: dict[str, str] = {}
     for batch in BATCHES:
         seen: dict[str, Shape] = {}
         counted: dict[str, Integers] = {}
-        _watch_all(module, seen, counted, floating)
+        _watch_all(module, seen, counted, kinds)
         with torch.no_grad():
             module.run(sample_inputs(graph, batch, sizes or {}))
         module.hooks.clear()
         for name in graph.initializers:
-            _note(name, module.initializer(name), seen, counted, floating)
+            _note(name, module.initializer(name), seen, counted, kinds)
         shapes.append(seen)
         numbers.append(counted)
     for name, shape in shapes[0].items():
         if len(shape) != len(shapes[1].get(name, ())):
             raise GraphInvalid(f"the value {name!r} has another number of axes for another batch")
-    return Probe(graph, (shapes[0], shapes[1]), (numbers[0], numbers[1]), frozenset(floating))
+    return Probe(graph, (shapes[0], shapes[1]), (numbers[0], numbers[1]), kinds)
 
 
 def _watch_all(
-    module: GraphModule, seen: dict[str, Shape], counted: dict[str, Integers], floating: set[str]
+    module: GraphModule, seen: dict[str, Shape], counted: dict[str, Integers], kinds: dict[str, str]
 ) -> None:
     names = [value.name for value in module.graph.inputs]
     names += [name for node in module.graph.nodes for name in node.outputs if name]
     for name in names:
 
         def note(tensor: Tensor, name: str = name) -> None:
-            _note(name, tensor, seen, counted, floating)
+            _note(name, tensor, seen, counted, kinds)
 
         module.watch(name, note)
 
 
 def _note(
-    name: str, tensor: Tensor, seen: dict[str, Shape], counted: dict[str, Integers], floating: set[str]
+    name: str, tensor: Tensor, seen: dict[str, Shape], counted: dict[str, Integers], kinds: dict[str, str]
 ) -> None:
     seen[name] = tuple(tensor.shape)
     if tensor.is_floating_point():
-        floating.add(name)
+        kinds[name] = str(tensor.dtype).removeprefix("torch.")
     elif tensor.numel() <= FEW and tensor.dtype != torch.bool:
         counted[name] = tuple(int(item) for item in tensor.flatten().tolist())

@@ -4,6 +4,7 @@ places.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from compression.graphs.errors import CutImpossible
 from compression.graphs.graph import Node
+from compression.graphs.operators.reduction import reduced_axes
 from compression.graphs.removal import Cut
 
 Rewrite = Callable[[Cut, Node], Node]
@@ -140,9 +142,6 @@ def slice_(cut: Cut, node: Node) -> Node:
     data = node.inputs[0]
     probe = cut.anatomy.probe
     shape = probe.shape(data)
-    for place in range(1, len(node.inputs)):
-        if node.inputs[place] and cut.told(node.inputs[place]):
-            node = _vector(cut, node, place, f"input{place}", {})
     places = probe.integers(node.input(3)) if node.input(3) else tuple(range(len(shape)))
     starts, ends = probe.integers(node.inputs[1]), probe.integers(node.inputs[2])
     first: dict[int, int] = {}
@@ -157,9 +156,11 @@ def slice_(cut: Cut, node: Node) -> Node:
             raise CutImpossible(f"{node.label}: the part it takes of a shorter axis varies")
         low, high, _ = slice(start, end).indices(shape[axis])
         first[number], last[number] = int(kept[:low].sum()), int(kept[:high].sum())
-    if not first:
-        return node
-    return _vector(cut, _vector(cut, node, 1, "starts", first), 2, "ends", last)
+    wanted = {1: first, 2: last}
+    for place, what in enumerate(("starts", "ends", "axes", "steps")[: len(node.inputs) - 1], start=1):
+        if node.inputs[place] and (wanted.get(place) or cut.told(node.inputs[place])):
+            node = _vector(cut, node, place, what, wanted.get(place, {}))
+    return node
 
 
 @rewrites("Gather")
@@ -214,3 +215,20 @@ def resize(cut: Cut, node: Node) -> Node:
 @rewrites("Tile")
 def tile(cut: Cut, node: Node) -> Node:
     return _vector(cut, node, 1, "repeats", {}) if cut.told(node.inputs[1]) else node
+
+
+@rewrites("ReduceMean")
+def mean(cut: Cut, node: Node) -> Node:
+    """The mean of what stays times its share: what went counts as zeros."""
+    data = node.inputs[0]
+    probe = cut.anatomy.probe
+    shape = probe.shape(data)
+    listed = probe.integers(node.input(1)) if node.input(1) else None
+    over = reduced_axes(node, None if listed is None else [int(one or 0) for one in listed], len(shape))
+    share = math.prod(cut.size(data, axis) / shape[axis] for axis in over)
+    if share == 1:
+        return node
+    factor = cut.constant(node, "share", np.array(share, dtype=probe.kinds[data]))
+    made = f"{factor}.mean"
+    cut.before.append(replace(node, outputs=(made,)))
+    return Node(node.name and f"{node.name}.share", "Mul", "", (made, factor), node.outputs)

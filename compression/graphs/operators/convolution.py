@@ -142,3 +142,15 @@ def global_average_pool(node: Node, x: Inputs, _: Circumstances) -> Tensor:
 @operator("GlobalMaxPool")
 def global_max_pool(node: Node, x: Inputs, _: Circumstances) -> Tensor:
     return x[0].amax(dim=list(range(2, x[0].ndim)), keepdim=True)
+
+
+@operator("Col2Im")
+def col2im(node: Node, x: Inputs, _: Circumstances) -> Tensor:
+    sizes, block = x.integers(1) or [], x.integers(2) or []
+    if len(sizes) != 2:
+        raise refuse(node, f"{len(sizes)} spatial axes")
+    strides, dilations, before, after = window(node, sizes, block)
+    whole = [size + low + high for size, low, high in zip(sizes, before, after, strict=True)]
+    pairs = [(one[0], one[1]) for one in (whole, block, dilations, strides)]
+    made = F.fold(x[0], pairs[0], pairs[1], pairs[2], 0, pairs[3])
+    return made[:, :, before[0] : before[0] + sizes[0], before[1] : before[1] + sizes[1]]

@@ -191,12 +191,14 @@ def pad(node: Node, x: Inputs, _: Circumstances) -> Tensor:
         pairs = [amount for axis in reversed(range(rank)) for amount in (before[axis], after[axis])]
         return F.pad(x[0], pairs, value=0.0 if value is None else value.item())
     moved = [axis for axis in range(rank) if before[axis] or after[axis]]
-    if len(moved) > 3 or (moved and moved[0] < rank - len(moved)):
+    if not moved:
+        return x[0]
+    if len(moved) > 3 or moved[0] < rank - len(moved):
         raise refuse(node, f"the mode {mode} on other than the last three axes")
     pairs = [amount for axis in reversed(moved) for amount in (before[axis], after[axis])]
-    flat = x[0].reshape(1, -1, *(x[0].shape[rank - len(moved) :])) if moved else x[0]
+    flat = x[0].reshape(1, -1, *(x[0].shape[rank - len(moved) :]))
     made = F.pad(flat, pairs, mode=mode)
-    return made.reshape(*x[0].shape[: rank - len(moved)], *made.shape[2:]) if moved else made
+    return made.reshape(*x[0].shape[: rank - len(moved)], *made.shape[2:])
 
 
 @operator("ConstantOfShape")

@@ -7,8 +7,14 @@ from compression.graphs.labels import ZEROED
 from compression.graphs.operators.reduction import reduced_axes
 from compression.graphs.rules.table import Analysis, known_integers, rule
 
-SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
-"""Reductions to which an element that is zero adds nothing."""
+SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceMean", "ReduceSumSquare"}
+"""Reductions to which an element that is zero adds nothing. A mean goes on dividing by what there was (see
+`rewriting.py`)."""
+
+
+def sums(node: Node, nonnegative: frozenset[str]) -> bool:
+    """Whether zeros change nothing of a reduction: a sum, or a maximum of what is never negative."""
+    return node.operator in SUMS or (node.operator == "ReduceMax" and node.inputs[0] in nonnegative)
 
 
 @rule("BatchNormalization", "InstanceNormalization")
@@ -89,8 +95,10 @@ def over_axes(analysis: Analysis, node: Node) -> None:
     analysis.put(node, axes)
 
 
-@rule(*SUMS, "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
+@rule(*SUMS, "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceProd")
 def reduction(analysis: Analysis, node: Node) -> None:
+    """Sums and means stay what they are without zeros. A mean of squares is a norm's, written out: it
+    keeps its axis, as norms do."""
     data = node.inputs[0]
     axes = analysis.of(data)
     listed = known_integers(analysis, node, 1)
@@ -101,7 +109,9 @@ def reduction(analysis: Analysis, node: Node) -> None:
     for axis in over:
         if axes[axis] is None:
             continue
-        if node.operator in SUMS:
+        if node.operator == "ReduceMean" and analysis.squared(data):
+            analysis.freeze(axes[axis], node, "is the mean of squares, as of a norm over it")
+        elif sums(node, analysis.nonnegative):
             analysis.contract(node, [(data, axis)])
         else:
             analysis.freeze(axes[axis], node, "reduces it")

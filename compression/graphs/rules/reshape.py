@@ -138,3 +138,16 @@ def space_to_depth(analysis: Analysis, node: Node) -> None:
     side = node.integer("blocksize", 1) ** 2
     channels = None if axes[1] is None else np.tile(axes[1], side)
     analysis.put(node, [axes[0], channels, None, None])
+
+
+@rule("Col2Im")
+def col2im(analysis: Analysis, node: Node) -> None:
+    """Blocks of places are laid over each other, channel by channel: all of a channel's go as one."""
+    axes = analysis.of(node.inputs[0])
+    analysis.freeze(axes[2], node, "lays it over an image")
+    channels = axes[1]
+    if channels is not None:
+        rows = channels.reshape(analysis.shape(node.outputs[0])[1], -1)
+        analysis.labels.join(rows[:, :1], rows)
+        channels = rows[:, 0].copy()
+    analysis.put(node, [axes[0], channels, None, None])

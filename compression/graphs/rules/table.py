@@ -7,6 +7,7 @@ provided that the removed part of every `contraction` is zero.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from compression.graphs.graph import Graph, Node
 from compression.graphs.labels import CONSUMED, PRODUCED, ZEROED, Axis, Ids, Labels
 from compression.graphs.probe import Probe
+from compression.graphs.signs import nonnegative_values
 
 Axes = tuple[Axis, ...]
 Rule = Callable[["Analysis", Node], None]
@@ -137,6 +139,26 @@ class Analysis:
             self.derived.update(node.outputs)
             if node.operator in MOVING and names[0] in self.constants:
                 self.constants.update(node.outputs)
+
+    @functools.cached_property
+    def producers(self) -> dict[str, Node]:
+        """The node that computes each value."""
+        return self.graph.producers()
+
+    @functools.cached_property
+    def nonnegative(self) -> frozenset[str]:
+        """Values that are never negative."""
+        return nonnegative_values(self.graph)
+
+    def squared(self, value: str) -> bool:
+        """Whether a value is a square: a product with itself, or a power of two."""
+        made = self.producers.get(value)
+        if made is None:
+            return False
+        if made.operator == "Pow":
+            power = self.graph.initializers.get(made.inputs[1])
+            return power is not None and power.size == 1 and float(power.item()) == 2
+        return made.operator == "Mul" and made.inputs[0] == made.inputs[1]
 
     def choose(self, node: Node, ways: int) -> int:
         """Which of several ways of cutting is taken at a node."""

@@ -33,7 +33,7 @@ KNOWN = frozenset({
     "ArgMax", "ArgMin", "CumSum", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
     "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "TopK",
     # Shapes and places.
-    "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "DepthToSpace",
+    "Cast", "CastLike", "Col2Im", "Concat", "Constant", "ConstantOfShape", "DepthToSpace",
     "Dropout", "Expand", "EyeLike", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
     "OneHot", "Pad", "Range", "Reshape", "ScatterElements", "ScatterND", "Shape", "Size",
     "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",

@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto
 from compression.errors import WeightsNotFinite
 from compression.graphs.costs import COUNTED
 from compression.graphs.executor import trained_initializers
+from compression.graphs.folding import fold_norms
 from compression.graphs.graph import Graph, read_graph, write_graph
 
 
@@ -22,7 +23,7 @@ def read_network(folder: Path, file: str) -> Graph:
     for tensor in _tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
             _take_in(tensor, folder)
-    return read_graph(model)
+    return fold_norms(read_graph(model))
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:

@@ -6,11 +6,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from onnx import helper
 
+from compression.graphs.cutting import cut
 from compression.graphs.dependencies import Anatomy, analyse
 from compression.graphs.errors import GraphInvalid
 from compression.graphs.graph import read_graph
+from compression.graphs.masking import disagreement, mask
 from tests.engine.graphs.exports import stored
 from tests.engine.graphs.samples import floats, model_of, whole
 
@@ -121,7 +124,7 @@ def test_sizes_that_enter_the_arithmetic_keep_their_axis() -> None:
 
 @pytest.mark.parametrize(
     ("operator", "attributes", "free"),
-    [("Softmax", {"axis": 1}, False), ("Softmax", {"axis": 2}, True), ("ReduceMean", {"axes": [1]}, False),
+    [("Softmax", {"axis": 1}, False), ("Softmax", {"axis": 2}, True), ("ReduceMean", {"axes": [1]}, True),
      ("ReduceMean", {"axes": [2]}, True), ("LRN", {"size": 3}, False), ("MeanVarianceNormalization",
           {"axes": [1]}, False),
      ("LpNormalization", {"axis": 1}, False), ("Sigmoid", {}, True), ("Identity", {}, True)],
@@ -138,6 +141,46 @@ def test_operators_along_channels(operator: str, attributes: dict[str, object], 
     weights = {"a": floats(5, 3, 1, 1), "b": floats(2, 5, 1, 1), "one": whole(1)}
     found = analyse(read_graph(model_of(nodes, {"x": floats(2, 3, 4, 4)}, ["y"], weights, opset=17)))
     assert bool(found.groups) == free
+
+
+@pytest.mark.parametrize(
+    ("square", "inputs"), [("Mul", ["h", "h"]), ("Pow", ["h", "two"]), ("Mul", ["h", "two"])]
+)
+def test_a_mean_of_squares_is_a_norm_and_keeps_its_axis(square: str, inputs: list[str]) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["h"]),
+        helper.make_node(square, inputs, ["s"]),
+        helper.make_node("ReduceMean", ["s", "one"], ["m"], keepdims=1, name="variance"),
+        helper.make_node("Div", ["h", "m"], ["k"]),
+        helper.make_node("Conv", ["k", "b"], ["y"]),
+    ]
+    weights = {"a": floats(5, 3, 1, 1), "b": floats(2, 5, 1, 1), "one": whole(1), "two": np.array(2, "f")}
+    found = anatomy_of(nodes, weights)
+    assert bool(found.groups) == ("two" in inputs and square == "Mul")
+    if not found.groups:
+        assert "ReduceMean 'variance' is the mean of squares, as of a norm over it" in {
+            one.reason for one in found.uncut
+        }
+
+
+@pytest.mark.parametrize(
+    ("before", "free"),
+    [(["Relu"], True), (["Relu", "Neg"], False), (["Sigmoid", "MaxPool"], True), (["Tanh"], False)],
+)
+def test_a_maximum_of_what_is_never_negative_is_as_it_is_with_zeros(before: list[str], free: bool) -> None:
+    nodes, value = [helper.make_node("Conv", ["x", "a"], ["h"])], "h"
+    for place, operator in enumerate(before):
+        given = {"kernel_shape": [1, 1]} if operator == "MaxPool" else {}
+        nodes.append(helper.make_node(operator, [value], [f"v{place}"], **given))
+        value = f"v{place}"
+    nodes.append(helper.make_node("ReduceMax", [value, "one"], ["y"], keepdims=1))
+    weights = {"a": floats(7, 3, 1, 1), "one": whole(1)}
+    found = anatomy_of(nodes, weights)
+    assert bool(found.groups) == free
+    if free:
+        removed = {found.groups[0].name: [0, 2, 3, 6]}
+        x = {"x": torch.from_numpy(floats(3, 3, 4, 4))}
+        assert disagreement(mask(found, removed), cut(found, removed), x) < 1e-6
 
 
 def test_a_long_graph_takes_time_in_its_length() -> None:
