@@ -176,3 +176,21 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, stop_after: 
     rest = recover(context(tmp_path, "cut"))
     assert same(whole.graph, rest.graph)
     assert not same(whole.graph, context(tmp_path, "x").graph)
+
+
+@pytest.mark.parametrize("unfold", [True, False])
+def test_weights_that_went_stay_zero(tmp_path: Path, unfold: bool) -> None:
+    plain = context(tmp_path, "a")
+    arrays = dict(plain.graph.initializers)
+    masks = {}
+    for name in ("one", "two"):
+        masks[name] = np.abs(arrays[name]) > np.median(np.abs(arrays[name]))
+        arrays[name] = arrays[name] * masks[name]
+    options = {**plain.options, "unfold": unfold}
+    given = context(
+        tmp_path, "b", graph=replace(plain.graph, initializers=arrays), masks=masks, options=options
+    )
+    result = graph_recoveries["distillation"].recover(given).graph
+    for name, kept in masks.items():
+        assert not result.initializers[name][~kept].any()
+        assert not np.array_equal(result.initializers[name], arrays[name])
