@@ -1,7 +1,7 @@
 """CIFAR-10 networks as graphs: accuracy after pruning and after the same recovery, beside Torch-Pruning.
 
 `script/bench graph_quality [--models resnet20 resnet56] [--speedups 2.0 2.55] [--seeds 3] [--only NAME ...]
-[--steps 300]`; for the peer's lines `tests/bench/peers/setup` first. A run that was broken off goes on where
+[--steps 200]`; for the peer's lines `tests/bench/peers/setup` first. A run that was broken off goes on where
 it was. Every line is a job on `../shared/models/*-cifar10/model.onnx` (or `model-conv-shortcut.onnx`, which
 the peer can read) and is recovered by the same steps of distillation; states are chosen on 512 training
 images that are held out, figures are those of test images.
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--speedups", type=float, nargs="*", default=[2.0, 2.55])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()

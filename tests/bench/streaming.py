@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,32 @@ class Quiet:
     def log(self, message: str) -> None: ...
 
 
+class Watch:
+    """Looks at this process ten times a second: the most memory of its own (`anonymous`) and the most pages
+    of files that it maps (`mapped`: libraries, of which the system may map more than was asked for), MB."""
+
+    def __init__(self) -> None:
+        self.anonymous = self.mapped = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *told: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.1):
+            found = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+            own, mapped = (int(found[name].split()[0]) / 1000 for name in ("RssAnon", "RssFile"))
+            self.anonymous, self.mapped = max(self.anonymous, own), max(self.mapped, mapped)
+
+
 def prune(folder: Path, work: Path) -> dict[str, Any]:
-    """One pruning run: seconds, and the peak resident memory of this process."""
+    """One pruning run: seconds, and the peak resident memory of this process and of its parts."""
     import torch
 
     from compression.anatomy import inspect
@@ -116,8 +141,11 @@ def prune(folder: Path, work: Path) -> dict[str, Any]:
         for _ in range(SEQUENCES // 4)
     ]
     begun = time.monotonic()
-    WeightPruner(lambda: StreamedModel(folder), sites, settings, batches, Store(work, "k"), Quiet()).run()
-    return {"seconds": time.monotonic() - begun, "idle": idle, "peak": peak()}
+    store = Store(work, "k")
+    with Watch() as watch:
+        WeightPruner(lambda: StreamedModel(folder), sites, settings, batches, store, Quiet()).run()
+    parts = {"anonymous": watch.anonymous, "mapped": watch.mapped}
+    return {"seconds": time.monotonic() - begun, "idle": idle, "peak": peak(), **parts}
 
 
 def floor(folder: Path, work: Path) -> dict[str, Any]:
@@ -187,6 +215,8 @@ def main() -> None:
                     f"{size / 1e9:.2f}",
                     pruned["idle"],
                     pruned["peak"],
+                    pruned["anonymous"],
+                    pruned["mapped"],
                     pruned["seconds"],
                     least["seconds"],
                     pruned["seconds"] / least["seconds"],
@@ -197,6 +227,8 @@ def main() -> None:
         "weights, GB",
         "peak before work, MB",
         "peak, MB (limit 1200)",
+        "of its own",
+        "of mapped files",
         "seconds",
         "floor, seconds",
         "ratio (limit 1.5)",
