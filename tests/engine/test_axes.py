@@ -124,9 +124,11 @@ def test_recipes_compose_what_exists(name: str):
         _composes_structures(recipe)
         return
     if graph:
-        looks = bool(GROUP_CRITERIA[recipe.axes["criterion"]].needs) or recipe.axes["update"] != "none"
-        looks |= GRAPH_SCHEDULES[recipe.axes["schedule"]].trains
-        assert recipe.needs == ({"calibration"} if looks else set())
+        needs = GROUP_CRITERIA[recipe.axes["criterion"]].needs
+        looks = bool(needs) or recipe.axes["update"] not in ("none", "combination")
+        looks |= GRAPH_SCHEDULES[recipe.axes["schedule"]].trains or recipe.axes["allocation"] == "floors"
+        labels = {"labels"} if needs & {"gradient.sum", "gradient.group"} else set()
+        assert recipe.needs == ({"calibration"} | labels if looks else set())
         assert recipe.axes["update"] == recipe.options().update
         assert recipe.families == ("graph",)
         assert recipe.axes["criterion"] == recipe.options().criterion

@@ -60,7 +60,7 @@ BAD: list[tuple[str, dict[str, Any], str, str, str]] = [
         {"structure": {"granularity": "channel"}},
         "granularity_unsupported",
         "/structure/granularity",
-        "recipes that do: autobot, depgraph, fpgm, group-l1",
+        "recipes that do: attention-maps, autobot, beta-rank",
     ),
     (
         "decoder",
