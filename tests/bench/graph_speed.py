@@ -1,4 +1,4 @@
-"""Networks as graphs: latency beside multiply-accumulates, seconds from files to artifact, waiting for images.
+"""Networks as graphs: latency beside multiply-accumulates, seconds to an artifact, waiting for images.
 
 `script/bench graph_speed [--only NAME ...]`. Jobs on `../shared/models/resnet56-cifar10` and on a vision
 transformer of random weights; the dense and the pruned file are timed in turns in ONNX Runtime by the job
